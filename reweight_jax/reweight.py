@@ -1,0 +1,254 @@
+"""Learning to reweight examples: Algorithm 1 of Ren et al. (ICML 2018) as pure functions.
+
+Every equation and algorithm line named below is the paper's (https://arxiv.org/abs/1803.09050).
+The only thing these functions know of a model is its per-example loss:
+
+    loss_fn(params, batch) -> (losses [n], aux)
+
+`params` and `batch` are any pytrees, `losses` holds one floating-point loss per example, and `aux`
+is anything else the forward pass makes (new batch statistics, logits) or None. What changes from
+step to step beside the parameters (batch statistics, a dropout key) is closed over by `loss_fn`.
+
+Nothing here jits: wrap the caller's whole step in one `jax.jit`. Under `jax.pmap` (or
+`jax.shard_map(..., check_vma=False)`) give `axis_name`: batches are then the device's equal share,
+`params` are the same everywhere, and every sum over examples becomes a sum over all devices.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Params = Any
+LossFn = Callable[[Params, Any], tuple[jax.Array, Any]]
+
+
+class ReweightState(NamedTuple):
+    """The least that `reweight_step` needs; any NamedTuple or dataclass with these two will do.
+
+    Attributes:
+      params: pytree of floating-point arrays.
+      opt_state: `tx.init(params)`.
+    """
+
+    params: Params
+    opt_state: optax.OptState
+
+
+class LinearizedLosses(NamedTuple):
+    """The losses of one batch and their derivative, from a single forward pass.
+
+    Attributes:
+      losses: [n], f_i(params).
+      aux: what the loss function returned beside them.
+      jvp: tangent (like params) -> [n], the directional derivatives <grad f_i, tangent>.
+      vjp: weights [n] -> gradient (like params) of sum_i weights_i f_i.
+    """
+
+    losses: jax.Array
+    aux: Any
+    jvp: Callable[[Params], jax.Array]
+    vjp: Callable[[jax.Array], Params]
+
+
+def linearize_losses(loss_fn: LossFn, params: Params, batch: Any) -> LinearizedLosses:
+    """Runs the forward pass once (Algorithm 1, line 4) and keeps its derivative at `params`."""
+    losses, jvp, aux = jax.linearize(lambda p: loss_fn(p, batch), params, has_aux=True)
+    if losses.ndim != 1:
+        raise ValueError(
+            f"loss_fn must return one loss per example, shape [n]; it returned {losses.shape}. "
+            "Leave out the mean over the batch."
+        )
+    transpose = jax.linear_transpose(jvp, params)
+    return LinearizedLosses(losses, aux, jvp, lambda weights: transpose(weights)[0])
+
+
+def epsilon_gradient(
+    loss_fn: LossFn,
+    params: Params,
+    batch: Any,
+    clean_batch: Any,
+    *,
+    method: str = "lookahead",
+    lookahead_lr: float = 1.0,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Returns how the clean loss after a lookahead step changes with each example's weight.
+
+    The gradient over epsilon, at epsilon = 0, of the mean clean loss at
+    params - lookahead_lr * grad(sum_i epsilon_i f_i)  (Eq. 4-7 without the factor -eta). An entry
+    below zero belongs to an example whose gradient step lowers the clean loss.
+
+    Args:
+      loss_fn: (params, batch) -> (losses [n], aux); see the module's docstring.
+      params: pytree of floating-point arrays, theta_t.
+      batch: training batch of n examples, in whatever form `loss_fn` takes.
+      clean_batch: trusted batch of m examples, in the same form.
+      method: "lookahead" is Algorithm 1 to the letter, a `jax.grad` of a `jax.grad`-based lookahead.
+        "jvp" is the same quantity in forward mode: at epsilon = 0 the lookahead point is theta
+        itself, so entry i is -lookahead_lr * <grad f_i, grad clean loss>, and all n inner products
+        are one Jacobian-vector product of the loss vector. Exact for any network (BatchNorm's
+        coupling of the batch included) and cheaper.
+      lookahead_lr: alpha of Eq. 5. It scales the result and cancels in `normalize_weights`.
+      axis_name: device axis over which the batches are split, or None on one device.
+
+    Returns:
+      [n], in the dtype of the losses: this device's share where `axis_name` is given.
+
+    Raises:
+      ValueError: unknown method, or a loss that is not one number per example.
+    """
+    linearized = linearize_losses(loss_fn, params, batch)
+    return _epsilon_gradient(
+        loss_fn, params, batch, clean_batch, linearized, method, lookahead_lr, axis_name
+    )
+
+
+def normalize_weights(epsilon_gradient: jax.Array, *, axis_name: str | None = None) -> jax.Array:
+    """Rectifies and normalises: w = max(-eg, 0) / sum over the global batch (Eq. 8-9).
+
+    Args:
+      epsilon_gradient: [n], as `epsilon_gradient` returns it.
+      axis_name: device axis over which the batch is split, or None.
+
+    Returns:
+      w [n] >= 0 whose sum over all devices is one, or all zero where no example is helpful.
+    """
+    rectified = jnp.maximum(-epsilon_gradient, 0)
+    total = _psum(jnp.sum(rectified), axis_name)
+    return rectified / jnp.where(total == 0, jnp.ones_like(total), total)  # delta(.) of Eq. 9
+
+
+def example_weights(
+    loss_fn: LossFn,
+    params: Params,
+    batch: Any,
+    clean_batch: Any,
+    *,
+    method: str = "lookahead",
+    lookahead_lr: float = 1.0,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Returns the weights w [n] of a batch (Eq. 4-9) without taking a step; arguments as above."""
+    gradient = epsilon_gradient(
+        loss_fn,
+        params,
+        batch,
+        clean_batch,
+        method=method,
+        lookahead_lr=lookahead_lr,
+        axis_name=axis_name,
+    )
+    return normalize_weights(gradient, axis_name=axis_name)
+
+
+def reweight_step(
+    state: Any,
+    batch: Any,
+    clean_batch: Any,
+    *,
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    method: str = "lookahead",
+    lookahead_lr: float = 1.0,
+    axis_name: str | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """Takes one step of Algorithm 1: weigh the batch by its use to the clean set, then update.
+
+    Args:
+      state: `ReweightState`, or any NamedTuple or dataclass (with `replace`) that has `params` and
+        `opt_state`; those two are replaced, the rest is passed through.
+      batch: training batch of n examples.
+      clean_batch: trusted batch of m examples.
+      loss_fn: (params, batch) -> (losses [n], aux); see the module's docstring.
+      tx: any optax optimiser. The lookahead stays the plain gradient step of Eq. 5 whatever it is.
+      method, lookahead_lr, axis_name: as in `epsilon_gradient`.
+
+    Returns:
+      The new state, and metrics: "loss" [] the weighted loss over the global batch, "losses" [n]
+      per-example losses before the update, "weights" [n] (sum one over the global batch, or all
+      zero), "aux" what `loss_fn` returned for the training batch.
+
+    Raises:
+      ValueError: as `epsilon_gradient`.
+    """
+
+    def weigh(linearized):
+        gradient = _epsilon_gradient(
+            loss_fn, state.params, batch, clean_batch, linearized, method, lookahead_lr, axis_name
+        )
+        return normalize_weights(gradient, axis_name=axis_name)
+
+    return weighted_step(state, batch, weigh, loss_fn=loss_fn, tx=tx, axis_name=axis_name)
+
+
+def weighted_step(
+    state: Any,
+    batch: Any,
+    weigh: Callable[[LinearizedLosses], jax.Array],
+    *,
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    axis_name: str | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """Updates on sum_i w_i f_i (Algorithm 1, lines 12-14), the weights chosen by `weigh`.
+
+    `weigh` maps the batch's `LinearizedLosses` to w [n]; the update treats w as constant. The
+    forward pass is the one that `weigh` sees. Arguments and results as in `reweight_step`.
+    """
+    linearized = linearize_losses(loss_fn, state.params, batch)
+    weights = weigh(linearized)
+    gradient = _psum(linearized.vjp(weights), axis_name)
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+    replace = state._replace if hasattr(state, "_replace") else state.replace
+    new_state = replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+    metrics = {
+        "loss": _psum(jnp.sum(weights * linearized.losses), axis_name),
+        "losses": linearized.losses,
+        "weights": weights,
+        "aux": linearized.aux,
+    }
+    return new_state, metrics
+
+
+def _epsilon_gradient(
+    loss_fn, params, batch, clean_batch, linearized, method, lookahead_lr, axis_name
+):
+    """`epsilon_gradient`, given the forward pass on the training batch."""
+    if method == "lookahead":
+        return _lookahead(loss_fn, params, batch, clean_batch, linearized, lookahead_lr, axis_name)
+    if method == "jvp":
+        # d/d(eps_i) at 0 = -alpha <grad f_i, g>: one forward-mode product gives all n of them.
+        clean_gradient = jax.grad(_clean_loss, argnums=1)(loss_fn, params, clean_batch, axis_name)
+        return -lookahead_lr * linearized.jvp(_psum(clean_gradient, axis_name))
+    raise ValueError(f"unknown method {method!r}; valid: 'lookahead', 'jvp'")
+
+
+def _lookahead(loss_fn, params, batch, clean_batch, linearized, lookahead_lr, axis_name):
+    """Lines 5-10 of Algorithm 1, by `jax.grad` of a `jax.grad`-based lookahead."""
+
+    def weighted_loss(theta, epsilon):  # line 5
+        return jnp.sum(epsilon * loss_fn(theta, batch)[0])
+
+    def clean_loss_after_lookahead(epsilon):
+        gradient = _psum(jax.grad(weighted_loss)(params, epsilon), axis_name)  # line 6
+        theta_hat = jax.tree.map(lambda p, g: p - lookahead_lr * g, params, gradient)  # line 7
+        return _clean_loss(loss_fn, theta_hat, clean_batch, axis_name)  # lines 8-9
+
+    return jax.grad(clean_loss_after_lookahead)(jnp.zeros_like(linearized.losses))  # line 10
+
+
+def _clean_loss(loss_fn, params, clean_batch, axis_name):
+    """This device's share of the mean clean loss: the shares add up to the mean over all devices.
+
+    Under an axis a gradient is taken of the share and summed after: `psum` inside the loss would be
+    differentiated into a second sum. Equal shards and equal copies of a batch both come out right.
+    """
+    losses, _ = loss_fn(params, clean_batch)
+    return jnp.mean(losses) / (1 if axis_name is None else jax.lax.psum(1, axis_name))
+
+
+def _psum(tree, axis_name):
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
