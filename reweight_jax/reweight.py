@@ -86,7 +86,7 @@ def epsilon_gradient(
       params: pytree of floating-point arrays, theta_t.
       batch: training batch of n examples, in whatever form `loss_fn` takes.
       clean_batch: trusted batch of m examples, in the same form.
-      method: "lookahead" is Algorithm 1 to the letter, a `jax.grad` of a `jax.grad`-based lookahead.
+      method: "lookahead" is Algorithm 1 to the letter: `jax.grad` of a `jax.grad`-based lookahead.
         "jvp" is the same quantity in forward mode: at epsilon = 0 the lookahead point is theta
         itself, so entry i is -lookahead_lr * <grad f_i, grad clean loss>, and all n inner products
         are one Jacobian-vector product of the loss vector. Exact for any network (BatchNorm's
@@ -101,7 +101,7 @@ def epsilon_gradient(
       ValueError: unknown method, or a loss that is not one number per example.
     """
     linearized = linearize_losses(loss_fn, params, batch)
-    return _epsilon_gradient(
+    return linearized_epsilon_gradient(
         loss_fn, params, batch, clean_batch, linearized, method, lookahead_lr, axis_name
     )
 
@@ -176,7 +176,7 @@ def reweight_step(
     """
 
     def weigh(linearized):
-        gradient = _epsilon_gradient(
+        gradient = linearized_epsilon_gradient(
             loss_fn, state.params, batch, clean_batch, linearized, method, lookahead_lr, axis_name
         )
         return normalize_weights(gradient, axis_name=axis_name)
@@ -213,10 +213,10 @@ def weighted_step(
     return new_state, metrics
 
 
-def _epsilon_gradient(
+def linearized_epsilon_gradient(
     loss_fn, params, batch, clean_batch, linearized, method, lookahead_lr, axis_name
 ):
-    """`epsilon_gradient`, given the forward pass on the training batch."""
+    """`epsilon_gradient` that shares the forward pass on the training batch with the update."""
     if method == "lookahead":
         return _lookahead(loss_fn, params, batch, clean_batch, linearized, lookahead_lr, axis_name)
     if method == "jvp":

@@ -1,4 +1,4 @@
-"""Strict JAX for every test: four CPU devices, no silent rank promotion, float64 where asked for."""
+"""Strict JAX for every test: four CPU devices, and no silent rank promotion."""
 
 import jax
 

@@ -1,0 +1,53 @@
+"""Every field of a config, once, with its unit or its reason. Other configs override, never add.
+
+The command line sets any field: --config.method=baseline --config.data.imbalance_ratio=100.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.name = "default"  # of the config file; result.json and the default workdir bear it
+    config.variant = ""  # what stood behind the colon in --config=FILE:VARIANT
+
+    config.method = "reweight"  # a name in reweight_jax.methods.METHODS
+    # "jvp" or "lookahead": two ways to the same weights (reweight_jax.epsilon_gradient). Forward
+    # mode costs less: LeNet, n=100, m=10 on two CPU cores, see scripts/benchmark_step.py.
+    config.epsilon_gradient = "jvp"
+    config.seed = 0  # draws the split, the initialisation and the batches
+
+    config.num_steps = 8_000
+    config.batch_size = 100  # n, over all devices
+    config.clean_batch_size = 10  # m; the whole clean set where it is smaller
+    config.learning_rate = 1e-3
+    config.momentum = 0.9  # 0 is plain SGD
+    config.weight_decay = 0.0  # L2 coefficient on kernels, in the update alone
+
+    config.log_every_steps = 100  # one line in metrics.jsonl, averaged over the interval
+    config.eval_every_steps = 500  # a multiple of log_every_steps, like the next one
+    config.checkpoint_every_steps = 1_000
+    # Steps in one dispatch to the device, a divisor of the four numbers of steps above.
+    config.steps_per_dispatch = 0  # 0: 1 on a CPU, elsewhere the largest divisor up to 25
+
+    config.model = ConfigDict()
+    config.model.name = "lenet"  # a name in reweight_jax.models.MODELS
+    config.model.dtype = "float32"  # of the computation, or "bfloat16"; parameters are float32
+
+    config.data = ConfigDict()
+    config.data.name = "mnist"  # a name in reweight_jax.data.DATASETS
+    config.data.path = ""  # npz file, for name = "npz"
+    config.data.data_dir = ""  # TFDS sets; empty: TFDS_DATA_DIR, else ~/tensorflow_datasets
+    config.data.num_classes = 0  # K of the set as it is on disk; 0: from the training labels
+    config.data.classes = ()  # keep these labels alone, renumbered from 0 in this order; (): all
+    config.data.num_train = 0  # training images, clean ones included; 0: all that are left over
+    config.data.num_clean = 10  # trusted images, equally many of each class, out of num_train
+    config.data.num_hyper_val = 500  # images as corrupted as the training set, to choose a step by
+    # Whether the clean images stand in the training set too: "never"; "baselines" (where the method
+    # makes no other use of them, so that none trains on more data); or "always".
+    config.data.clean_in_train = "baselines"
+    # Examples of dominant_class for each one of any other class; 0 leaves the classes as they are.
+    config.data.imbalance_ratio = 0.0
+    config.data.dominant_class = 0  # label as it is on disk
+    config.data.balanced_test = False  # cut the test set down to equally many of each class
+    return config

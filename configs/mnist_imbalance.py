@@ -1,0 +1,33 @@
+"""Class imbalance on handwritten 4s and 9s (section 4.1, Figure 2): 9 outnumbers 4 by 200 to 1.
+
+    python -m reweight_jax.main --config=configs/mnist_imbalance.py          # MNIST, by TFDS
+    python -m reweight_jax.main --config=configs/mnist_imbalance.py:digits   # scikit-learn's digits
+
+5,000 training images, 10 of them clean (5 a class); 8,000 steps of SGD; a balanced test set.
+"""
+
+from configs import default
+
+
+def get_config(variant: str = "mnist"):
+    if variant not in ("mnist", "digits"):
+        raise ValueError(
+            f"configs/mnist_imbalance.py: no variant {variant!r}; valid: mnist, digits"
+        )
+    config = default.get_config()
+    config.name, config.variant = "mnist_imbalance", variant
+    config.data.name = variant
+    config.data.classes = (4, 9)
+    config.data.dominant_class = 9
+    config.data.imbalance_ratio = 200.0
+    config.data.num_train = 5_000
+    config.data.num_hyper_val = 500
+    config.data.balanced_test = True
+    if variant == "digits":
+        config.data.imbalance_ratio = 10.0
+        config.data.num_train = 100
+        config.data.num_hyper_val = 20
+        config.num_steps = 1_000
+        config.eval_every_steps = 100
+        config.checkpoint_every_steps = 500
+    return config

@@ -1,0 +1,67 @@
+"""Checkpoints of a TrainState by orbax, and what to do with a damaged one."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from absl import logging
+
+from reweight_jax.errors import UserError
+
+KEEP = 3  # the last one, and two to fall back on
+
+
+class Checkpoints:
+    """The checkpoints/ folder of a run. Use as a context manager: leaving waits for the last save.
+
+    A save is written beside and renamed when it is whole, so a killed run leaves none that is half.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self._folder = folder.resolve()
+        self._manager = self._open()
+
+    def _open(self):
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, create=True)
+        return ocp.CheckpointManager(self._folder, options=options)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._manager.close()
+
+    def save(self, state) -> None:
+        """Saves `state` under its step, in the background."""
+        # A copy, because the next step donates these buffers while the writer still reads them.
+        state = jax.tree.map(jnp.copy, state)
+        self._manager.save(int(state.step), args=ocp.args.StandardSave(state))
+
+    def restore_latest(self, like):
+        """Returns the newest readable state, or None where there is no checkpoint.
+
+        Args:
+          like: a state with the structure, shapes and placement to restore to.
+
+        A damaged checkpoint is named in a warning, set aside as <step>.damaged, and the one before
+        it is used. Raises UserError where all are damaged: starting anew would lose the run.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        for step in steps:
+            try:
+                return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            except Exception as error:  # orbax raises many kinds for a damaged file
+                path = self._folder / str(step)
+                reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+                logging.warning("checkpoint %s is damaged and set aside: %s", path, reason)
+                path.rename(path.with_name(f"{step}.damaged"))
+                self._manager.close()
+                self._manager = self._open()
+        if steps:
+            raise UserError(
+                f"{self._folder}: every checkpoint is damaged (set aside as *.damaged); "
+                "run the command again to start from the beginning"
+            )
+        return None

@@ -1,0 +1,91 @@
+"""Data: a source, cut into splits and corrupted by the seed and by nothing else."""
+
+import numpy as np
+
+from reweight_jax.data import corrupt
+from reweight_jax.data.examples import Examples, Splits, concatenate
+from reweight_jax.data.sources import DATASETS, prepare
+from reweight_jax.errors import UserError, choose
+
+__all__ = ["DATASETS", "Examples", "Splits", "concatenate", "load", "num_classes_of", "prepare"]
+
+
+def load(config, seed: int) -> Splits:
+    """Reads the set `config.name` and cuts it into disjoint splits with exact sizes.
+
+    Args:
+      config: the fields of `config.data`; configs/default.py says what each means.
+      seed: int, draws everything that is drawn.
+
+    Returns:
+      Splits. `train` has config.num_train - config.num_clean examples; `clean` is stratified by
+      class and split from the training set; `hyper_val` is as imbalanced as the training set;
+      `test` is balanced where config.balanced_test is set.
+
+    Raises:
+      UserError: unknown name, missing or malformed data, or sizes that the set cannot give.
+    """
+    train, test = choose("config.data.name", config.name, DATASETS)(config)
+    train, test = (_examples(part, config.classes) for part in (train, test))
+    rng = np.random.default_rng([seed, 0])
+    num_classes = num_classes_of(config, train)
+    total = config.num_train or len(train.label) - config.num_hyper_val
+    if config.imbalance_ratio:
+        dominant = _dominant(config, num_classes)
+
+        def counts(size):
+            return corrupt.imbalanced_counts(num_classes, dominant, size, config.imbalance_ratio)
+    else:
+
+        def counts(size):
+            return _proportional_counts(train.label, num_classes, size)
+
+    def draw(examples, wanted, field):
+        rows = corrupt.draw_per_class(examples.label, wanted, rng, f"config.data.{field}")
+        rest = np.setdiff1d(np.arange(len(examples.label)), rows)
+        return examples.take(rows), examples.take(rest)
+
+    chosen, rest = draw(train, counts(total), "num_train")
+    hyper_val, _ = draw(rest, counts(config.num_hyper_val), "num_hyper_val")
+    even = corrupt.even_counts(num_classes, config.num_clean, "config.data.num_clean")
+    clean, chosen = draw(chosen, even, "num_clean")
+    if not len(chosen.label):
+        raise UserError("config.data.num_clean: takes the whole training set")
+    if config.balanced_test:
+        per_class = np.bincount(test.label, minlength=num_classes).min()
+        test, _ = draw(test, np.full(num_classes, per_class), "balanced_test")
+    return Splits(chosen.take(rng.permutation(len(chosen.label))), clean, hyper_val, test)
+
+
+def num_classes_of(config, train: Examples) -> int:
+    """How many classes the labels of a loaded set have, K."""
+    return len(config.classes) or config.num_classes or int(train.label.max()) + 1
+
+
+def _examples(part, classes):
+    """Keeps the chosen classes (all where none is named) and numbers them 0..K-1, in that order."""
+    image, label = part
+    index = np.arange(len(label), dtype=np.int64)
+    if classes:
+        new_label = np.full(max(label.max(), *classes) + 1, -1)
+        new_label[list(classes)] = np.arange(len(classes))
+        keep = new_label[label] >= 0
+        image, index, label = image[keep], index[keep], new_label[label[keep]]
+    label = label.astype(np.int32)
+    return Examples(image, label, label.copy(), index)
+
+
+def _dominant(config, num_classes):
+    classes = tuple(config.classes) or tuple(range(num_classes))
+    if config.dominant_class not in classes:
+        raise UserError(f"config.data.dominant_class: {config.dominant_class} is not in {classes}")
+    return classes.index(config.dominant_class)
+
+
+def _proportional_counts(label, num_classes, size):
+    """`size` split over the classes as the labels are, to rounding; the largest remainders win."""
+    share = np.bincount(label, minlength=num_classes) * (size / len(label))
+    counts = np.floor(share).astype(np.int64)
+    order = np.argsort(-(share - counts), kind="stable")
+    counts[order[: size - counts.sum()]] += 1
+    return counts

@@ -1,0 +1,219 @@
+"""Where images come from: scikit-learn's bundled digits, prepared TFDS sets, the user's npz files.
+
+Every source returns ((train_image, train_label), (test_image, test_label)): images uint8
+[N, H, W, C], labels int64 [N]. `prepare` makes a TFDS set ready where there is a network.
+"""
+
+import functools
+import importlib.util
+import os
+import pathlib
+import threading
+import urllib.error
+import urllib.request
+import zipfile
+
+import numpy as np
+
+from reweight_jax.errors import UserError
+
+# The host each TFDS builder downloads from, asked before TFDS starts: left to itself, TFDS retries
+# a missing network for minutes.
+DOWNLOAD_HOSTS = {
+    "mnist": "https://storage.googleapis.com/",
+    "cifar10": "https://www.cs.toronto.edu/",
+    "cifar100": "https://www.cs.toronto.edu/",
+}
+NETWORK_TIMEOUT_S = 5.0
+
+
+def digits(config):
+    """scikit-learn's 1,797 handwritten digits (8x8, UCI optdigits), brought to 28x28.
+
+    Each image is magnified three times by linear interpolation and padded by two pixels a side, so
+    that it fits where MNIST fits. Every third image, in the set's own order, is the test part.
+    """
+    del config
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    small = bunch.images  # [N, 8, 8], 0..16
+    # Output pixel centres in input coordinates, clamped at the border.
+    position = np.clip((np.arange(24) + 0.5) / 3 - 0.5, 0, 7)
+    below = np.minimum(position.astype(int), 6)
+    fraction = position - below
+    interpolate = np.zeros((24, 8))
+    interpolate[np.arange(24), below] = 1 - fraction
+    interpolate[np.arange(24), below + 1] += fraction
+    large = np.einsum("ai,nij,bj->nab", interpolate, small, interpolate) * (255 / 16)
+    image = np.pad(np.round(large).astype(np.uint8), ((0, 0), (2, 2), (2, 2)))[..., None]
+    label = bunch.target.astype(np.int64)
+    test = np.arange(len(label)) % 3 == 0
+    return (image[~test], label[~test]), (image[test], label[test])
+
+
+def npz(config):
+    """Arrays train_image, train_label, test_image, test_label from the file `config.path`.
+
+    Images are [N, H, W] or [N, H, W, C], uint8, or floats in 0..1 (rounded to 1/255); labels are
+    integers 0..K-1 with K = `config.num_classes` (0: one more than the largest training label).
+    """
+    path = pathlib.Path(config.path).expanduser()
+    if not config.path:
+        raise UserError("config.data.path: empty; give the npz file to read")
+    try:
+        archive = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"config.data.path: no file {path}") from None
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise UserError(f"{path}: not a readable npz file ({_first_line(error)})") from None
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise UserError(f"{path}: a single array; save the four arrays with np.savez")
+    with archive:
+        parts = [_npz_part(archive, path, split) for split in ("train", "test")]
+    num_classes = config.num_classes or int(parts[0][1].max()) + 1
+    for split, (_, label) in zip(("train", "test"), parts, strict=True):
+        if label.min() < 0 or label.max() >= num_classes:
+            raise UserError(
+                f"{path}: {split}_label has values {label.min()}..{label.max()}; "
+                f"valid: 0..{num_classes - 1} (config.data.num_classes, 0 means from train_label)"
+            )
+    if parts[0][0].shape[1:] != parts[1][0].shape[1:]:
+        raise UserError(
+            f"{path}: train_image and test_image differ in shape: "
+            f"{parts[0][0].shape[1:]} and {parts[1][0].shape[1:]}"
+        )
+    return tuple(parts)
+
+
+def _npz_part(archive, path, split):
+    """Reads and checks one split of an npz file."""
+    arrays = {}
+    for key in (f"{split}_image", f"{split}_label"):
+        if key not in archive.files:
+            raise UserError(f"{path}: no array {key}; found: {', '.join(archive.files) or 'none'}")
+        try:
+            arrays[key] = archive[key]
+        except ValueError:
+            raise UserError(f"{path}: {key} holds pickled objects; save plain arrays") from None
+        except (OSError, zipfile.BadZipFile, EOFError) as error:
+            raise UserError(f"{path}: {key} is damaged ({_first_line(error)})") from None
+    image, label = arrays.values()
+    if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
+        raise UserError(
+            f"{path}: {split}_label must be integers [N]; it is {label.dtype} {label.shape}"
+        )
+    if image.ndim not in (3, 4):
+        raise UserError(f"{path}: {split}_image must be [N, H, W] or [N, H, W, C]: {image.shape}")
+    if len(image) != len(label):
+        raise UserError(
+            f"{path}: {split}_image has {len(image)} rows but {split}_label has {len(label)}"
+        )
+    if not len(image):
+        raise UserError(f"{path}: {split}_image is empty")
+    if np.issubdtype(image.dtype, np.floating):
+        if not np.isfinite(image).all():
+            raise UserError(f"{path}: {split}_image has NaN or infinite pixels")
+        if image.min() < 0 or image.max() > 1:
+            raise UserError(
+                f"{path}: {split}_image has values {image.min():g}..{image.max():g}; "
+                "floats must be in 0..1, or give uint8"
+            )
+        image = np.round(image * 255).astype(np.uint8)
+    elif image.dtype != np.uint8:
+        raise UserError(f"{path}: {split}_image must be uint8 or float; it is {image.dtype}")
+    return (image if image.ndim == 4 else image[..., None]), label.astype(np.int64)
+
+
+def _tfds(name):
+    def read(config):
+        return _read_tfds(name, _data_dir(config.data_dir))
+
+    read.__doc__ = f"TFDS {name}, read by `tfds.data_source` (no TensorFlow)."
+    return read
+
+
+@functools.lru_cache(maxsize=1)  # a sweep reads the same set many times; one is kept
+def _read_tfds(name, data_dir):
+    prepare(name, data_dir)
+    builder = _builder(name, data_dir)
+    parts = []
+    for split in ("train", "test"):
+        source = builder.as_data_source(split=split)
+        rows = source.__getitems__(range(len(source)))
+        image = np.stack([row["image"] for row in rows])
+        parts.append((image, np.array([row["label"] for row in rows], np.int64)))
+    return tuple(parts)
+
+
+def prepare(name: str, data_dir: str | os.PathLike | None = None) -> bool:
+    """Makes the TFDS set `name` ready under `data_dir`; returns False if it already was.
+
+    Downloads, so needs a network and TensorFlow (the extra `tfds`), for this step alone. Without
+    either it raises UserError within `NETWORK_TIMEOUT_S`, in one line that says what to do.
+    """
+    data_dir = _data_dir(data_dir)
+    builder = _builder(name, data_dir)
+    if builder.is_prepared():
+        return False
+    missing = f"data set {name} is not prepared in {data_dir}"
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(
+            f"{missing}: preparing it needs TensorFlow once: pip install 'reweight-jax[tfds]' "
+            "(or set TFDS_DATA_DIR to where it is prepared)"
+        )
+    if not _reachable(DOWNLOAD_HOSTS[name]):
+        raise UserError(
+            f"{missing}, and {DOWNLOAD_HOSTS[name]} cannot be reached to download it: "
+            f"run scripts/prepare_data.py {name} where there is a network, and copy the folder"
+        )
+    try:
+        os.makedirs(data_dir, exist_ok=True)
+        builder.download_and_prepare()
+    except Exception as error:  # TFDS raises many kinds: disk, checksum, parsing, connection
+        raise UserError(f"{missing}: preparing it failed ({_first_line(error)})") from error
+    return True
+
+
+def _builder(name, data_dir):
+    import tensorflow_datasets as tfds  # only here: npz and digits run where it is not installed
+
+    # array_record is the format that `data_source` can read without TensorFlow.
+    return tfds.builder(name, data_dir=str(data_dir), file_format="array_record")
+
+
+def _data_dir(data_dir):
+    chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return pathlib.Path(chosen).expanduser()
+
+
+def _reachable(url):
+    """Whether `url` answers within NETWORK_TIMEOUT_S; name resolution counts in the time."""
+    answers = []
+
+    def ask():
+        try:
+            urllib.request.urlopen(url, timeout=NETWORK_TIMEOUT_S).close()
+            answers.append(True)
+        except urllib.error.HTTPError:  # it answered
+            answers.append(True)
+        except OSError:
+            answers.append(False)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(NETWORK_TIMEOUT_S)
+    return bool(answers and answers[0])
+
+
+def _first_line(error):
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+DATASETS = {
+    "digits": digits,
+    "mnist": _tfds("mnist"),
+    "cifar10": _tfds("cifar10"),
+    "cifar100": _tfds("cifar100"),
+    "npz": npz,
+}

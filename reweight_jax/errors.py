@@ -1,0 +1,16 @@
+"""The one exception that stands for a user's mistake rather than a defect."""
+
+
+class UserError(Exception):
+    """A wrong config value, missing data or a malformed file; the message is one line.
+
+    The message says what is wrong, in which field or file, and what would be right. The command
+    line prints it without a traceback and exits with status 1.
+    """
+
+
+def choose(field: str, name: str, table: dict):
+    """Returns table[name]; raises UserError that names `field` and lists the valid names."""
+    if name not in table:
+        raise UserError(f"{field}: unknown name {name!r}; valid: {', '.join(sorted(table))}")
+    return table[name]

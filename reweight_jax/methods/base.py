@@ -1,0 +1,74 @@
+"""What a method is: a few pure functions, each with plain training as its default."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from reweight_jax.data.batches import shuffled
+
+
+class Context(NamedTuple):
+    """What a method sees of a step when it chooses weights; N is the batch over all devices.
+
+    Attributes:
+      losses: [N], per-example training losses before the update.
+      labels: int32 [N].
+      key: this step's PRNG key, the same on every device.
+      step: int32 [], steps taken before this one.
+      method_state: what `Method.init` made, or the last `Method.weights` returned.
+      epsilon_gradient: () -> [N], `reweight_jax.epsilon_gradient` of this step; only a method that
+        `needs_clean` may call it.
+    """
+
+    losses: jax.Array
+    labels: jax.Array
+    key: jax.Array
+    step: jax.Array
+    method_state: Any
+    epsilon_gradient: Callable[[], jax.Array]
+
+
+def no_state(key, config, train):
+    """The `init` of a method that remembers nothing."""
+    del key, config, train
+    return ()
+
+
+def cross_entropy(logits, labels, method_state):
+    """Softmax cross-entropy of each example: [n, K], int [n] -> [n]."""
+    del method_state
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def uniform_weights(context: Context):
+    """1/N for every example: plain training."""
+    return jnp.full_like(context.losses, 1 / len(context.losses)), context.method_state
+
+
+class Method(NamedTuple):
+    """One way to train on bad labels.
+
+    Attributes:
+      init: (key, config, train) -> method_state, a pytree of arrays; `train` is the training set
+        as `reweight_jax.data.Examples`.
+      loss: (logits [n, K], labels [n], method_state) -> [n]; must be differentiable in the logits.
+      weights: Context -> (w [N], method_state). Weights sum to one, or to zero where the step
+        should not move the model, so that all methods take steps of the same size.
+      sampler: from `reweight_jax.data.batches`: which examples make up a batch.
+      needs_clean: whether each step takes a batch of the clean set.
+    """
+
+    init: Callable[..., Any] = no_state
+    loss: Callable[..., jax.Array] = cross_entropy
+    weights: Callable[[Context], tuple[jax.Array, Any]] = uniform_weights
+    sampler: Callable[..., Any] = shuffled
+    needs_clean: bool = False
+
+
+def normalize(weights: jax.Array) -> jax.Array:
+    """[N] >= 0 -> the same divided by its sum; all zero stays all zero."""
+    total = jnp.sum(weights)
+    return weights / jnp.where(total == 0, 1.0, total)

@@ -1,0 +1,63 @@
+"""The pictures of a run, drawn from its records."""
+
+import pathlib
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure  # no pyplot: no global state, no display
+
+matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
+
+
+def plot_training_curve(records: list[dict], path: pathlib.Path) -> None:
+    """Test and training error, and weighted, plain and clean loss, against the step."""
+    trains = [r for r in records if r["kind"] == "train"]
+    evals = [r for r in records if r["kind"] == "eval"]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    error_axes, loss_axes = figure.subplots(1, 2)
+    steps, eval_steps = [r["step"] for r in trains], [r["step"] for r in evals]
+    error_axes.plot(steps, [r["error"] for r in trains], lw=1, label="training batches")
+    for split, name in (("hyper_val", "hyper-validation"), ("test", "test")):
+        error_axes.plot(eval_steps, [r[split]["error"] for r in evals], marker=".", label=name)
+    error_axes.set(xlabel="step", ylabel="error", ylim=(0, None))
+    loss_axes.plot(steps, [r["plain_loss"] for r in trains], lw=1, label="training, mean")
+    loss_axes.plot(steps, [r["loss"] for r in trains], lw=1, label="training, weighted")
+    loss_axes.plot(eval_steps, [r["clean"]["loss"] for r in evals], marker=".", label="clean set")
+    loss_axes.set(xlabel="step", ylabel="cross-entropy", yscale="log")
+    for axes in (error_axes, loss_axes):
+        axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def plot_weights(last_weights, labels, class_names, path: pathlib.Path) -> None:
+    """Histogram of each class's example weights, 1 being the weight of plain training.
+
+    Args:
+      last_weights: float [N], each training example's last weight times the batch size, NaN where
+        it was never in a batch.
+      labels: int [N].
+      class_names: K names.
+      path: PNG to write.
+    """
+    seen = np.isfinite(last_weights)
+    edges = np.linspace(0, max(1.0, last_weights[seen].max(initial=0.0)), 31)
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for k, name in enumerate(class_names):
+        weights = last_weights[seen & (labels == k)]
+        if len(weights):
+            zero = np.mean(weights == 0)
+            share = np.full(len(weights), 1 / len(weights))
+            text = f"class {name}: {len(weights)} examples, {zero:.0%} at zero"
+            axes.hist(weights, edges, weights=share, histtype="step", lw=1.5, label=text)
+    axes.set(xlabel="weight x batch size", ylabel="share of the class", yscale="log")
+    if len(class_names) <= 10:
+        axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def _save(figure, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name("." + path.name)
+    figure.savefig(beside, dpi=150, format="png")
+    beside.replace(path)

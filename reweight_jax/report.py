@@ -1,0 +1,236 @@
+"""What a run leaves to read: config.json, metrics.jsonl, TensorBoard events, result.json, a table.
+
+metrics.jsonl is the one record: the best step, the speed and the plots are worked out from it, so
+that a run that was stopped and resumed reports what an uninterrupted one does.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import statistics
+import sys
+import time
+
+import jax
+import numpy as np
+import tensorboardX
+import tqdm
+
+from reweight_jax.errors import UserError
+
+
+def open_workdir(workdir: str | os.PathLike, config) -> pathlib.Path:
+    """Makes the folder of a run and writes config.json, or checks that it is this config's folder.
+
+    A config may differ from the one there in `num_steps` alone. Raises UserError where the folder
+    cannot be written, or holds another config's run.
+    """
+    workdir = pathlib.Path(workdir).expanduser()
+    text = json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n"
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        old = _flat(json.loads(path.read_text() if path.exists() else text))
+        new = _flat(json.loads(text))
+        differing = {name for name in old | new if old.get(name) != new.get(name)} - {"num_steps"}
+        if not differing:
+            write_atomically(path, text)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--workdir {workdir}: cannot be used ({error})") from None
+    if differing:
+        raise UserError(
+            f"--workdir {workdir}: holds a run with another config.{min(differing)}; "
+            "choose another folder, or remove this one"
+        )
+    return workdir
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes beside and renames, so that a killed run leaves the old file or the new one."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text)
+    beside.replace(path)
+
+
+class MetricsWriter:
+    """Appends records to metrics.jsonl and TensorBoard; drops those after the step resumed from."""
+
+    def __init__(self, workdir: pathlib.Path, step: int):
+        self.path = workdir / "metrics.jsonl"
+        records = [r for r in read_metrics(workdir) if r["step"] <= step]
+        write_atomically(self.path, "".join(json.dumps(r) + "\n" for r in records))
+        self._kept = records
+        self._file = self.path.open("a", buffering=1)
+        self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1)
+
+    def write(self, record: dict) -> None:
+        """`record` has a "step", a "kind" and numbers, lists of numbers or groups of numbers."""
+        self._file.write(json.dumps(record) + "\n")
+        for name, value in _flat(record).items():
+            if name in ("step", "kind"):
+                continue
+            values = {"": value} if np.ndim(value) == 0 else dict(enumerate(value))
+            for suffix, number in values.items():
+                tag = f"{record['kind']}/{name.replace('.', '/')}{suffix and f'/{suffix}'}"
+                self._events.add_scalar(tag, number, record["step"])
+
+    def records(self, kind: str) -> list[dict]:
+        """Returns what an earlier run had written up to the step resumed from."""
+        return [r for r in self._kept if r["kind"] == kind]
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+class TrainingLog:
+    """Averages the metrics of an interval and writes them one dispatch late.
+
+    Reading a metric waits for the step that makes it, so the interval that has ended is read after
+    the next steps are on their way: the device does not wait for the log.
+    """
+
+    def __init__(self, writer: MetricsWriter, bar: tqdm.tqdm):
+        self._writer, self._bar = writer, bar
+        self._steps: list[dict] = []
+        self._due: tuple[int, list[dict]] | None = None
+        self._before = max((r["seconds"] for r in writer.records("train")), default=0.0)
+        self._start = self._mark = time.perf_counter()
+
+    def add(self, step: int, metrics: dict, *, due: bool) -> None:
+        """Takes the metrics of a dispatch ending at `step`, each with a leading axis of steps."""
+        self._steps.append(metrics)
+        if due:
+            self._due, self._steps = (step, self._steps), []
+
+    def write_due(self) -> None:
+        """Writes the interval that has ended, if any; raises UserError at a non-finite loss."""
+        if self._due is None:
+            return
+        (step, metrics), self._due = self._due, None
+        steps = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(metrics))
+        finite = np.isfinite(steps["loss"]) & np.isfinite(steps["plain_loss"])
+        if not finite.all():
+            bad = step - len(finite) + 1 + int(np.argmin(finite))
+            raise UserError(
+                f"the loss of step {bad} is not finite; the last checkpoint before it is kept. "
+                "Lower config.learning_rate, or look for bad values in the data"
+            )
+        now = time.perf_counter()
+        no_helpful = steps.pop("no_helpful")
+        record = {
+            "step": step,
+            "kind": "train",
+            **{name: np.mean(values, axis=0).tolist() for name, values in steps.items()},
+            "steps_without_helpful_example": int(no_helpful.sum()),
+            "steps_per_second": len(finite) / (now - self._mark),
+            "seconds": self._before + now - self._start,
+        }
+        self._writer.write(record)
+        self._bar.set_postfix(
+            loss=f"{record['loss']:.4f}", error=f"{record['error']:.2%}", refresh=False
+        )
+        self._bar.update(step - self._bar.n)
+        self._mark = now
+
+    @contextlib.contextmanager
+    def paused(self):
+        """Writes what is due, and leaves the time inside out of the steps per second."""
+        self.write_due()
+        before = time.perf_counter()
+        yield
+        self._mark += time.perf_counter() - before
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict]:
+    """Returns the records of a run, leaving out a last line that a kill cut short."""
+    path = workdir / "metrics.jsonl"
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def progress_bar(config, step: int):
+    """A bar on the error stream; where that is a file, a line in ten seconds."""
+    return tqdm.tqdm(
+        desc=f"{config.method} seed {config.seed}",
+        total=config.num_steps,
+        initial=step,
+        unit="step",
+        mininterval=0.5 if sys.stderr.isatty() else 10,
+        dynamic_ncols=True,
+    )
+
+
+def build_result(config, records: list[dict]) -> dict:
+    """Makes the contents of result.json from a finished run's records.
+
+    `last` is the last evaluation and `best` the one with the highest accuracy on hyper_val (the
+    later of equals): never chosen on the test set.
+    """
+    evals = [r for r in records if r["kind"] == "eval"]
+    trains = [r for r in records if r["kind"] == "train"]
+    best = max(evals, key=lambda r: (r["hyper_val"]["accuracy"], r["step"]))
+    device = jax.local_devices()[0]
+    return {
+        "config": config.name,
+        "variant": config.variant,
+        "method": config.method,
+        "dataset": config.data.name,
+        "seed": config.seed,
+        "num_steps": config.num_steps,
+        "last": _flat_scores(evals[-1]),
+        "best": _flat_scores(best),
+        "steps_without_helpful_example": sum(r["steps_without_helpful_example"] for r in trains),
+        "seconds": round(trains[-1]["seconds"], 1),
+        "steps_per_second": round(statistics.median(r["steps_per_second"] for r in trains), 2),
+        "device": f"{jax.local_device_count()} x {device.device_kind}",
+        "versions": {
+            package: importlib.metadata.version(package)
+            for package in ("jax", "flax", "optax", "numpy")
+        },
+    }
+
+
+def table(result: dict) -> str:
+    """The lines that a run ends with."""
+    rows = [
+        ("method", result["method"]),
+        ("dataset", f"{result['dataset']} ({result['config']}:{result['variant']})"),
+        ("seed", result["seed"]),
+        ("test error, last step", f"{result['last']['test_error']:.2%}"),
+        (
+            "test error, best on hyper-validation",
+            f"{result['best']['test_error']:.2%} (step {result['best']['step']})",
+        ),
+        ("steps without a helpful example", result["steps_without_helpful_example"]),
+        ("time", f"{result['seconds']:.0f} s, {result['steps_per_second']:.1f} steps/s"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _flat_scores(record):
+    scores = {
+        f"{split}_{score}": value
+        for split in ("test", "hyper_val", "clean")
+        for score, value in record[split].items()
+    }
+    return {"step": record["step"], **scores}
+
+
+def _flat(tree, prefix=""):
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,64 @@
+"""What changes from step to step: arrays only, so that it can be donated, mapped and saved."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The whole state of a run.
+
+    Attributes:
+      params: the model's parameters, float32.
+      model_state: the model's other collections (batch statistics), {} where it has none.
+      opt_state: optax state.
+      method_state: the method's own pytree.
+      step: int32 [], steps taken.
+      key: typed PRNG key of the run, never advanced: a step folds its number into it.
+      last_weights: float32 [N_train], each training example's weight in the last batch that held
+        it, times the batch size (1 is plain training); NaN before it is first seen.
+    """
+
+    params: Any
+    model_state: Any
+    opt_state: Any
+    method_state: Any
+    step: jax.Array
+    key: jax.Array
+    last_weights: jax.Array
+
+
+def create_optimizer(config) -> optax.GradientTransformation:
+    """SGD with momentum (0: plain) and weight decay on kernels, from the fields of `config`.
+
+    The decay, as an L2 term in the update alone, is no part of the lookahead or the clean loss.
+    """
+
+    def kernels(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, mask=kernels),
+        optax.sgd(config.learning_rate, momentum=config.momentum or None),
+    )
+
+
+def create_train_state(key, model, tx, method, config, train) -> TrainState:
+    """Initialises a run from its key: `train` is the training set, whose shapes it takes."""
+    init_key, method_key, run_key = jax.random.split(key, 3)
+    image = jnp.zeros((1, *train.image.shape[1:]), jnp.float32)
+    variables = jax.jit(lambda k: model.init(k, image, train=False))(init_key)
+    params = variables.pop("params")
+    return TrainState(
+        params=params,
+        model_state=variables,
+        opt_state=tx.init(params),
+        method_state=method.init(method_key, config, train),
+        step=jnp.zeros((), jnp.int32),
+        key=run_key,
+        last_weights=jnp.full(len(train.label), jnp.nan, jnp.float32),
+    )

@@ -1,0 +1,127 @@
+"""One training step and one evaluation step: pure functions of arrays."""
+
+import jax
+import jax.numpy as jnp
+
+from reweight_jax.methods.base import Context, Method
+from reweight_jax.reweight import linearized_epsilon_gradient, weighted_step
+from reweight_jax.state import TrainState
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    clean_batch: dict[str, jax.Array] | None,
+    *,
+    model,
+    method: Method,
+    tx,
+    epsilon_method: str,
+    axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Takes one step of `method`.
+
+    Args:
+      state: the state before, the same on every device.
+      batch: this device's share: image uint8 [n, H, W, C], label int32 [n], row int32 [n] (in the
+        training set).
+      clean_batch: likewise image and label, m examples; None where the method needs none.
+      model: a Flax linen module.
+      method: what chooses loss and weights.
+      tx: optax optimiser.
+      epsilon_method: "lookahead" or "jvp"; see `reweight_jax.epsilon_gradient`.
+      axis_name: device axis, or None on one device.
+
+    Returns:
+      The state after, and scalar metrics of the global batch (class_mass is [K]): loss (weighted),
+      plain_loss (mean), error (before the update), zero_weights (fraction), effective_sample_size
+      (1 / sum w^2), class_mass (sum of weights by label), no_helpful (1 where all weights are 0).
+    """
+    step_key = jax.random.fold_in(state.key, state.step)
+    method_key, dropout_key = jax.random.split(step_key)
+    if axis_name is not None:  # a mask of its own for each device's examples
+        dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
+
+    def loss_fn(params, examples):
+        logits, model_state = model.apply(
+            {"params": params, **state.model_state},
+            to_float(examples["image"]),
+            train=True,
+            mutable=list(state.model_state),
+            rngs={"dropout": dropout_key},
+        )
+        losses = method.loss(logits, examples["label"], state.method_state)
+        return losses, (logits, dict(model_state))
+
+    labels = _gather(batch["label"], axis_name)
+    method_state = state.method_state
+
+    def weigh(linearized):
+        nonlocal method_state
+        losses = _gather(linearized.losses, axis_name)
+
+        def epsilon_gradient():
+            gradient = linearized_epsilon_gradient(
+                loss_fn,
+                state.params,
+                batch,
+                clean_batch,
+                linearized,
+                epsilon_method,
+                1.0,
+                axis_name,
+            )
+            return _gather(gradient, axis_name)
+
+        weights, method_state = method.weights(
+            Context(losses, labels, method_key, state.step, state.method_state, epsilon_gradient)
+        )
+        return _own_share(weights, linearized.losses, axis_name)
+
+    new_state, step_metrics = weighted_step(
+        state, batch, weigh, loss_fn=loss_fn, tx=tx, axis_name=axis_name
+    )
+    logits, model_state = step_metrics["aux"]
+    weights = _gather(step_metrics["weights"], axis_name)
+    rows = _gather(batch["row"], axis_name)
+    wrong = jnp.argmax(logits, axis=-1) != batch["label"]
+    square_sum = jnp.sum(weights**2)
+    metrics = {
+        "loss": step_metrics["loss"],
+        "plain_loss": jnp.mean(_gather(step_metrics["losses"], axis_name)),
+        "error": jnp.mean(_gather(wrong.astype(jnp.float32), axis_name)),
+        "zero_weights": jnp.mean((weights == 0).astype(jnp.float32)),
+        "effective_sample_size": jnp.where(square_sum == 0, 0.0, 1 / square_sum),
+        "class_mass": jnp.zeros(logits.shape[-1]).at[labels].add(weights),
+        "no_helpful": (square_sum == 0).astype(jnp.float32),
+    }
+    new_state = new_state.replace(
+        model_state=model_state,
+        method_state=method_state,
+        step=state.step + 1,
+        last_weights=state.last_weights.at[rows].set(weights * len(weights)),
+    )
+    return new_state, metrics
+
+
+def eval_step(params, model_state, image, *, model) -> jax.Array:
+    """Returns the logits [n, K] of images uint8 [n, H, W, C], in evaluation mode."""
+    return model.apply({"params": params, **model_state}, to_float(image), train=False)
+
+
+def to_float(image: jax.Array) -> jax.Array:
+    """uint8 0..255 -> float32 0..1."""
+    return image.astype(jnp.float32) / 255
+
+
+def _gather(local, axis_name):
+    """This device's rows -> the rows of all devices, in order."""
+    return local if axis_name is None else jax.lax.all_gather(local, axis_name, tiled=True)
+
+
+def _own_share(everywhere, local, axis_name):
+    """The rows of all devices -> the rows that belong to this one."""
+    if axis_name is None:
+        return everywhere
+    start = jax.lax.axis_index(axis_name) * len(local)
+    return jax.lax.dynamic_slice_in_dim(everywhere, start, len(local))
