@@ -1,11 +1,11 @@
 """Checkpoints of a TrainState by orbax, and what to do with a damaged one."""
 
 import pathlib
+import warnings
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from absl import logging
 
 from reweight_jax.errors import UserError
 
@@ -55,7 +55,7 @@ class Checkpoints:
             except Exception as error:  # orbax raises many kinds for a damaged file
                 path = self._folder / str(step)
                 reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-                logging.warning("checkpoint %s is damaged and set aside: %s", path, reason)
+                warnings.warn(f"checkpoint {path} is damaged, set aside: {reason}", stacklevel=2)
                 path.rename(path.with_name(f"{step}.damaged"))
                 self._manager.close()
                 self._manager = self._open()

@@ -14,11 +14,15 @@ def check_arguments(argv, config) -> None:
         raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
     if config is None:
         raise UserError("--config is missing; for example --config=configs/mnist_imbalance.py")
+    try:
+        _ = config.name
+    except OSError as error:  # config_flags reports a file it could not open on first use
+        raise UserError(f"--config: {str(error).splitlines()[-1].strip()}") from None
 
 
 def run(main) -> None:
     """Parses the flags and calls main(argv); a user's mistake ends in one line and status 1."""
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # TFDS and orbax warn of what is no concern of a user's
     # configs/ lies beside the package, and its files import each other from any working folder.
     sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
     try:
@@ -32,5 +36,15 @@ def _parse(argv):
     """absl's parser, with what config files and their fields raise put into one line."""
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+    except (AttributeError, KeyError) as error:
+        # "'metod'\nDid you mean ..." is how ConfigDict names a field that it does not have.
+        raise UserError(f"--config: no field {_one_line(error.args[0])}") from error
+    except (flags.Error, OSError, TypeError, ValueError) as error:
+        text = str(error)
+        if "Traceback" in text:  # of an error inside the config file; its last line says what
+            text = "--config: " + text.strip().splitlines()[-1].partition(": ")[2]
+        raise UserError(_one_line(text)) from error
+
+
+def _one_line(text):
+    return " ".join(str(text).split())

@@ -50,7 +50,9 @@ def plot_weights(last_weights, labels, class_names, path: pathlib.Path) -> None:
             share = np.full(len(weights), 1 / len(weights))
             text = f"class {name}: {len(weights)} examples, {zero:.0%} at zero"
             axes.hist(weights, edges, weights=share, histtype="step", lw=1.5, label=text)
-    axes.set(xlabel="weight x batch size", ylabel="share of the class", yscale="log")
+    lowest = 0.5 / max(1, np.bincount(labels[seen]).max(initial=1))  # half of one example
+    axes.set(xlabel="weight x batch size", ylabel="share of the class")
+    axes.set(yscale="log", ylim=(lowest, 1.5))
     if len(class_names) <= 10:
         axes.legend(frameon=False)
     _save(figure, path)

@@ -67,6 +67,12 @@ def _examples(part, classes):
     image, label = part
     index = np.arange(len(label), dtype=np.int64)
     if classes:
+        missing = [k for k in classes if not np.any(label == k)]
+        if missing or len(set(classes)) < max(2, len(classes)):
+            raise UserError(
+                f"config.data.classes: {tuple(classes)}; must be two or more different labels of "
+                f"the set, 0..{label.max()}"
+            )
         new_label = np.full(max(label.max(), *classes) + 1, -1)
         new_label[list(classes)] = np.arange(len(classes))
         keep = new_label[label] >= 0

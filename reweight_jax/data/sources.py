@@ -17,9 +17,9 @@ import numpy as np
 
 from reweight_jax.errors import UserError
 
-# The host each TFDS builder downloads from, asked before TFDS starts: left to itself, TFDS retries
-# a missing network for minutes.
-DOWNLOAD_HOSTS = {
+# TFDS set -> the host that its builder downloads from, asked before TFDS starts: left to itself,
+# TFDS retries a missing network for minutes.
+TFDS_SETS = {
     "mnist": "https://storage.googleapis.com/",
     "cifar10": "https://www.cs.toronto.edu/",
     "cifar100": "https://www.cs.toronto.edu/",
@@ -162,9 +162,9 @@ def prepare(name: str, data_dir: str | os.PathLike | None = None) -> bool:
             f"{missing}: preparing it needs TensorFlow once: pip install 'reweight-jax[tfds]' "
             "(or set TFDS_DATA_DIR to where it is prepared)"
         )
-    if not _reachable(DOWNLOAD_HOSTS[name]):
+    if not _reachable(TFDS_SETS[name]):
         raise UserError(
-            f"{missing}, and {DOWNLOAD_HOSTS[name]} cannot be reached to download it: "
+            f"{missing}, and {TFDS_SETS[name]} cannot be reached to download it: "
             f"run scripts/prepare_data.py {name} where there is a network, and copy the folder"
         )
     try:
@@ -210,10 +210,4 @@ def _first_line(error):
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-DATASETS = {
-    "digits": digits,
-    "mnist": _tfds("mnist"),
-    "cifar10": _tfds("cifar10"),
-    "cifar100": _tfds("cifar100"),
-    "npz": npz,
-}
+DATASETS = {"digits": digits, "npz": npz} | {name: _tfds(name) for name in TFDS_SETS}
