@@ -1,7 +1,45 @@
 """Strict JAX for every test: four CPU devices, and no silent rank promotion."""
 
+import importlib.util
+import pathlib
+import sys
+
 import jax
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))  # configs/ and scripts/ lie beside the package
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def digits_config():
+    """() -> the digits variant, shrunk to a minute-long suite: 6 steps, all its machinery."""
+    from configs import mnist_imbalance
+
+    def make(**fields):
+        config = mnist_imbalance.get_config("digits")
+        config.num_steps = 6
+        config.batch_size = 12
+        config.log_every_steps = config.eval_every_steps = 2
+        config.checkpoint_every_steps = 2
+        config.update_from_flattened_dict(fields)
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def load_script():
+    """name -> the module scripts/<name>.py."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load

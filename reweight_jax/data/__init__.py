@@ -18,7 +18,8 @@ def load(config, seed: int) -> Splits:
       seed: int, draws everything that is drawn.
 
     Returns:
-      Splits. `train` has config.num_train - config.num_clean examples; `clean` is stratified by
+      Splits. `train` and `clean` have config.num_train examples together (0: all but hyper_val),
+      config.num_clean of them clean; `clean` is stratified by
       class and split from the training set; `hyper_val` is as imbalanced as the training set;
       `test` is balanced where config.balanced_test is set.
 
@@ -29,8 +30,9 @@ def load(config, seed: int) -> Splits:
     train, test = (_examples(part, config.classes) for part in (train, test))
     rng = np.random.default_rng([seed, 0])
     num_classes = num_classes_of(config, train)
-    total = config.num_train or len(train.label) - config.num_hyper_val
     if config.imbalance_ratio:
+        if not config.num_train:
+            raise UserError("config.data.num_train: 0; imbalance_ratio needs a number")
         dominant = _dominant(config, num_classes)
 
         def counts(size):
@@ -45,8 +47,11 @@ def load(config, seed: int) -> Splits:
         rest = np.setdiff1d(np.arange(len(examples.label)), rows)
         return examples.take(rows), examples.take(rest)
 
-    chosen, rest = draw(train, counts(total), "num_train")
-    hyper_val, _ = draw(rest, counts(config.num_hyper_val), "num_hyper_val")
+    if config.num_train:
+        chosen, rest = draw(train, counts(config.num_train), "num_train")
+        hyper_val, _ = draw(rest, counts(config.num_hyper_val), "num_hyper_val")
+    else:
+        hyper_val, chosen = draw(train, counts(config.num_hyper_val), "num_hyper_val")
     even = corrupt.even_counts(num_classes, config.num_clean, "config.data.num_clean")
     clean, chosen = draw(chosen, even, "num_clean")
     if not len(chosen.label):

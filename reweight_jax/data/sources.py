@@ -58,18 +58,18 @@ def npz(config):
     Images are [N, H, W] or [N, H, W, C], uint8, or floats in 0..1 (rounded to 1/255); labels are
     integers 0..K-1 with K = `config.num_classes` (0: one more than the largest training label).
     """
-    path = pathlib.Path(config.path).expanduser()
     if not config.path:
         raise UserError("config.data.path: empty; give the npz file to read")
-    try:
-        archive = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"config.data.path: no file {path}") from None
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{path}: not a readable npz file ({_first_line(error)})") from None
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise UserError(f"{path}: a single array; save the four arrays with np.savez")
-    with archive:
+    path = pathlib.Path(config.path).expanduser()
+    if not path.is_file():
+        raise UserError(f"config.data.path: no file {path}")
+    with path.open("rb") as file:
+        try:
+            archive = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+            raise UserError(f"{path}: not a readable npz file ({_first_line(error)})") from None
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise UserError(f"{path}: a single array; save the four arrays with np.savez")
         parts = [_npz_part(archive, path, split) for split in ("train", "test")]
     num_classes = config.num_classes or int(parts[0][1].max()) + 1
     for split, (_, label) in zip(("train", "test"), parts, strict=True):
