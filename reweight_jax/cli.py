@@ -1,5 +1,6 @@
 """What the command lines share: flags into values, a user's mistake into one line."""
 
+import ast
 import pathlib
 import sys
 
@@ -37,8 +38,9 @@ def _parse(argv):
     try:
         return flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:
-        # "'metod'\nDid you mean ..." is how ConfigDict names a field that it does not have.
-        raise UserError(f"--config: no field {_one_line(error.args[0])}") from error
+        text = str(error.args[0])  # ConfigDict names the field that it lacks in a quoted string
+        text = ast.literal_eval(text) if text[:1] == text[-1:] == "'" else text
+        raise UserError(f"--config: no field {_one_line(text)}") from error
     except (flags.Error, OSError, TypeError, ValueError) as error:
         text = str(error)
         if "Traceback" in text:  # of an error inside the config file; its last line says what

@@ -1,5 +1,6 @@
 """The story of a run, top to bottom."""
 
+import contextlib
 import functools
 import json
 import os
@@ -48,11 +49,11 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
     )
     method = METHODS[config.method]
     splits = load_splits(config, method)
-    workdir = report.open_workdir(workdir, config)
     num_classes = data.num_classes_of(config.data, splits.train)
-
     axis_name = parallel.axis_name(devices)
     model = create_model(config.model, num_classes, axis_name)
+    workdir = report.open_workdir(workdir, config)
+
     tx = create_optimizer(config)
     key = jax.random.key(config.seed)
     state = create_train_state(key, model, tx, method, config, splits.train)
@@ -74,6 +75,9 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
         evaluate_splits, parallel.compile_predict(model, EVAL_BATCH_SIZE, devices), splits
     )
 
+    def batch_of(sampler, examples, step, size):
+        return batch_rows(sampler, examples.label, config.seed, step, steps_per_dispatch, size)
+
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state = checkpoints.restore_latest(like=state) or state
         step = int(state.step)
@@ -81,41 +85,28 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
             raise UserError(
                 f"config.num_steps: {config.num_steps}, but {workdir} has come to step {step}"
             )
-        writer = report.MetricsWriter(workdir, step)
-        bar = report.progress_bar(config, step)
-        log = report.TrainingLog(writer, bar)
-        while step < config.num_steps:
-            rows = batch_rows(
-                method.sampler,
-                splits.train.label,
-                config.seed,
-                step,
-                steps_per_dispatch,
-                config.batch_size,
-            )
-            clean_rows = None
-            if method.needs_clean:
-                clean_rows = batch_rows(
-                    shuffled,
-                    splits.clean.label,
-                    config.seed,
-                    step,
-                    steps_per_dispatch,
-                    min(config.clean_batch_size, len(splits.clean.label)),
-                )
-            state, metrics = run(state, rows, clean_rows)
-            log.write_due()  # the interval before: the device is at work on the next one
-            step += steps_per_dispatch
-            last = step == config.num_steps
-            log.add(step, metrics, due=step % config.log_every_steps == 0 or last)
-            if step % config.eval_every_steps == 0 or last:
-                with log.paused():
-                    writer.write({"step": step, "kind": "eval", **evaluate(state)})
-            if step % config.checkpoint_every_steps == 0 or last:
-                with log.paused():
-                    checkpoints.save(state)
-        bar.close()
-        writer.close()
+        with (
+            contextlib.closing(report.MetricsWriter(workdir, step)) as writer,
+            report.progress_bar(config, step) as bar,
+        ):
+            log = report.TrainingLog(writer, bar)
+            while step < config.num_steps:
+                rows = batch_of(method.sampler, splits.train, step, config.batch_size)
+                clean_rows = None
+                if method.needs_clean:
+                    size = min(config.clean_batch_size, len(splits.clean.label))
+                    clean_rows = batch_of(shuffled, splits.clean, step, size)
+                state, metrics = run(state, rows, clean_rows)
+                log.write_due()  # the interval before: the device is at work on the next one
+                step += steps_per_dispatch
+                last = step == config.num_steps
+                log.add(step, metrics, due=step % config.log_every_steps == 0 or last)
+                if step % config.eval_every_steps == 0 or last:
+                    with log.paused():
+                        writer.write({"step": step, "kind": "eval", **evaluate(state)})
+                if step % config.checkpoint_every_steps == 0 or last:
+                    with log.paused():
+                        checkpoints.save(state)
 
     records = report.read_metrics(workdir)
     result = report.build_result(config, records)

@@ -1,5 +1,6 @@
 """Strict JAX for every test: four CPU devices, and no silent rank promotion."""
 
+import functools
 import importlib.util
 import pathlib
 import sys
@@ -13,6 +14,8 @@ sys.path.append(str(ROOT))  # configs/ and scripts/ lie beside the package
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Most of the time here is XLA's, compiling: less optimised, the suite runs twice as fast.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +39,7 @@ def digits_config():
 def load_script():
     """name -> the module scripts/<name>.py."""
 
+    @functools.cache  # a script's flags can be defined once
     def load(name):
         spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
         module = importlib.util.module_from_spec(spec)

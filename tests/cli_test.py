@@ -1,0 +1,167 @@
+"""The command line's answers to mistakes: one line, status 1, no traceback; and the scripts."""
+
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from reweight_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CONFIG = "--config=configs/mnist_imbalance.py:digits"
+
+
+def command(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def assert_one_line(finished, *parts):
+    assert finished.returncode == 1, finished
+    assert finished.stderr.startswith("error: ") and finished.stderr.count("\n") == 1, finished
+    for part in parts:
+        assert part in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        ([], ["--config is missing"]),
+        (["--config=configs/none.py"], ["configs/none.py"]),
+        (["--config=configs/mnist_imbalance.py:svhn"], ["no variant 'svhn'", "mnist, digits"]),
+        ([CONFIG, "--config.metod=x"], ["--config", "'metod'"]),
+        ([CONFIG, "--config.data.nam=x"], ["--config", "'nam'"]),
+        ([CONFIG, "--config.batch_size=many"], ["config.batch_size", "'many'"]),
+        ([CONFIG, "--config.method=magic"], ["config.method", "'magic'", "hard_mining, "]),
+        ([CONFIG, "--config.model.name=vgg"], ["config.model.name", "'vgg'", "lenet"]),
+        ([CONFIG, "--config.model.dtype=int8"], ["config.model.dtype", "bfloat16, float32"]),
+        ([CONFIG, "--config.epsilon_gradient=x"], ["config.epsilon_gradient", "jvp, lookahead"]),
+        ([CONFIG, "--config.data.clean_in_train=x"], ["clean_in_train", "always, baselines"]),
+        ([CONFIG, "--config.data.name=svhn"], ["config.data.name", "'svhn'", "digits"]),
+        ([CONFIG, "--config.data.num_clean=300"], ["config.data.num_clean", "class"]),
+        ([CONFIG, "--config.num_steps=0"], ["config.num_steps: 0"]),
+        ([CONFIG, "--config.eval_every_steps=150"], ["eval_every_steps: 150", "log_every_steps"]),
+        ([CONFIG, "--config.steps_per_dispatch=7"], ["config.steps_per_dispatch: 7"]),
+        ([CONFIG, "--workdir=/dev/null/run"], ["--workdir /dev/null/run"]),
+        ([CONFIG, "stray"], ["'stray'"]),
+        ([CONFIG, "--speed=9"], ["'speed'"]),
+    ],
+    ids=lambda value: " ".join(value).replace(CONFIG, "").strip() if value else "none",
+)
+def test_a_mistake_is_one_line(arguments, parts):
+    assert_one_line(command("-m", "reweight_jax.main", *arguments), *parts)
+
+
+def test_batch_size_and_devices():
+    finished = command("-m", "reweight_jax.main", CONFIG, JAX_NUM_CPU_DEVICES="3")
+    assert_one_line(finished, "config.batch_size: 100", "3 devices")
+
+
+def test_a_missing_data_set(tmp_path):
+    finished = command(
+        "-m",
+        "reweight_jax.main",
+        "--config=configs/mnist_imbalance.py",
+        TFDS_DATA_DIR=str(tmp_path),
+    )
+    assert_one_line(finished, f"mnist is not prepared in {tmp_path}")
+    for arguments, parts in (
+        (["svhn"], ["'svhn'", "cifar10, cifar100, mnist"]),
+        ([], ["mnist cifar10 cifar100"]),
+        (["cifar100", f"--data_dir={tmp_path}"], [f"cifar100 is not prepared in {tmp_path}"]),
+    ):
+        assert_one_line(command("scripts/prepare_data.py", *arguments), *parts)
+
+
+def test_a_malformed_file_stops_before_anything_is_written(tmp_path):
+    np.savez(tmp_path / "bad.npz", train_image=np.zeros((3, 4, 4)))
+    finished = command(
+        "-m",
+        "reweight_jax.main",
+        CONFIG,
+        "--config.data.name=npz",
+        f"--config.data.path={tmp_path / 'bad.npz'}",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert_one_line(finished, "bad.npz: no array train_label")
+    assert not (tmp_path / "run").exists()
+
+
+# --- scripts/sweep.py -----------------------------------------------------------------------------
+
+
+def test_sweep_runs_what_is_missing(load_script, digits_config, tmp_path, capsys):
+    sweep = load_script("sweep")
+    config = digits_config(num_steps=2)
+    sweep.run_all(config, tmp_path, ["baseline", "random"], [10.0, 5.0], [0, 1])
+    paths = sorted(path.relative_to(tmp_path) for path in tmp_path.glob("*/*/*/result.json"))
+    assert len(paths) == 8 and pathlib.Path("ratio5/random/seed1/result.json") in paths
+    before = {path: (tmp_path / path).stat().st_mtime_ns for path in paths}
+    (tmp_path / paths[3]).unlink()
+    capsys.readouterr()
+    sweep.run_all(config, tmp_path, ["baseline", "random"], [10.0, 5.0], [0, 1])
+    changed = [path for path in paths if (tmp_path / path).stat().st_mtime_ns != before[path]]
+    assert changed == [paths[3]]
+    rows = sweep.collect(tmp_path)
+    assert [(r["imbalance_ratio"], r["method"], r["seeds"]) for r in rows] == [
+        (5.0, "baseline", 2),
+        (5.0, "random", 2),
+        (10.0, "baseline", 2),
+        (10.0, "random", 2),
+    ]
+    sweep.draw(rows, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sweep_mean_and_interval(load_script, tmp_path):
+    sweep = load_script("sweep")
+    # Mean 4, standard deviation 2, n = 3: half width t(0.975, 2) * 2 / sqrt(3) = 4.3027 * 1.1547.
+    mean, interval = sweep.mean_and_interval([2.0, 4.0, 6.0])
+    assert mean == 4.0 and interval == pytest.approx(4.302653 * 1.154701, rel=1e-5)
+    assert math.isnan(sweep.mean_and_interval([2.0])[1])
+    for seed, error in enumerate([0.02, 0.04, 0.06]):
+        folder = tmp_path / "ratio200" / "reweight" / f"seed{seed}"
+        folder.mkdir(parents=True)
+        scores = {"test_error": error}
+        result = {"method": "reweight", "num_steps": 8000, "last": scores, "best": scores}
+        result |= {"steps_per_second": 10.0, "device": "1 x cpu"}
+        (folder / "result.json").write_text(json.dumps(result))
+        (folder / "config.json").write_text(json.dumps({"data": {"imbalance_ratio": 200.0}}))
+    rows = sweep.collect(tmp_path)
+    assert sweep.to_csv(rows).splitlines()[1] == (
+        "200,reweight,8000,3,0.04,0.0496828,0.04,0.0496828,10,1 x cpu"
+    )
+    cell = "4.00 ± 4.97 (3 seeds, 8,000 steps)"
+    assert sweep.to_markdown(rows).splitlines()[2] == f"| reweight | {cell} |"
+
+
+def test_sweep_refuses_an_unknown_method():
+    finished = command("scripts/sweep.py", CONFIG, "--methods=baseline,magic")
+    assert_one_line(finished, "--methods", "'magic'")
+    assert_one_line(command("scripts/sweep.py", CONFIG, "--ratios=ten"), "--ratios", "'ten'")
+
+
+def test_benchmark_compiles_and_counts(load_script):
+    benchmark = load_script("benchmark_step")
+    with pytest.raises(UserError, match="'stray'"):
+        benchmark.main(["benchmark_step.py", "stray"])
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 110).astype(np.int32)
+    images = rng.integers(0, 256, (110, 28, 28, 1)).astype(np.uint8)
+    train = benchmark.Examples(images, labels, labels, np.arange(110))
+    pool = benchmark.POOLS["selects"]
+    programs = {"jvp": benchmark.compile_step("reweight", "jvp", pool, train)}
+    rows = benchmark.measure(programs, 3)
+    assert 0 < rows["jvp"]["low"] <= rows["jvp"]["median"] <= rows["jvp"]["high"]

@@ -1,0 +1,199 @@
+"""Whole runs on the bundled digits: what they leave, and what a kill or a damaged file costs."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import chex
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from reweight_jax import report
+from reweight_jax.errors import UserError
+from reweight_jax.methods import METHODS
+from reweight_jax.train import train_and_evaluate
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+ONE_DEVICE = jax.devices()[:1]
+
+
+def saved(workdir, step):
+    """The arrays of a checkpoint, read by orbax alone."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(workdir.resolve() / "checkpoints" / str(step) / "default")
+
+
+def without_times(tree):
+    """result.json or a metrics record, less what differs between two runs of one seed."""
+    return {k: v for k, v in tree.items() if k not in ("seconds", "steps_per_second")}
+
+
+def records(workdir):
+    return [without_times(record) for record in report.read_metrics(workdir)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_and_leaves_what_it_should(method, digits_config, tmp_path):
+    config = digits_config(method=method)
+    result = train_and_evaluate(config, tmp_path, ONE_DEVICE)
+    assert result == json.loads((tmp_path / "result.json").read_text())
+    assert (result["config"], result["variant"]) == ("mnist_imbalance", "digits")
+    assert (result["method"], result["dataset"], result["seed"]) == (method, "digits", 0)
+    assert result["last"]["step"] == result["num_steps"] == 6
+    assert result["last"]["test_error"] == pytest.approx(1 - result["last"]["test_accuracy"])
+    kinds = [(r["kind"], r["step"]) for r in report.read_metrics(tmp_path)]
+    assert kinds == [(kind, step) for step in (2, 4, 6) for kind in ("train", "eval")]
+    train = records(tmp_path)[0]
+    assert train.keys() == {
+        *("step", "kind", "loss", "plain_loss", "error", "zero_weights"),
+        *("effective_sample_size", "class_mass", "steps_without_helpful_example"),
+    }
+    for plot in ("training_curve.png", "weights.png"):
+        assert (tmp_path / "plots" / plot).read_bytes().startswith(b"\x89PNG")
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+    table = report.table(result)
+    assert method in table and f"{result['last']['test_error']:.2%}" in table
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_best_is_chosen_on_hyper_val_and_never_on_test(digits_config):
+    def evaluation(step, hyper_val, test):
+        scores = {"hyper_val": hyper_val, "test": test, "clean": 1.0}
+        return {"step": step, "kind": "eval"} | {
+            split: {"accuracy": value, "error": 1 - value, "loss": 0.0}
+            for split, value in scores.items()
+        }
+
+    train = {"kind": "train", "steps_without_helpful_example": 3}
+    train |= {"seconds": 1.0, "steps_per_second": 2.0}
+    evals = [evaluation(1, 0.8, 0.5), evaluation(2, 0.9, 0.6), evaluation(3, 0.9, 0.55)]
+    evals.append(evaluation(4, 0.7, 0.99))
+    result = report.build_result(digits_config(), [train, *evals])
+    assert result["best"]["step"] == 3 and result["best"]["test_accuracy"] == 0.55
+    assert result["last"]["step"] == 4
+    assert result["steps_without_helpful_example"] == 3
+
+
+def test_several_devices_run_by_themselves(digits_config, tmp_path):
+    one = train_and_evaluate(digits_config(), tmp_path / "one", ONE_DEVICE)
+    four = train_and_evaluate(digits_config(), tmp_path / "four")
+    assert four["last"] == pytest.approx(one["last"], rel=1e-4)
+    assert four["device"].startswith("4 x")
+
+
+def test_resumed_and_extended_in_process(digits_config, tmp_path):
+    train_and_evaluate(digits_config(), tmp_path / "whole", ONE_DEVICE)
+    train_and_evaluate(digits_config(num_steps=4), tmp_path / "parts", ONE_DEVICE)
+    train_and_evaluate(digits_config(), tmp_path / "parts", ONE_DEVICE)
+    chex.assert_trees_all_equal(saved(tmp_path / "parts", 6), saved(tmp_path / "whole", 6))
+    assert records(tmp_path / "parts") == records(tmp_path / "whole")
+    with pytest.raises(UserError, match="config.num_steps: 4, but .* has come to step 6"):
+        train_and_evaluate(digits_config(num_steps=4), tmp_path / "parts", ONE_DEVICE)
+
+
+def test_another_config_does_not_touch_the_folder(digits_config, tmp_path):
+    train_and_evaluate(digits_config(num_steps=2), tmp_path, ONE_DEVICE)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="holds a run with another config.learning_rate"):
+        train_and_evaluate(digits_config(learning_rate=0.5), tmp_path, ONE_DEVICE)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(digits_config, tmp_path):
+    every = {"log_every_steps": 1, "eval_every_steps": 6, "checkpoint_every_steps": 1}
+    config = digits_config(learning_rate=1e30, **every)
+    with pytest.raises(UserError, match="the loss of step 2 is not finite; the last checkpoint"):
+        train_and_evaluate(config, tmp_path, ONE_DEVICE)
+    # Step 1's loss, before its update, was finite.
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+    assert not (tmp_path / "result.json").exists()
+
+
+# --- As a user meets it: another process, killed -------------------------------------------------
+
+COMMAND = [
+    *(sys.executable, "-m", "reweight_jax.main", "--config=configs/mnist_imbalance.py:digits"),
+    *("--config.batch_size=12", "--config.num_steps=400", "--config.log_every_steps=20"),
+    *("--config.eval_every_steps=40", "--config.checkpoint_every_steps=40"),
+]
+ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu"}
+
+
+def run(workdir, *arguments):
+    command = [*COMMAND, f"--workdir={workdir}", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    finished = run(workdir)
+    assert finished.returncode == 0, finished.stderr
+    assert "test error, last step" in finished.stdout
+    return workdir
+
+
+def assert_same_run(workdir, expected):
+    chex.assert_trees_all_equal(saved(workdir, 400), saved(expected, 400))  # bit for bit
+    assert records(workdir) == records(expected)
+    results = [json.loads((path / "result.json").read_text()) for path in (workdir, expected)]
+    assert without_times(results[0]) == without_times(results[1])
+
+
+def test_killed_and_resumed_is_uninterrupted(uninterrupted, tmp_path):
+    process = subprocess.Popen(
+        [*COMMAND, f"--workdir={tmp_path}"],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "checkpoints" / "80").is_dir():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "result.json").exists()
+    resumed = run(tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(uninterrupted, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted, workdir)
+    for path in (workdir / "checkpoints" / "400").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    resumed = run(workdir)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"{workdir}/checkpoints/400 is damaged" in resumed.stderr
+    assert (workdir / "checkpoints" / "400.damaged").is_dir()
+    assert_same_run(workdir, uninterrupted)
+
+
+def test_when_every_checkpoint_is_damaged_it_says_so(uninterrupted, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted, workdir)
+    for path in (workdir / "checkpoints").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    stopped = run(workdir)
+    assert stopped.returncode == 1
+    assert "every checkpoint is damaged" in stopped.stderr.splitlines()[-1]
+    assert "Traceback" not in stopped.stderr
+
+
+def test_the_digits_run_taught_it_something(uninterrupted):
+    losses = [r["plain_loss"] for r in report.read_metrics(uninterrupted) if r["kind"] == "train"]
+    assert np.mean(losses[-3:]) < 0.5 * losses[0]
