@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Lint, tests, and a short run of the digits experiment: what .ci/run calls, in the active environment.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+ruff check .
+ruff format --check .
+python -m pytest
+workdir=$(mktemp -d)
+trap 'rm -rf "$workdir"' EXIT
+python -m reweight_jax.main --config=configs/mnist_imbalance.py:digits --config.num_steps=200 \
+  --workdir="$workdir"
