@@ -1,0 +1,43 @@
+"""Every config file: fields of default.py and no others, a command in its docstring, two steps."""
+
+import importlib
+import pathlib
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from configs import default
+from reweight_jax.train import check, train_and_evaluate
+
+FILES = sorted(pathlib.Path(default.__file__).parent.glob("*.py"))
+
+
+def types(config: ConfigDict, prefix=""):
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from types(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, type(value)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_configs_override_and_never_add(path):
+    module = importlib.import_module(f"configs.{path.stem}")
+    config = module.get_config()
+    assert list(types(config)) == list(types(default.get_config()))
+    assert config.name == path.stem
+    check(config)
+    if path.stem != "default":
+        assert f"python -m reweight_jax.main --config=configs/{path.name}" in module.__doc__
+
+
+def test_default_config_on_all_ten_digits(tmp_path):
+    config = default.get_config()
+    config.data.name = "digits"
+    config.num_steps = config.log_every_steps = 2
+    config.eval_every_steps = config.checkpoint_every_steps = 2
+    result = train_and_evaluate(config, tmp_path, jax.devices()[:1])
+    assert result["last"]["step"] == 2
+    # Ten logits near zero: the loss of a guess is log 10 = 2.3, and two steps do not change that.
+    assert 1.5 < result["last"]["test_loss"] < 4
