@@ -29,7 +29,8 @@ def get_config(variant: str = "mnist"):
         config.data.num_train = 100
         config.data.num_clean = 4
         config.data.num_hyper_val = 20
-        config.num_steps = 1_000
+        config.batch_size = 50
+        config.num_steps = 400
         config.eval_every_steps = 100
-        config.checkpoint_every_steps = 500
+        config.checkpoint_every_steps = 200
     return config

@@ -1,6 +1,7 @@
 """Checkpoints of a TrainState by orbax, and what to do with a damaged one."""
 
 import pathlib
+import shutil
 import warnings
 
 import jax
@@ -45,23 +46,32 @@ class Checkpoints:
           like: a state with the structure, shapes and placement to restore to.
 
         A damaged checkpoint is named in a warning, set aside as <step>.damaged, and the one before
-        it is used. Raises UserError where all are damaged: starting anew would lose the run.
+        it is used. Where none can be read, nothing is set aside and UserError says why: the data or
+        the program may have changed, and starting anew would lose the run.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        reasons = {}
         for step in steps:
             try:
-                return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+                state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
             except Exception as error:  # orbax raises many kinds for a damaged file
-                path = self._folder / str(step)
-                reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-                warnings.warn(f"checkpoint {path} is damaged, set aside: {reason}", stacklevel=2)
-                path.rename(path.with_name(f"{step}.damaged"))
-                self._manager.close()
-                self._manager = self._open()
+                reasons[step] = " ".join((str(error) or type(error).__name__).split())[:200]
+                continue
+            self._set_aside(reasons)
+            return state
         if steps:
-            raise UserError(
-                f"{self._folder}: every checkpoint is damaged (set aside as *.damaged); "
-                "run the command again to start from the beginning"
-            )
+            newest = f"of step {steps[0]}: {reasons[steps[0]]}"
+            raise UserError(f"{self._folder}: no checkpoint can be read; {newest}")
         return None
+
+    def _set_aside(self, reasons: dict[int, str]) -> None:
+        for step, reason in reasons.items():
+            path = self._folder / str(step)
+            warnings.warn(f"checkpoint {path} is damaged, set aside: {reason}", stacklevel=3)
+            aside = path.with_name(f"{step}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)  # of an earlier time at the same step
+            path.rename(aside)
+        if reasons:
+            self._manager.close()
+            self._manager = self._open()

@@ -24,21 +24,21 @@ def axis_name(devices) -> str | None:
     return AXIS if len(devices) > 1 else None
 
 
-def steps_per_dispatch(wanted: int, *every: int) -> int:
-    """Returns how many steps to run in one dispatch, a divisor of all the intervals `every`.
+def steps_per_dispatch(wanted: int, devices, *multiples: int) -> int:
+    """Returns how many steps to run in one dispatch, a divisor of all `multiples`.
 
     `wanted` = 0 chooses: 1 on a CPU, where a dispatch costs nothing beside a step, elsewhere the
     largest divisor up to 25. Raises UserError where `wanted` divides not all of them.
     """
-    common = math.gcd(*every)
-    if wanted and common % wanted:
+    common = math.gcd(*multiples)
+    if wanted < 0 or (wanted and common % wanted):
         raise UserError(
-            f"config.steps_per_dispatch: {wanted} must divide num_steps and every *_every_steps "
-            f"(their common divisor is {common})"
+            f"config.steps_per_dispatch: {wanted} must divide num_steps, every *_every_steps and "
+            f"the step resumed from (their common divisor is {common})"
         )
     if wanted:
         return wanted
-    if jax.default_backend() == "cpu":
+    if devices[0].platform == "cpu":
         return 1
     return max(k for k in range(1, MAX_AUTO_STEPS_PER_DISPATCH + 1) if common % k == 0)
 

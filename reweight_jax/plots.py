@@ -1,12 +1,12 @@
 """The pictures of a run, drawn from its records."""
 
+import io
 import pathlib
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
-matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
+from reweight_jax.report import write_atomically
 
 
 def plot_training_curve(records: list[dict], path: pathlib.Path) -> None:
@@ -26,7 +26,7 @@ def plot_training_curve(records: list[dict], path: pathlib.Path) -> None:
     loss_axes.set(xlabel="step", ylabel="cross-entropy", yscale="log")
     for axes in (error_axes, loss_axes):
         axes.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_weights(last_weights, labels, class_names, path: pathlib.Path) -> None:
@@ -55,11 +55,14 @@ def plot_weights(last_weights, labels, class_names, path: pathlib.Path) -> None:
     axes.set(yscale="log", ylim=(lowest, 1.5))
     if len(class_names) <= 10:
         axes.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure, path):
+def save(figure: Figure, path: pathlib.Path) -> None:
+    """Writes a figure as a PNG, whole or not at all."""
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    png = io.BytesIO()
+    figure.savefig(png, dpi=150, format="png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name("." + path.name)
-    figure.savefig(beside, dpi=150, format="png")
-    beside.replace(path)
+    write_atomically(path, png.getvalue())

@@ -22,23 +22,22 @@ from reweight_jax.errors import UserError
 
 
 def open_workdir(workdir: str | os.PathLike, config) -> pathlib.Path:
-    """Makes the folder of a run and writes config.json, or checks that it is this config's folder.
+    """Makes the folder of a run, or checks that the one there is of this config.
 
     A config may differ from the one there in `num_steps` alone. Raises UserError where the folder
     cannot be written, or holds another config's run.
     """
     workdir = pathlib.Path(workdir).expanduser()
-    text = json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n"
     path = workdir / "config.json"
+    new = _flat(json.loads(config.to_json()))
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        old = _flat(json.loads(path.read_text() if path.exists() else text))
-        new = _flat(json.loads(text))
-        differing = {name for name in old | new if old.get(name) != new.get(name)} - {"num_steps"}
-        if not differing:
-            write_atomically(path, text)
+        if not os.access(workdir, os.W_OK):
+            raise PermissionError("not writable")
+        old = _flat(json.loads(path.read_text())) if path.exists() else new
     except (OSError, ValueError) as error:
         raise UserError(f"--workdir {workdir}: cannot be used ({error})") from None
+    differing = {name for name in old | new if old.get(name) != new.get(name)} - {"num_steps"}
     if differing:
         raise UserError(
             f"--workdir {workdir}: holds a run with another config.{min(differing)}; "
@@ -47,10 +46,16 @@ def open_workdir(workdir: str | os.PathLike, config) -> pathlib.Path:
     return workdir
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
+def write_config(workdir: pathlib.Path, config) -> None:
+    """Writes config.json: what `open_workdir` compares with, and a record of the run."""
+    text = json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n"
+    write_atomically(workdir / "config.json", text)
+
+
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """Writes beside and renames, so that a killed run leaves the old file or the new one."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")  # its own for each process
+    beside.write_bytes(content.encode() if isinstance(content, str) else content)
     beside.replace(path)
 
 
@@ -168,7 +173,7 @@ def progress_bar(config, step: int):
     )
 
 
-def build_result(config, records: list[dict]) -> dict:
+def build_result(config, records: list[dict], devices) -> dict:
     """Makes the contents of result.json from a finished run's records.
 
     `last` is the last evaluation and `best` the one with the highest accuracy on hyper_val (the
@@ -177,7 +182,6 @@ def build_result(config, records: list[dict]) -> dict:
     evals = [r for r in records if r["kind"] == "eval"]
     trains = [r for r in records if r["kind"] == "train"]
     best = max(evals, key=lambda r: (r["hyper_val"]["accuracy"], r["step"]))
-    device = jax.local_devices()[0]
     return {
         "config": config.name,
         "variant": config.variant,
@@ -190,7 +194,7 @@ def build_result(config, records: list[dict]) -> dict:
         "steps_without_helpful_example": sum(r["steps_without_helpful_example"] for r in trains),
         "seconds": round(trains[-1]["seconds"], 1),
         "steps_per_second": round(statistics.median(r["steps_per_second"] for r in trains), 2),
-        "device": f"{jax.local_device_count()} x {device.device_kind}",
+        "device": f"{len(devices)} x {devices[0].device_kind}",
         "versions": {
             package: importlib.metadata.version(package)
             for package in ("jax", "flax", "optax", "numpy")

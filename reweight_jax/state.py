@@ -20,7 +20,8 @@ class TrainState:
       step: int32 [], steps taken.
       key: typed PRNG key of the run, never advanced: a step folds its number into it.
       last_weights: float32 [N_train], each training example's weight in the last batch that held
-        it, times the batch size (1 is plain training); NaN before it is first seen.
+        it, times the batch size (1 is plain training); NaN before it is first seen. Where a batch
+        holds an example twice, one of its weights.
     """
 
     params: Any
@@ -47,7 +48,7 @@ def create_optimizer(config) -> optax.GradientTransformation:
     )
 
 
-def create_train_state(key, model, tx, method, config, train) -> TrainState:
+def create_train_state(key, model, tx, method, config, train, num_classes) -> TrainState:
     """Initialises a run from its key: `train` is the training set, whose shapes it takes."""
     init_key, method_key, run_key = jax.random.split(key, 3)
     image = jnp.zeros((1, *train.image.shape[1:]), jnp.float32)
@@ -57,7 +58,7 @@ def create_train_state(key, model, tx, method, config, train) -> TrainState:
         params=params,
         model_state=variables,
         opt_state=tx.init(params),
-        method_state=method.init(method_key, config, train),
+        method_state=method.init(method_key, config, train, num_classes),
         step=jnp.zeros((), jnp.int32),
         key=run_key,
         last_weights=jnp.full(len(train.label), jnp.nan, jnp.float32),

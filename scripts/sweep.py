@@ -1,6 +1,6 @@
 """Runs methods x imbalance ratios x seeds, and makes the table and Figure 2 of what is there.
 
-    python scripts/sweep.py --config=configs/mnist_imbalance.py:digits --ratios=10,50 --seeds=0,1,2
+    python scripts/sweep.py --config=configs/mnist_imbalance.py:digits --ratios=5,10,20 --seeds=0,1
 
 A run that is finished is left alone and one that was stopped is resumed, so the same command
 carries a sweep on; several sweeps may share a folder if they name different runs. Every finished
@@ -10,6 +10,7 @@ run under --workdir goes into results/<config>-<variant>.csv, .md and .png, whic
 import collections
 import csv
 import io
+import itertools
 import json
 import math
 import pathlib
@@ -22,7 +23,7 @@ from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
-from reweight_jax import cli, report
+from reweight_jax import cli, plots, report
 from reweight_jax.errors import UserError, choose
 from reweight_jax.methods import METHODS
 from reweight_jax.train import train_and_evaluate
@@ -32,7 +33,7 @@ _METHODS = flags.DEFINE_list("methods", list(METHODS), "Methods to run.")
 _RATIOS = flags.DEFINE_list("ratios", ["10", "20", "50", "100", "200"], "Imbalance ratios to run.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds to run.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/sweep", "Folder of the runs.")
-_RESULTS = flags.DEFINE_string("results", "results", "Folder of the table and the picture.")
+_RESULTS = flags.DEFINE_string("results", "runs/results", "Folder of the table and the picture.")
 
 COLUMNS = ("imbalance_ratio", "method", "num_steps", "seeds", "test_error", "ci95")
 COLUMNS += ("best_test_error", "best_ci95", "steps_per_second", "device")
@@ -40,18 +41,19 @@ COLUMNS += ("best_test_error", "best_ci95", "steps_per_second", "device")
 
 def run_all(config, folder: pathlib.Path, methods, ratios, seeds) -> None:
     """Runs whatever of methods x ratios x seeds has no result.json of this many steps yet."""
-    for seed in seeds:
-        for ratio in ratios:
-            for method in methods:
-                one = config.copy_and_resolve_references()
-                one.method, one.seed, one.data.imbalance_ratio = method, seed, ratio
-                workdir = folder / f"ratio{ratio:g}" / method / f"seed{seed}"
-                path = workdir / "result.json"
-                if path.exists() and json.loads(path.read_text())["num_steps"] == one.num_steps:
-                    continue
-                print(f"{workdir} ...", file=sys.stderr, flush=True)
-                result = train_and_evaluate(one, workdir)
-                print(f"{workdir}: test error {result['last']['test_error']:.2%}", flush=True)
+    for seed, ratio, method in itertools.product(seeds, ratios, methods):
+        one = config.copy_and_resolve_references()
+        one.method, one.seed, one.data.imbalance_ratio = method, seed, ratio
+        workdir = folder / f"ratio{ratio:g}" / method / f"seed{seed}"
+        path = report.open_workdir(workdir, one) / "result.json"
+        if path.exists() and json.loads(path.read_text())["num_steps"] == one.num_steps:
+            continue
+        print(f"{workdir} ...", file=sys.stderr, flush=True)
+        try:
+            result = train_and_evaluate(one, workdir)
+        except UserError as error:
+            raise UserError(f"{workdir}: {error}") from error
+        print(f"{workdir}: test error {result['last']['test_error']:.2%}", flush=True)
 
 
 def collect(folder: pathlib.Path) -> list[dict]:
@@ -142,12 +144,14 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
     axes.set(xlabel="imbalance ratio", ylabel="test error, %", ylim=(0, None))
     axes.set_title(f"after {num_steps:,} steps; bars: 95% interval over seeds", fontsize=10)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    plots.save(figure, path)
 
 
 def main(argv):
     cli.check_arguments(argv, _CONFIG.value)
     config = _CONFIG.value
+    if not (_METHODS.value and _RATIOS.value and _SEEDS.value):
+        raise UserError("--methods, --ratios and --seeds: name at least one of each")
     for method in _METHODS.value:
         choose("--methods", method, METHODS)
     try:
@@ -157,10 +161,13 @@ def main(argv):
         raise UserError(f"--ratios takes numbers and --seeds integers ({error})") from None
     name = f"{config.name}-{config.variant}"
     folder = pathlib.Path(_WORKDIR.value) / name
+    results = pathlib.Path(_RESULTS.value)
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--results {results}: cannot be used ({error})") from None
     run_all(config, folder, _METHODS.value, ratios, seeds)
     rows = collect(folder)
-    results = pathlib.Path(_RESULTS.value)
-    results.mkdir(parents=True, exist_ok=True)
     report.write_atomically(results / f"{name}.csv", to_csv(rows))
     report.write_atomically(results / f"{name}.md", to_markdown(rows))
     draw(rows, results / f"{name}.png")

@@ -47,11 +47,14 @@ def assert_one_line(finished, *parts):
         ([CONFIG, "--config.method=magic"], ["config.method", "'magic'", "hard_mining, "]),
         ([CONFIG, "--config.model.name=vgg"], ["config.model.name", "'vgg'", "lenet"]),
         ([CONFIG, "--config.model.dtype=int8"], ["config.model.dtype", "bfloat16, float32"]),
-        ([CONFIG, "--config.epsilon_gradient=x"], ["config.epsilon_gradient", "jvp, lookahead"]),
+        ([CONFIG, "--config.epsilon_method=x"], ["config.epsilon_method", "jvp, lookahead"]),
         ([CONFIG, "--config.data.clean_in_train=x"], ["clean_in_train", "always, baselines"]),
         ([CONFIG, "--config.data.name=svhn"], ["config.data.name", "'svhn'", "digits"]),
         ([CONFIG, "--config.data.num_clean=300"], ["config.data.num_clean", "class"]),
         ([CONFIG, "--config.num_steps=0"], ["config.num_steps: 0"]),
+        ([CONFIG, "--config.seed=-1"], ["config.seed: -1", "2**32"]),
+        ([CONFIG, "--config.data.imbalance_ratio=nan"], ["imbalance_ratio: nan"]),
+        ([CONFIG, "--config.data.classes=(4.0,9)"], ["config.data.classes"]),
         ([CONFIG, "--config.eval_every_steps=150"], ["eval_every_steps: 150", "log_every_steps"]),
         ([CONFIG, "--config.steps_per_dispatch=7"], ["config.steps_per_dispatch: 7"]),
         ([CONFIG, "--workdir=/dev/null/run"], ["--workdir /dev/null/run"]),
@@ -66,7 +69,7 @@ def test_a_mistake_is_one_line(arguments, parts):
 
 def test_batch_size_and_devices():
     finished = command("-m", "reweight_jax.main", CONFIG, JAX_NUM_CPU_DEVICES="3")
-    assert_one_line(finished, "config.batch_size: 100", "3 devices")
+    assert_one_line(finished, "config.batch_size: 50", "3 devices")
 
 
 def test_a_missing_data_set(tmp_path):
@@ -109,6 +112,10 @@ def test_sweep_runs_what_is_missing(load_script, digits_config, tmp_path, capsys
     paths = sorted(path.relative_to(tmp_path) for path in tmp_path.glob("*/*/*/result.json"))
     assert len(paths) == 8 and pathlib.Path("ratio5/random/seed1/result.json") in paths
     before = {path: (tmp_path / path).stat().st_mtime_ns for path in paths}
+    config.momentum = 0.5  # a finished run of another config is not taken for this one's
+    with pytest.raises(UserError, match="ratio10/baseline/seed0: holds .* another config.momentum"):
+        sweep.run_all(config, tmp_path, ["baseline", "random"], [10.0, 5.0], [0, 1])
+    config.momentum = 0.9
     (tmp_path / paths[3]).unlink()
     capsys.readouterr()
     sweep.run_all(config, tmp_path, ["baseline", "random"], [10.0, 5.0], [0, 1])
@@ -163,5 +170,8 @@ def test_benchmark_compiles_and_counts(load_script):
     train = benchmark.Examples(images, labels, labels, np.arange(110))
     pool = benchmark.POOLS["selects"]
     programs = {"jvp": benchmark.compile_step("reweight", "jvp", pool, train)}
+    assert "select-and-scatter" not in programs["jvp"][0].as_text()
+    other = benchmark.compile_step("baseline", "jvp", benchmark.POOLS["reduce_window"], train)
+    assert "select-and-scatter" in other[0].as_text()
     rows = benchmark.measure(programs, 3)
     assert 0 < rows["jvp"]["low"] <= rows["jvp"]["median"] <= rows["jvp"]["high"]

@@ -52,6 +52,8 @@ def test_imbalanced_counts_are_the_papers():
     np.testing.assert_array_equal(corrupt.imbalanced_counts(2, 0, 5000, 1), [2500, 2500])
     # Four classes, the third ten times each other: 130 = 10 + 10 + 100 + 10.
     np.testing.assert_array_equal(corrupt.imbalanced_counts(4, 2, 130, 10), [10, 10, 100, 10])
+    # 17 / 11 rounds to 2, which would leave the dominant class -1.
+    np.testing.assert_array_equal(corrupt.imbalanced_counts(10, 0, 17, 2), [8] + [1] * 9)
     with pytest.raises(UserError, match="config.data.imbalance_ratio: 0.5"):
         corrupt.imbalanced_counts(2, 1, 100, 0.5)
 
@@ -101,8 +103,9 @@ def test_the_seed_alone_draws_the_splits():
         ({"classes": (4,)}, "config.data.classes"),
         ({"num_clean": 15}, "config.data.num_clean: 15 is not a multiple of the 10 classes"),
         ({"num_clean": 2000}, "config.data.num_clean: needs 200 examples of class"),
-        ({"num_train": 5000}, "config.data.num_train: needs"),
-        ({"num_train": 1190, "num_hyper_val": 100}, "config.data.num_hyper_val: needs"),
+        ({"num_train": 5000}, "num_train and num_hyper_val: 5000 examples wanted, of 1198 left"),
+        ({"num_train": 1190}, "num_train and num_hyper_val: 100 examples wanted, of 8 left"),
+        ({"num_classes": 5}, r"digits: train labels are 0..9; valid: 0..4"),
         ({"imbalance_ratio": 5.0}, "config.data.num_train: 0; imbalance_ratio needs a number"),
         (
             {"num_train": 50, "imbalance_ratio": 5.0, "classes": (4, 9), "dominant_class": 3},
@@ -151,8 +154,8 @@ def test_npz(tmp_path):
         ({"train_label": None}, "no array train_label; found: train_image, test_image"),
         ({"test_image": np.zeros((9, 6, 5), np.uint8)}, "test_image has 9 rows but test_label"),
         ({"train_label": np.arange(40) / 2}, "train_label must be integers .* float64"),
-        ({"train_label": np.arange(40) % 2 - 1}, r"train_label has values -1..0; valid: 0..0"),
-        ({"test_label": np.full(10, 7)}, r"test_label has values 7..7; valid: 0..1"),
+        ({"train_label": np.arange(40) % 2 - 1}, r"train labels are -1..0; valid: 0..0"),
+        ({"test_label": np.full(10, 7)}, r"test labels are 7..7; valid: 0..1"),
         ({"train_image": np.full((40, 6, 5), np.nan)}, "train_image has NaN"),
         ({"train_image": np.full((40, 6, 5), 3.0)}, r"values 3..3; floats must be in 0..1"),
         ({"train_image": np.zeros((40, 6, 5), np.int16)}, "uint8 or float; it is int16"),
@@ -170,8 +173,22 @@ def test_malformed_npz(tmp_path, changes, message):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_class_that_all_went_into_the_clean_set_still_counts(tmp_path):
+    label = (np.arange(200) < 4).astype(np.int64)
+    image = np.zeros((200, 4, 4), np.uint8)
+    np.savez(
+        tmp_path / "a.npz",
+        **arrays(train_image=image, train_label=label, test_image=image, test_label=label),
+    )
+    config = npz_data(tmp_path / "a.npz", imbalance_ratio=24.0, num_train=50, dominant_class=0)
+    config.num_hyper_val = 10
+    splits = data.load(config, 0)
+    np.testing.assert_array_equal(np.bincount(splits.train.label), [46])
+    assert data.num_classes_of(config, splits) == 2
+
+
 def test_not_an_npz(tmp_path):
-    with pytest.raises(UserError, match="config.data.path: no file"):
+    with pytest.raises(UserError, match="config.data.path: no readable file"):
         data.load(npz_data(tmp_path / "none.npz"), 0)
     with pytest.raises(UserError, match="config.data.path: empty"):
         data.load(npz_data(""), 0)

@@ -18,7 +18,7 @@ TRAIN = Examples(np.zeros((10, 2, 2, 1), np.uint8), LABELS, LABELS, np.arange(10
 
 def weigh(name, losses, labels, epsilon_gradient=None, seed=0):
     method = METHODS[name]
-    state = method.init(jax.random.key(1), ConfigDict(), TRAIN)
+    state = method.init(jax.random.key(1), ConfigDict(), TRAIN, 2)
     context = Context(
         losses=jnp.asarray(losses, jnp.float32),
         labels=jnp.asarray(labels, jnp.int32),

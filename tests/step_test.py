@@ -1,6 +1,7 @@
 """The training step of every method: one device or four, one dispatch or several, one trace."""
 
 import functools
+import types
 
 import chex
 import jax
@@ -38,7 +39,7 @@ def make(name, epsilon_method, devices, dropout_rate=0.0):
     axis_name = parallel.axis_name(devices)
     model = ResidualNet(dropout_rate, axis_name)
     tx = create_optimizer(CONFIG)
-    state = create_train_state(jax.random.key(0), model, tx, method, CONFIG, TRAIN)
+    state = create_train_state(jax.random.key(0), model, tx, method, CONFIG, TRAIN, NUM_CLASSES)
     step = functools.partial(
         train_step,
         model=model,
@@ -126,7 +127,7 @@ def test_the_loop_of_an_accelerator_is_the_unrolled_one_of_a_cpu(monkeypatch):
 def test_one_trace_and_a_donated_state():
     method = METHODS["reweight"]
     model, tx = ResidualNet(), create_optimizer(CONFIG)
-    state = create_train_state(jax.random.key(0), model, tx, method, CONFIG, TRAIN)
+    state = create_train_state(jax.random.key(0), model, tx, method, CONFIG, TRAIN, NUM_CLASSES)
     step = functools.partial(train_step, model=model, method=method, tx=tx, epsilon_method="jvp")
     counted = chex.assert_max_traces(n=1)(lambda *arguments: step(*arguments))
     run = parallel.compile_train_steps(counted, TRAIN, CLEAN, jax.devices()[:1])
@@ -174,7 +175,7 @@ def test_no_helpful_example_takes_no_step_on_the_loss():
     train_set = TRAIN._replace(label=np.zeros(60, np.int32))
     method = METHODS["reweight"]
     model, tx = ResidualNet(), create_optimizer(CONFIG)
-    state = create_train_state(jax.random.key(0), model, tx, method, CONFIG, train_set)
+    state = create_train_state(jax.random.key(0), model, tx, method, CONFIG, train_set, NUM_CLASSES)
     state = state.replace(opt_state=tx.init(state.params))
     image = np.repeat(TRAIN.image[:1], 8, axis=0)
     batch = {"image": image, "label": np.zeros(8, np.int32), "row": np.arange(8, dtype=np.int32)}
@@ -206,16 +207,20 @@ def test_predict_pads_what_does_not_divide(num_devices):
 
 
 def test_steps_per_dispatch():
-    assert parallel.steps_per_dispatch(0, 100, 50) == 1  # a CPU
-    assert parallel.steps_per_dispatch(10, 100, 50) == 10
-    with pytest.raises(UserError, match="config.steps_per_dispatch: 20 must divide"):
-        parallel.steps_per_dispatch(20, 100, 50)
+    cpu = jax.devices()
+    assert parallel.steps_per_dispatch(0, cpu, 100, 50) == 1
+    assert parallel.steps_per_dispatch(10, cpu, 100, 50) == 10
+    for wanted in (20, -1):
+        with pytest.raises(UserError, match=f"config.steps_per_dispatch: {wanted} must divide"):
+            parallel.steps_per_dispatch(wanted, cpu, 100, 50)
 
 
-def test_steps_per_dispatch_of_an_accelerator(monkeypatch):
-    monkeypatch.setattr(parallel.jax, "default_backend", lambda: "gpu")
-    assert parallel.steps_per_dispatch(0, 8000, 100) == 25
-    assert parallel.steps_per_dispatch(0, 14, 7) == 7
+def test_steps_per_dispatch_of_an_accelerator():
+    gpu = [types.SimpleNamespace(platform="gpu")]
+    assert parallel.steps_per_dispatch(0, gpu, 0, 8000, 100) == 25
+    assert parallel.steps_per_dispatch(0, gpu, 0, 14, 7) == 7
+    # Resumed from step 210, a multiple of no more than 10 with the rest.
+    assert parallel.steps_per_dispatch(0, gpu, 210, 1000, 100) == 10
 
 
 def test_batch_must_divide_by_the_devices():

@@ -60,7 +60,7 @@ def test_every_method_runs_and_leaves_what_it_should(method, digits_config, tmp_
     assert list(tmp_path.glob("events.out.tfevents.*"))
     table = report.table(result)
     assert method in table and f"{result['last']['test_error']:.2%}" in table
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_best_is_chosen_on_hyper_val_and_never_on_test(digits_config):
@@ -75,7 +75,7 @@ def test_best_is_chosen_on_hyper_val_and_never_on_test(digits_config):
     train |= {"seconds": 1.0, "steps_per_second": 2.0}
     evals = [evaluation(1, 0.8, 0.5), evaluation(2, 0.9, 0.6), evaluation(3, 0.9, 0.55)]
     evals.append(evaluation(4, 0.7, 0.99))
-    result = report.build_result(digits_config(), [train, *evals])
+    result = report.build_result(digits_config(), [train, *evals], ONE_DEVICE)
     assert result["best"]["step"] == 3 and result["best"]["test_accuracy"] == 0.55
     assert result["last"]["step"] == 4
     assert result["steps_without_helpful_example"] == 3
@@ -85,7 +85,7 @@ def test_several_devices_run_by_themselves(digits_config, tmp_path):
     one = train_and_evaluate(digits_config(), tmp_path / "one", ONE_DEVICE)
     four = train_and_evaluate(digits_config(), tmp_path / "four")
     assert four["last"] == pytest.approx(one["last"], rel=1e-4)
-    assert four["device"].startswith("4 x")
+    assert four["device"].startswith("4 x") and one["device"].startswith("1 x")
 
 
 def test_resumed_and_extended_in_process(digits_config, tmp_path):
@@ -94,8 +94,32 @@ def test_resumed_and_extended_in_process(digits_config, tmp_path):
     train_and_evaluate(digits_config(), tmp_path / "parts", ONE_DEVICE)
     chex.assert_trees_all_equal(saved(tmp_path / "parts", 6), saved(tmp_path / "whole", 6))
     assert records(tmp_path / "parts") == records(tmp_path / "whole")
+    before = (tmp_path / "parts" / "config.json").read_text()
     with pytest.raises(UserError, match="config.num_steps: 4, but .* has come to step 6"):
         train_and_evaluate(digits_config(num_steps=4), tmp_path / "parts", ONE_DEVICE)
+
+    assert (tmp_path / "parts" / "config.json").read_text() == before
+
+
+def test_checkpoints_of_other_data_are_not_called_damaged(tmp_path, digits_config):
+    def write(rows):
+        rng = np.random.default_rng(0)
+        image = rng.integers(0, 256, (rows, 28, 28)).astype(np.uint8)
+        label = np.arange(rows) % 2
+        np.savez(
+            tmp_path / "a.npz",
+            **{f"{s}_image": image for s in ("train", "test")},
+            **{f"{s}_label": label for s in ("train", "test")},
+        )
+
+    fields = {"data.name": "npz", "data.path": str(tmp_path / "a.npz"), "data.classes": ()}
+    fields |= {"data.imbalance_ratio": 0.0, "data.num_train": 0}
+    write(60)
+    train_and_evaluate(digits_config(num_steps=2, **fields), tmp_path / "run", ONE_DEVICE)
+    write(64)
+    with pytest.raises(UserError, match="no checkpoint can be read; of step 2: .*shape"):
+        train_and_evaluate(digits_config(**fields), tmp_path / "run", ONE_DEVICE)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["2"]
 
 
 def test_another_config_does_not_touch_the_folder(digits_config, tmp_path):
@@ -108,12 +132,17 @@ def test_another_config_does_not_touch_the_folder(digits_config, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(digits_config, tmp_path):
     every = {"log_every_steps": 1, "eval_every_steps": 6, "checkpoint_every_steps": 1}
-    config = digits_config(learning_rate=1e30, **every)
-    with pytest.raises(UserError, match="the loss of step 2 is not finite; the last checkpoint"):
-        train_and_evaluate(config, tmp_path, ONE_DEVICE)
-    # Step 1's loss, before its update, was finite.
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
-    assert not (tmp_path / "result.json").exists()
+    # 1e20: the first update is finite, and the loss after it is not.
+    for learning_rate, message, kept in (
+        (1e20, "the loss of step 2 is not finite; the last checkpoint", ["1"]),
+        (1e39, "the parameters after step 1 are not finite", []),
+    ):
+        workdir = tmp_path / str(learning_rate)
+        config = digits_config(learning_rate=learning_rate, **every)
+        with pytest.raises(UserError, match=message):
+            train_and_evaluate(config, workdir, ONE_DEVICE)
+        assert [path.name for path in (workdir / "checkpoints").iterdir()] == kept
+        assert not (workdir / "result.json").exists()
 
 
 # --- As a user meets it: another process, killed -------------------------------------------------
@@ -190,7 +219,7 @@ def test_when_every_checkpoint_is_damaged_it_says_so(uninterrupted, tmp_path):
             path.write_bytes(b"")
     stopped = run(workdir)
     assert stopped.returncode == 1
-    assert "every checkpoint is damaged" in stopped.stderr.splitlines()[-1]
+    assert "no checkpoint can be read" in stopped.stderr.splitlines()[-1]
     assert "Traceback" not in stopped.stderr
 
 

@@ -27,20 +27,21 @@ def load(config, seed: int) -> Splits:
       UserError: unknown name, missing or malformed data, or sizes that the set cannot give.
     """
     train, test = choose("config.data.name", config.name, DATASETS)(config)
+    num_classes = _num_classes(config, train[1], test[1])
     train, test = (_examples(part, config.classes) for part in (train, test))
     rng = np.random.default_rng([seed, 0])
-    num_classes = num_classes_of(config, train)
     if config.imbalance_ratio:
         if not config.num_train:
             raise UserError("config.data.num_train: 0; imbalance_ratio needs a number")
         dominant = _dominant(config, num_classes)
 
-        def counts(size):
+        def counts(examples, size):
+            del examples
             return corrupt.imbalanced_counts(num_classes, dominant, size, config.imbalance_ratio)
     else:
 
-        def counts(size):
-            return _proportional_counts(train.label, num_classes, size)
+        def counts(examples, size):
+            return _proportional_counts(examples.label, num_classes, size)
 
     def draw(examples, wanted, field):
         rows = corrupt.draw_per_class(examples.label, wanted, rng, f"config.data.{field}")
@@ -48,23 +49,40 @@ def load(config, seed: int) -> Splits:
         return examples.take(rows), examples.take(rest)
 
     if config.num_train:
-        chosen, rest = draw(train, counts(config.num_train), "num_train")
-        hyper_val, _ = draw(rest, counts(config.num_hyper_val), "num_hyper_val")
+        chosen, rest = draw(train, counts(train, config.num_train), "num_train")
+        hyper_val, _ = draw(rest, counts(rest, config.num_hyper_val), "num_hyper_val")
     else:
-        hyper_val, chosen = draw(train, counts(config.num_hyper_val), "num_hyper_val")
+        hyper_val, chosen = draw(train, counts(train, config.num_hyper_val), "num_hyper_val")
     even = corrupt.even_counts(num_classes, config.num_clean, "config.data.num_clean")
     clean, chosen = draw(chosen, even, "num_clean")
     if not len(chosen.label):
         raise UserError("config.data.num_clean: takes the whole training set")
     if config.balanced_test:
         per_class = np.bincount(test.label, minlength=num_classes).min()
+        if not per_class:
+            raise UserError("config.data.balanced_test: a class has no test example")
         test, _ = draw(test, np.full(num_classes, per_class), "balanced_test")
     return Splits(chosen.take(rng.permutation(len(chosen.label))), clean, hyper_val, test)
 
 
-def num_classes_of(config, train: Examples) -> int:
-    """How many classes the labels of a loaded set have, K."""
-    return len(config.classes) or config.num_classes or int(train.label.max()) + 1
+def num_classes_of(config, splits: Splits) -> int:
+    """How many classes a loaded set has, K; the training set may lack one that is rare."""
+    largest = max(int(part.label.max()) for part in splits)
+    return len(config.classes) or config.num_classes or largest + 1
+
+
+def _num_classes(config, train_label, test_label):
+    """K of the source, after choosing classes; raises UserError for labels beyond it."""
+    num_classes = config.num_classes or int(train_label.max()) + 1
+    for name, label in (("train", train_label), ("test", test_label)):
+        if label.min() < 0 or label.max() >= num_classes:
+            raise UserError(
+                f"{config.path or config.name}: {name} labels are {label.min()}..{label.max()}; "
+                f"valid: 0..{num_classes - 1} (config.data.num_classes; 0: by the train labels)"
+            )
+    if num_classes < 2:
+        raise UserError(f"{config.path or config.name}: all labels are 0; two classes are needed")
+    return len(config.classes) or num_classes
 
 
 def _examples(part, classes):
@@ -95,7 +113,11 @@ def _dominant(config, num_classes):
 
 def _proportional_counts(label, num_classes, size):
     """`size` split over the classes as the labels are, to rounding; the largest remainders win."""
-    share = np.bincount(label, minlength=num_classes) * (size / len(label))
+    if size > len(label):
+        raise UserError(
+            f"config.data.num_train and num_hyper_val: {size} examples wanted, of {len(label)} left"
+        )
+    share = np.bincount(label, minlength=num_classes) * (size / max(len(label), 1))
     counts = np.floor(share).astype(np.int64)
     order = np.argsort(-(share - counts), kind="stable")
     counts[order[: size - counts.sum()]] += 1

@@ -9,6 +9,8 @@ import functools
 
 import numpy as np
 
+CLEAN_SEED = 1 << 32  # added to the seed for the clean set's batches; seeds of runs are below it
+
 
 def shuffled(positions: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
     """Epoch after epoch in new random order; every example once per epoch. [p] -> rows [p]."""
@@ -46,6 +48,6 @@ def _epochs(positions, population, seed, stream):
     return rows
 
 
-@functools.lru_cache(maxsize=64)  # consecutive steps share an epoch's permutation
+@functools.lru_cache(maxsize=256)  # steps of an epoch share its permutation
 def _permutation(population, seed, stream, epoch):
     return np.random.default_rng([seed, stream, epoch]).permutation(population)

@@ -9,13 +9,15 @@ def imbalanced_counts(num_classes: int, dominant: int, total: int, ratio: float)
     """Returns how many examples each class keeps, int64 [K], summing to `total`.
 
     The dominant class has `ratio` times as many examples as each other class, to rounding: with
-    two classes, total 5,000 and ratio 200 these are 4,975 and 25 (section 4.1 of the paper).
+    two classes, total 5,000 and ratio 200 these are 4,975 and 25 (section 4.1 of the paper). It is
+    never the smaller one.
     """
-    if ratio < 1:
+    if not ratio >= 1:
         raise UserError(f"config.data.imbalance_ratio: {ratio:g}; must be at least 1")
-    counts = np.full(num_classes, round(total / (ratio + num_classes - 1)))
-    counts[dominant] = total - (num_classes - 1) * counts[0 if dominant else 1]
-    return counts.astype(np.int64)
+    other = min(round(total / (ratio + num_classes - 1)), total // num_classes)
+    counts = np.full(num_classes, other, np.int64)
+    counts[dominant] = total - (num_classes - 1) * other
+    return counts
 
 
 def draw_per_class(

@@ -12,6 +12,7 @@ import threading
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -56,14 +57,16 @@ def npz(config):
     """Arrays train_image, train_label, test_image, test_label from the file `config.path`.
 
     Images are [N, H, W] or [N, H, W, C], uint8, or floats in 0..1 (rounded to 1/255); labels are
-    integers 0..K-1 with K = `config.num_classes` (0: one more than the largest training label).
+    integers 0..K-1.
     """
     if not config.path:
         raise UserError("config.data.path: empty; give the npz file to read")
     path = pathlib.Path(config.path).expanduser()
-    if not path.is_file():
-        raise UserError(f"config.data.path: no file {path}")
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UserError(f"config.data.path: no readable file {path} ({error.strerror})") from None
+    with file:
         try:
             archive = np.load(file, allow_pickle=False)
         except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
@@ -71,13 +74,6 @@ def npz(config):
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise UserError(f"{path}: a single array; save the four arrays with np.savez")
         parts = [_npz_part(archive, path, split) for split in ("train", "test")]
-    num_classes = config.num_classes or int(parts[0][1].max()) + 1
-    for split, (_, label) in zip(("train", "test"), parts, strict=True):
-        if label.min() < 0 or label.max() >= num_classes:
-            raise UserError(
-                f"{path}: {split}_label has values {label.min()}..{label.max()}; "
-                f"valid: 0..{num_classes - 1} (config.data.num_classes, 0 means from train_label)"
-            )
     if parts[0][0].shape[1:] != parts[1][0].shape[1:]:
         raise UserError(
             f"{path}: train_image and test_image differ in shape: "
@@ -94,10 +90,12 @@ def _npz_part(archive, path, split):
             raise UserError(f"{path}: no array {key}; found: {', '.join(archive.files) or 'none'}")
         try:
             arrays[key] = archive[key]
-        except ValueError:
-            raise UserError(f"{path}: {key} holds pickled objects; save plain arrays") from None
-        except (OSError, zipfile.BadZipFile, EOFError) as error:
+        except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            if "allow_pickle" in str(error):
+                raise UserError(f"{path}: {key} holds pickled objects; save arrays") from None
             raise UserError(f"{path}: {key} is damaged ({_first_line(error)})") from None
+        if not isinstance(arrays[key], np.ndarray):
+            raise UserError(f"{path}: {key} is not a numpy array; save the arrays with np.savez")
     image, label = arrays.values()
     if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
         raise UserError(
@@ -109,8 +107,8 @@ def _npz_part(archive, path, split):
         raise UserError(
             f"{path}: {split}_image has {len(image)} rows but {split}_label has {len(label)}"
         )
-    if not len(image):
-        raise UserError(f"{path}: {split}_image is empty")
+    if not image.size:
+        raise UserError(f"{path}: {split}_image is empty, {image.shape}")
     if np.issubdtype(image.dtype, np.floating):
         if not np.isfinite(image).all():
             raise UserError(f"{path}: {split}_image has NaN or infinite pixels")
@@ -176,10 +174,18 @@ def prepare(name: str, data_dir: str | os.PathLike | None = None) -> bool:
 
 
 def _builder(name, data_dir):
-    import tensorflow_datasets as tfds  # only here: npz and digits run where it is not installed
-
-    # array_record is the format that `data_source` can read without TensorFlow.
-    return tfds.builder(name, data_dir=str(data_dir), file_format="array_record")
+    try:
+        import tensorflow_datasets as tfds  # only here: npz and digits run without it
+    except ImportError as error:
+        raise UserError(f"config.data.name: {name} needs tensorflow-datasets ({error})") from None
+    try:
+        # array_record is the format that `data_source` can read without TensorFlow.
+        return tfds.builder(name, data_dir=str(data_dir), file_format="array_record")
+    except ValueError as error:  # TFDS keeps the format of a set that is there
+        raise UserError(
+            f"{name} in {data_dir} is prepared in a format that needs TensorFlow "
+            f"({_first_line(error)}); give another config.data.data_dir"
+        ) from None
 
 
 def _data_dir(data_dir):

@@ -31,9 +31,9 @@ class Context(NamedTuple):
     epsilon_gradient: Callable[[], jax.Array]
 
 
-def no_state(key, config, train):
+def no_state(key, config, train, num_classes):
     """The `init` of a method that remembers nothing."""
-    del key, config, train
+    del key, config, train, num_classes
     return ()
 
 
@@ -52,8 +52,8 @@ class Method(NamedTuple):
     """One way to train on bad labels.
 
     Attributes:
-      init: (key, config, train) -> method_state, a pytree of arrays; `train` is the training set
-        as `reweight_jax.data.Examples`.
+      init: (key, config, train, num_classes) -> method_state, a pytree of arrays; `train` is the
+        training set as `reweight_jax.data.Examples`, which may lack some of the K classes.
       loss: (logits [n, K], labels [n], method_state) -> [n]; must be differentiable in the logits.
       weights: Context -> (w [N], method_state). Weights sum to one, or to zero where the step
         should not move the model, so that all methods take steps of the same size.

@@ -7,10 +7,10 @@ from reweight_jax.data.batches import class_balanced
 from reweight_jax.methods.base import Context, Method, normalize
 
 
-def _class_counts(key, config, train):
+def _class_counts(key, config, train, num_classes):
     """Method state: the training set's examples of each class, float32 [K]."""
     del key, config
-    return jnp.asarray(np.bincount(train.label), jnp.float32)
+    return jnp.asarray(np.bincount(train.label, minlength=num_classes), jnp.float32)
 
 
 def _inverse_frequency(context: Context):
@@ -29,7 +29,7 @@ def _hardest_of_majority(context: Context):
     """
     counts = context.method_state
     majority = context.labels == jnp.argmax(counts)
-    others = jnp.sum(~majority) / (len(counts) - 1)
+    others = jnp.sum(~majority) / jnp.maximum(jnp.sum(counts > 0) - 1, 1)
     keep = jnp.maximum(jnp.round(others), 1)
     hardest_first = jnp.argsort(jnp.where(majority, -context.losses, jnp.inf))
     rank = jnp.zeros_like(hardest_first).at[hardest_first].set(jnp.arange(len(hardest_first)))

@@ -3,7 +3,7 @@
 XLA differentiates `reduce_window(max)` into select-and-scatter, which takes a third of a LeNet step
 on a CPU. Here a window is taken apart by axis (the maximum of a 3x3 window is the maximum over rows
 of the maxima over columns), and each maximum of three slices has a derivative that is two selects.
-tests/pooling_test.py compares values and gradients with `reduce_window`.
+tests/models_test.py compares values and gradients with `reduce_window`.
 """
 
 import jax
