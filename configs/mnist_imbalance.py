@@ -3,7 +3,12 @@
     python -m reweight_jax.main --config=configs/mnist_imbalance.py          # MNIST, by TFDS
     python -m reweight_jax.main --config=configs/mnist_imbalance.py:digits   # scikit-learn's digits
 
-5,000 training images, 10 of them clean (5 a class); 8,000 steps of SGD; a balanced test set.
+MNIST: 5,000 training images, 10 of them clean (5 a class), and all 982 + 982 test images; 8,000
+steps of SGD. Five minutes of two CPU cores; expect a test error of 2.8% (1.6 to 3.8, three seeds),
+13.5% with --config.method=baseline. MOMENTUM
+
+Digits: 100 training images at 20:1, 4 of them clean, 400 steps of 50. Twenty seconds of two CPU cores;
+expect 1.9% (five seeds, 0.8 to 4.2), 5.9% for the baseline.
 """
 
 from configs import default

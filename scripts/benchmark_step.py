@@ -49,7 +49,7 @@ def compile_step(method_name: str, epsilon_method: str, pool, train: Examples):
     tx = create_optimizer(config)
     model = lenet.LeNet(num_classes=2)
     with mock.patch.object(lenet, "max_pool_3x3", pool):
-        state = create_train_state(jax.random.key(0), model, tx, method, config, train)
+        state = create_train_state(jax.random.key(0), model, tx, method, config, train, 2)
         rows = np.arange(BATCH, dtype=np.int32)
         batch = {"image": train.image[:BATCH], "label": train.label[:BATCH], "row": rows}
         clean = {"image": train.image[BATCH:], "label": train.label[BATCH:]}

@@ -4,7 +4,8 @@
 
 A run that is finished is left alone and one that was stopped is resumed, so the same command
 carries a sweep on; several sweeps may share a folder if they name different runs. Every finished
-run under --workdir goes into results/<config>-<variant>.csv, .md and .png, whichever sweep made it.
+run under --workdir goes into <config>-<variant>.csv, .md and .png in --results, whichever sweep
+made it.
 """
 
 import collections
