@@ -101,27 +101,6 @@ def test_resumed_and_extended_in_process(digits_config, tmp_path):
     assert (tmp_path / "parts" / "config.json").read_text() == before
 
 
-def test_checkpoints_of_other_data_are_not_called_damaged(tmp_path, digits_config):
-    def write(rows):
-        rng = np.random.default_rng(0)
-        image = rng.integers(0, 256, (rows, 28, 28)).astype(np.uint8)
-        label = np.arange(rows) % 2
-        np.savez(
-            tmp_path / "a.npz",
-            **{f"{s}_image": image for s in ("train", "test")},
-            **{f"{s}_label": label for s in ("train", "test")},
-        )
-
-    fields = {"data.name": "npz", "data.path": str(tmp_path / "a.npz"), "data.classes": ()}
-    fields |= {"data.imbalance_ratio": 0.0, "data.num_train": 0}
-    write(60)
-    train_and_evaluate(digits_config(num_steps=2, **fields), tmp_path / "run", ONE_DEVICE)
-    write(64)
-    with pytest.raises(UserError, match="no checkpoint can be read; of step 2: .*shape"):
-        train_and_evaluate(digits_config(**fields), tmp_path / "run", ONE_DEVICE)
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["2"]
-
-
 def test_another_config_does_not_touch_the_folder(digits_config, tmp_path):
     train_and_evaluate(digits_config(num_steps=2), tmp_path, ONE_DEVICE)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -221,6 +200,24 @@ def test_when_every_checkpoint_is_damaged_it_says_so(uninterrupted, tmp_path):
     assert stopped.returncode == 1
     assert "no checkpoint can be read" in stopped.stderr.splitlines()[-1]
     assert "Traceback" not in stopped.stderr
+
+
+def test_checkpoints_of_other_data_are_not_called_damaged(tmp_path):
+    def write(rows):
+        image = np.random.default_rng(0).integers(0, 256, (rows, 28, 28)).astype(np.uint8)
+        label = np.arange(rows) % 2
+        arrays = {"train_image": image, "train_label": label}
+        np.savez(tmp_path / "a.npz", **arrays, test_image=image, test_label=label)
+
+    fields = ("name=npz", f"path={tmp_path / 'a.npz'}", "classes=()", "imbalance_ratio=0")
+    arguments = [f"--config.data.{field}" for field in (*fields, "num_train=0")]
+    write(60)
+    assert run(tmp_path / "run", *arguments, "--config.num_steps=40").returncode == 0
+    write(64)  # last_weights has another shape now
+    stopped = run(tmp_path / "run", *arguments)
+    assert stopped.returncode == 1
+    assert "no checkpoint can be read; of step 40: " in stopped.stderr
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["40"]
 
 
 def test_the_digits_run_taught_it_something(uninterrupted):
