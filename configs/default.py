@@ -15,14 +15,29 @@ def get_config() -> ConfigDict:
     # "jvp" or "lookahead": two ways to the same weights (reweight_jax.epsilon_gradient). Forward
     # mode costs less: 1.3 times a plain LeNet step on two CPU cores, against 2.3 for lookahead.
     config.epsilon_method = "jvp"
-    config.seed = 0  # draws the split, the initialisation and the batches
+    config.seed = 0  # draws the split, the label noise, the initialisation and the batches
+    # Another name for the seed, the paper's: its trial t is seed t, and with background_flip the
+    # t-th of its background classes.
+    config.trial = config.get_ref("seed")
 
     config.num_steps = 8_000
     config.batch_size = 100  # n, over all devices
     config.clean_batch_size = 10  # m; the whole clean set where it is smaller
     config.learning_rate = 1e-3
+    config.lr_drop_steps = ()  # at each of these steps the learning rate falls to a tenth
     config.momentum = 0.9  # 0 is plain SGD
     config.weight_decay = 0.0  # L2 coefficient on kernels, in the update alone
+
+    # More steps of plain training, on the clean set alone: "none"; from the "last" step (the
+    # paper's +FT); from the one "best" on hyper_val (+ES+FT); or from "both", one after the other.
+    config.finetune_from = "none"
+    config.finetune_steps = 5_000
+    config.finetune_learning_rate = 1e-3
+
+    # s_model_conf: the --workdir of a finished baseline run, whose confusion matrix it starts from.
+    config.confusion_from = ""
+    # mentornet: the percentile of the losses at and below which an example weighs in full.
+    config.mentor_percentile = 70.0
 
     config.log_every_steps = 100  # one line in metrics.jsonl, averaged over the interval
     config.eval_every_steps = 500  # a multiple of log_every_steps, like the next one
@@ -32,6 +47,9 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.name = "lenet"  # a name in reweight_jax.models.MODELS
+    config.model.depth = 32  # layers: "resnet" 6b + 2, "wide_resnet" 6b + 4
+    config.model.width = 1  # times 16, 32 and 64 features: "resnet", "wide_resnet"
+    config.model.dropout = 0.0  # rate between a block's convolutions: "wide_resnet"
     config.model.dtype = "float32"  # of the computation, or "bfloat16"; parameters are float32
 
     config.data = ConfigDict()
@@ -49,5 +67,14 @@ def get_config() -> ConfigDict:
     # Examples of dominant_class for each one of any other class; 0 leaves the classes as they are.
     config.data.imbalance_ratio = 0.0
     config.data.dominant_class = 0  # label as it is on disk
+    # Long tail: class 0 has this many times as many examples as class K - 1; 0 leaves them.
+    config.data.imbalance_factor = 0.0
     config.data.balanced_test = False  # cut the test set down to equally many of each class
+    config.data.noise = "none"  # or "uniform_flip", "background_flip": wrong labels in training
+    config.data.noise_ratio = 0.0  # fraction of the training and hyper_val labels made wrong, 0..1
+    # To which class background_flip goes, renumbered; -1: the paper's for this trial (10 and 100
+    # classes: [0, 1, 3, 5, 7] and [7, 12, 41, 62, 85]).
+    config.data.background_class = -1
+    config.data.crop_padding = 0  # pixels: training images are padded by it and cropped at random
+    config.data.flip = False  # mirror half of the training images left to right
     return config

@@ -7,10 +7,11 @@ import warnings
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from reweight_jax.errors import UserError
 
-KEEP = 3  # the last one, and two to fall back on
+KEEP = 3  # the last one, and two to fall back on; the best one beside them
 
 
 class Checkpoints:
@@ -24,7 +25,14 @@ class Checkpoints:
         self._manager = self._open()
 
     def _open(self):
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, create=True)
+        # A checkpoint that is the best of its time has its step as the metric: the largest wins.
+        best = policy.BestN(
+            get_metric_fn=lambda metrics: metrics["best"],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        kept = policy.AnyPreservationPolicy([policy.LatestN(n=KEEP), best])
+        options = ocp.CheckpointManagerOptions(preservation_policy=kept, create=True)
         return ocp.CheckpointManager(self._folder, options=options)
 
     def __enter__(self):
@@ -33,11 +41,25 @@ class Checkpoints:
     def __exit__(self, *exception):
         self._manager.close()
 
-    def save(self, state) -> None:
-        """Saves `state` under its step, in the background."""
+    def save(self, state, is_best: bool) -> None:
+        """Saves `state` under its step, in the background; the latest `is_best` one is kept."""
         # A copy, because the next step donates these buffers while the writer still reads them.
         state = jax.tree.map(jnp.copy, state)
-        self._manager.save(int(state.step), args=ocp.args.StandardSave(state))
+        step = int(state.step)
+        metrics = {"best": step} if is_best else None
+        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+
+    def restore(self, step: int, like):
+        """Returns the state saved at `step`; raises UserError where it cannot be read."""
+        self._manager.wait_until_finished()
+        try:
+            return self._restore(step, like)
+        except Exception as error:  # orbax raises many kinds for a damaged file
+            raise UserError(f"{self._folder / str(step)}: {_reason(error)}") from error
+
+    def _restore(self, step, like):
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
 
     def restore_latest(self, like):
         """Returns the newest readable state, or None where there is no checkpoint.
@@ -50,13 +72,12 @@ class Checkpoints:
         the program may have changed, and starting anew would lose the run.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         reasons = {}
         for step in steps:
             try:
-                state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+                state = self._restore(step, like)
             except Exception as error:  # orbax raises many kinds for a damaged file
-                reasons[step] = " ".join((str(error) or type(error).__name__).split())[:200]
+                reasons[step] = _reason(error)
                 continue
             self._set_aside(reasons)
             return state
@@ -75,3 +96,7 @@ class Checkpoints:
         if reasons:
             self._manager.close()
             self._manager = self._open()
+
+
+def _reason(error):
+    return " ".join((str(error) or type(error).__name__).split())[:200]

@@ -66,11 +66,8 @@ def compile_train_steps(step, train: Examples, clean: Examples | None, devices):
 
         def body(state, step_rows):
             rows, clean_rows = step_rows
-            batch = jax.tree.map(lambda array: array[rows], train_data) | {"row": rows}
-            clean_batch = None
-            if clean_rows is not None:
-                clean_batch = jax.tree.map(lambda array: array[clean_rows], clean_data)
-            return step(state, batch, clean_batch)
+            clean_batch = None if clean_rows is None else _take(clean_data, clean_rows)
+            return step(state, _take(train_data, rows), clean_batch)
 
         if devices[0].platform == "cpu":
             return _unrolled_scan(body, state, (rows, clean_rows))
@@ -165,6 +162,10 @@ def _replicated(devices):
 
 def _resident(examples):
     return {"image": examples.image, "label": examples.label}
+
+
+def _take(data, rows):
+    return jax.tree.map(lambda array: array[rows], data) | {"row": rows}
 
 
 def _shard(rows, num_devices):

@@ -40,6 +40,8 @@ def plot_weights(last_weights, labels, class_names, path: pathlib.Path) -> None:
       path: PNG to write.
     """
     seen = np.isfinite(last_weights)
+    if not seen.any():  # it was the clean set that was trained on
+        return
     edges = np.linspace(0, max(1.0, last_weights[seen].max(initial=0.0)), 31)
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -55,6 +57,21 @@ def plot_weights(last_weights, labels, class_names, path: pathlib.Path) -> None:
     axes.set(yscale="log", ylim=(lowest, 1.5))
     if len(class_names) <= 10:
         axes.legend(frameon=False)
+    save(figure, path)
+
+
+def plot_confusion(matrix, class_names, path: pathlib.Path) -> None:
+    """A confusion matrix [K, K] of counts, by label (rows) and prediction, in shares of its row."""
+    counts = np.asarray(matrix)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, label="share of the class")
+    axes.set(xlabel="predicted", ylabel="label")
+    if len(counts) <= 10:
+        axes.set_xticks(range(len(counts)), class_names)
+        axes.set_yticks(range(len(counts)), class_names)
     save(figure, path)
 
 

@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import re
 import statistics
 import sys
 import time
@@ -20,11 +21,14 @@ import tqdm
 
 from reweight_jax.errors import UserError
 
+KINDS = ("train", "eval", "confusion")  # of records
+
 
 def open_workdir(workdir: str | os.PathLike, config) -> pathlib.Path:
     """Makes the folder of a run, or checks that the one there is of this config.
 
-    A config may differ from the one there in `num_steps` alone. Raises UserError where the folder
+    What may differ from the config there is what leaves the steps taken as they are: `num_steps`
+    where no fine-tuning follows, and fine-tuning that is new. Raises UserError where the folder
     cannot be written, or holds another config's run.
     """
     workdir = pathlib.Path(workdir).expanduser()
@@ -37,7 +41,14 @@ def open_workdir(workdir: str | os.PathLike, config) -> pathlib.Path:
         old = _flat(json.loads(path.read_text())) if path.exists() else new
     except (OSError, ValueError) as error:
         raise UserError(f"--workdir {workdir}: cannot be used ({error})") from None
-    differing = {name for name in old | new if old.get(name) != new.get(name)} - {"num_steps"}
+    differing = {name for name in old | new if old.get(name) != new.get(name)}
+    before, now = old.get("finetune_from"), config.finetune_from
+    if before == now == "none":
+        differing -= {"num_steps"}
+    if before == "none":
+        differing -= {"finetune_from", "finetune_steps", "finetune_learning_rate"}
+    if (before, now) == ("last", "both"):
+        differing -= {"finetune_from"}
     if differing:
         raise UserError(
             f"--workdir {workdir}: holds a run with another config.{min(differing)}; "
@@ -73,6 +84,8 @@ class MetricsWriter:
     def write(self, record: dict) -> None:
         """`record` has a "step", a "kind" and numbers, lists of numbers or groups of numbers."""
         self._file.write(json.dumps(record) + "\n")
+        if record["kind"] == "confusion":  # K x K numbers are no curves
+            return
         for name, value in _flat(record).items():
             if name in ("step", "kind"):
                 continue
@@ -161,11 +174,11 @@ def read_metrics(workdir: pathlib.Path) -> list[dict]:
     return records
 
 
-def progress_bar(config, step: int):
+def progress_bar(config, step: int, num_steps: int):
     """A bar on the error stream; where that is a file, a line in ten seconds."""
     return tqdm.tqdm(
         desc=f"{config.method} seed {config.seed}",
-        total=config.num_steps,
+        total=num_steps,
         initial=step,
         unit="step",
         mininterval=0.5 if sys.stderr.isatty() else 10,
@@ -173,15 +186,34 @@ def progress_bar(config, step: int):
     )
 
 
-def build_result(config, records: list[dict], devices) -> dict:
+def goodness(evaluation: dict) -> float:
+    """What the best step is chosen by: accuracy on hyper_val, never on the test set."""
+    return evaluation["hyper_val"]["accuracy"]
+
+
+def best_evaluation(records: list[dict], num_steps: int) -> dict | None:
+    """The best evaluation of the first `num_steps` steps, the later of equals; None without any."""
+    evals = [r for r in records if r["kind"] == "eval" and r["step"] <= num_steps]
+    return max(evals, key=lambda r: (goodness(r), r["step"]), default=None)
+
+
+def build_result(config, records: list[dict], stops: dict[str, int], devices) -> dict:
     """Makes the contents of result.json from a finished run's records.
 
-    `last` is the last evaluation and `best` the one with the highest accuracy on hyper_val (the
-    later of equals): never chosen on the test set.
+    Args:
+      config: the run's.
+      records: of metrics.jsonl.
+      stops: name -> last step of each phase; the training itself is "last".
+      devices: the run's.
+
+    Returns:
+      Scores of each phase's last step, and those of the training's best step as "best"; the
+      confusion matrices of all of these; how well the weights told wrong labels from right ones.
     """
-    evals = [r for r in records if r["kind"] == "eval"]
-    trains = [r for r in records if r["kind"] == "train"]
-    best = max(evals, key=lambda r: (r["hyper_val"]["accuracy"], r["step"]))
+    trains = [r for r in records if r["kind"] == "train" and r["step"] <= stops["last"]]
+    by_step = {kind: {r["step"]: r for r in records if r["kind"] == kind} for kind in KINDS}
+    best = best_evaluation(records, stops["last"])["step"]
+    steps = {"last": stops["last"], "best": best} | stops
     return {
         "config": config.name,
         "variant": config.variant,
@@ -189,8 +221,8 @@ def build_result(config, records: list[dict], devices) -> dict:
         "dataset": config.data.name,
         "seed": config.seed,
         "num_steps": config.num_steps,
-        "last": _flat_scores(evals[-1]),
-        "best": _flat_scores(best),
+        **{name: _flat_scores(by_step["eval"][step]) for name, step in steps.items()},
+        "weights": by_step["eval"][stops["last"]]["weights"],
         "steps_without_helpful_example": sum(r["steps_without_helpful_example"] for r in trains),
         "seconds": round(trains[-1]["seconds"], 1),
         "steps_per_second": round(statistics.median(r["steps_per_second"] for r in trains), 2),
@@ -199,7 +231,25 @@ def build_result(config, records: list[dict], devices) -> dict:
             package: importlib.metadata.version(package)
             for package in ("jax", "flax", "optax", "numpy")
         },
+        "confusion": {
+            name: {split: by_step["confusion"][step][split] for split in ("test", "hyper_val")}
+            for name, step in steps.items()
+        },
     }
+
+
+def to_json(result: dict) -> str:
+    """JSON with one field a line, and one row of a matrix."""
+    text = json.dumps(result, indent=2)
+    return re.sub(r"\[[\d\s,]+\]", lambda row: " ".join(row[0].split()), text) + "\n"
+
+
+WEIGHT_ROWS = {
+    "weights, right against wrong labels, AUC": "auc",
+    "weight on wrong labels": "wrong_mass",
+    "right labels at zero weight": "zero_right",
+    "wrong labels at zero weight": "zero_wrong",
+}
 
 
 def table(result: dict) -> str:
@@ -212,6 +262,16 @@ def table(result: dict) -> str:
         (
             "test error, best on hyper-validation",
             f"{result['best']['test_error']:.2%} (step {result['best']['step']})",
+        ),
+        *(
+            (f"test error, fine-tuned from {begin}", f"{result[name]['test_error']:.2%}")
+            for begin in ("last", "best")
+            if (name := f"finetuned_{begin}") in result
+        ),
+        *(
+            (name, f"{result['weights'][key]:.4f}")
+            for name, key in WEIGHT_ROWS.items()
+            if key in result["weights"]
         ),
         ("steps without a helpful example", result["steps_without_helpful_example"]),
         ("time", f"{result['seconds']:.0f} s, {result['steps_per_second']:.1f} steps/s"),

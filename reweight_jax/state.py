@@ -13,10 +13,11 @@ class TrainState:
     """The whole state of a run.
 
     Attributes:
-      params: the model's parameters, float32.
+      params: {"model": the model's parameters, "method": those of a `trainable` method, or ()}, all
+        float32.
       model_state: the model's other collections (batch statistics), {} where it has none.
       opt_state: optax state.
-      method_state: the method's own pytree.
+      method_state: the method's own pytree, () where it is `trainable`.
       step: int32 [], steps taken.
       key: typed PRNG key of the run, never advanced: a step folds its number into it.
       last_weights: float32 [N_train], each training example's weight in the last batch that held
@@ -33,18 +34,28 @@ class TrainState:
     last_weights: jax.Array
 
 
-def create_optimizer(config) -> optax.GradientTransformation:
+def create_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
     """SGD with momentum (0: plain) and weight decay on kernels, from the fields of `config`.
 
     The decay, as an L2 term in the update alone, is no part of the lookahead or the clean loss.
+    The learning rate follows `schedule`; optimisers of different schedules share one state.
     """
 
     def kernels(params):
-        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: getattr(path[-1], "key", None) == "kernel", params
+        )
 
     return optax.chain(
         optax.add_decayed_weights(config.weight_decay, mask=kernels),
-        optax.sgd(config.learning_rate, momentum=config.momentum or None),
+        optax.sgd(schedule, momentum=config.momentum or None),
+    )
+
+
+def learning_rate_schedule(config) -> optax.Schedule:
+    """`config.learning_rate`, falling to a tenth at each of `config.lr_drop_steps`."""
+    return optax.piecewise_constant_schedule(
+        config.learning_rate, dict.fromkeys(config.lr_drop_steps, 0.1)
     )
 
 
@@ -53,12 +64,14 @@ def create_train_state(key, model, tx, method, config, train, num_classes) -> Tr
     init_key, method_key, run_key = jax.random.split(key, 3)
     image = jnp.zeros((1, *train.image.shape[1:]), jnp.float32)
     variables = jax.jit(lambda k: model.init(k, image, train=False))(init_key)
-    params = variables.pop("params")
+    method_state = method.init(method_key, config, train, num_classes)
+    trained, kept = (method_state, ()) if method.trainable else ((), method_state)
+    params = {"model": variables.pop("params"), "method": trained}
     return TrainState(
         params=params,
         model_state=variables,
         opt_state=tx.init(params),
-        method_state=method.init(method_key, config, train, num_classes),
+        method_state=kept,
         step=jnp.zeros((), jnp.int32),
         key=run_key,
         last_weights=jnp.full(len(train.label), jnp.nan, jnp.float32),

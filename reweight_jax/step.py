@@ -1,5 +1,7 @@
 """One training step and one evaluation step: pure functions of arrays."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -17,19 +19,21 @@ def train_step(
     method: Method,
     tx,
     epsilon_method: str,
+    augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one step of `method`.
 
     Args:
       state: the state before, the same on every device.
-      batch: this device's share: image uint8 [n, H, W, C], label int32 [n], row int32 [n] (in the
-        training set).
-      clean_batch: likewise image and label, m examples; None where the method needs none.
+      batch: this device's share: image uint8 [n, H, W, C], label int32 [n], row int32 [n] in the
+        set trained on.
+      clean_batch: likewise, m examples of the clean set; None where the method needs none.
       model: a Flax linen module.
       method: what chooses loss and weights.
       tx: optax optimiser.
       epsilon_method: "lookahead" or "jvp"; see `reweight_jax.epsilon_gradient`.
+      augment: what happens to the images of both batches; see `augmentation`.
       axis_name: device axis, or None on one device.
 
     Returns:
@@ -39,18 +43,24 @@ def train_step(
     """
     step_key = jax.random.fold_in(state.key, state.step)
     method_key, dropout_key = jax.random.split(step_key)
+    train_key, clean_key = (jax.random.fold_in(step_key, stream) for stream in (1, 2))
+    batch = batch | {"image": augment(train_key, batch["image"], batch["row"])}
+    if clean_batch is not None:
+        image = augment(clean_key, clean_batch["image"], clean_batch["row"])
+        clean_batch = clean_batch | {"image": image}
     if axis_name is not None:  # a mask of its own for each device's examples
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
 
     def loss_fn(params, examples):
         logits, model_state = model.apply(
-            {"params": params, **state.model_state},
+            {"params": params["model"], **state.model_state},
             to_float(examples["image"]),
             train=True,
             mutable=list(state.model_state),
             rngs={"dropout": dropout_key},
         )
-        losses = method.loss(logits, examples["label"], state.method_state)
+        method_state = params["method"] if method.trainable else state.method_state
+        losses = method.loss(logits, examples["label"], method_state)
         return losses, (logits, dict(model_state))
 
     labels = _gather(batch["label"], axis_name)
@@ -95,11 +105,14 @@ def train_step(
         "class_mass": jnp.zeros(logits.shape[-1]).at[labels].add(weights),
         "no_helpful": (square_sum == 0).astype(jnp.float32),
     }
+    last_weights = state.last_weights
+    if not method.trains_on_clean:  # whose rows are not the training set's
+        last_weights = last_weights.at[rows].set(weights * len(weights))
     new_state = new_state.replace(
         model_state=model_state,
         method_state=method_state,
         step=state.step + 1,
-        last_weights=state.last_weights.at[rows].set(weights * len(weights)),
+        last_weights=last_weights,
     )
     return new_state, metrics
 
@@ -107,6 +120,34 @@ def train_step(
 def eval_step(params, model_state, image, *, model) -> jax.Array:
     """Returns the logits [n, K] of images uint8 [n, H, W, C], in evaluation mode."""
     return model.apply({"params": params, **model_state}, to_float(image), train=False)
+
+
+def augmentation(crop_padding: int, flip: bool):
+    """Returns augment(key, image uint8 [n, H, W, C], row int32 [n]) -> image, alike.
+
+    Each image is padded with `crop_padding` black pixels a side and cropped at random, and half of
+    them are mirrored. What happens to an example depends on the key and on its row alone: not on
+    its place in the batch, and so not on the number of devices.
+    """
+
+    def augment_one(key, image):
+        offset_key, flip_key = jax.random.split(key)
+        if crop_padding:
+            pad = [(crop_padding, crop_padding)] * 2 + [(0, 0)]
+            offset = jax.random.randint(offset_key, (2,), 0, 2 * crop_padding + 1)
+            start = (offset[0], offset[1], 0)
+            image = jax.lax.dynamic_slice(jnp.pad(image, pad), start, image.shape)
+        if flip:
+            image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
+        return image
+
+    def augment(key, image, row):
+        if not (crop_padding or flip):
+            return image
+        keys = jax.vmap(lambda r: jax.random.fold_in(key, r))(row)
+        return jax.vmap(augment_one)(keys, image)
+
+    return augment
 
 
 def to_float(image: jax.Array) -> jax.Array:

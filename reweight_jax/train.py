@@ -2,8 +2,8 @@
 
 import contextlib
 import functools
-import json
 import os
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +11,50 @@ import numpy as np
 import optax
 
 from reweight_jax import data, parallel, plots, report
+from reweight_jax.check import CLEAN_IN_TRAIN, FINETUNE_FROM, check_config, check_finite
 from reweight_jax.checkpoints import Checkpoints
 from reweight_jax.data.batches import CLEAN_SEED, batch_rows, shuffled
-from reweight_jax.errors import UserError, choose
-from reweight_jax.methods import METHODS
+from reweight_jax.errors import UserError
+from reweight_jax.evaluate import evaluate_splits, weight_statistics
+from reweight_jax.methods import METHODS, Method
 from reweight_jax.models import create_model
-from reweight_jax.state import create_optimizer, create_train_state
-from reweight_jax.step import train_step
+from reweight_jax.state import create_optimizer, create_train_state, learning_rate_schedule
+from reweight_jax.step import augmentation, train_step
 
 EVAL_BATCH_SIZE = 500
-EPSILON_METHODS = ("lookahead", "jvp")
+
+
+class Phase(NamedTuple):
+    """Steps `start` to `stop` of a run, of one method and one learning rate schedule.
+
+    Attributes:
+      name: of its scores in result.json.
+      start, stop: steps of the run.
+      method: how it trains.
+      schedule: of the learning rate.
+      from_best: whether it starts from the state that was best on hyper_val, not from the last one.
+    """
+
+    name: str
+    start: int
+    stop: int
+    method: Method
+    schedule: optax.Schedule
+    from_best: bool = False
+
+
+def phases_of(config) -> list[Phase]:
+    """The training of `config.method`, and fine-tuning on the clean set where that is asked for."""
+    schedule = learning_rate_schedule(config)
+    phases = [Phase("last", 0, config.num_steps, METHODS[config.method], schedule)]
+    constant = optax.constant_schedule(config.finetune_learning_rate)
+    for begin in FINETUNE_FROM[config.finetune_from]:
+        start = phases[-1].stop
+        stop = start + config.finetune_steps
+        clean_only = METHODS["clean_only"]
+        name = f"finetuned_{begin}"
+        phases.append(Phase(name, start, stop, clean_only, constant, begin == "best"))
+    return phases
 
 
 def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict:
@@ -39,13 +73,14 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
         no longer finite (the last checkpoint before it is kept).
     """
     devices = list(devices or jax.local_devices())
-    check(config)
+    check_config(config)
     parallel.check_divisible(config.batch_size, devices)
+    phases = phases_of(config)
     dispatch_of = functools.partial(
         parallel.steps_per_dispatch,
         config.steps_per_dispatch,
         devices,
-        config.num_steps,
+        *(phase.stop for phase in phases),
         config.log_every_steps,
         config.eval_every_steps,
         config.checkpoint_every_steps,
@@ -54,38 +89,21 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
     method = METHODS[config.method]
     splits = load_splits(config, method)
     num_classes = data.num_classes_of(config.data, splits)
-    axis_name = parallel.axis_name(devices)
-    model = create_model(config.model, num_classes, axis_name)
+    model = create_model(config.model, num_classes, parallel.axis_name(devices))
     workdir = report.open_workdir(workdir, config)
 
-    tx = create_optimizer(config)
+    tx = create_optimizer(config, phases[0].schedule)
     key = jax.random.key(config.seed)
     state = create_train_state(key, model, tx, method, config, splits.train, num_classes)
     state = parallel.place_state(state, devices)
-    run = parallel.compile_train_steps(
-        functools.partial(
-            train_step,
-            model=model,
-            method=method,
-            tx=tx,
-            epsilon_method=config.epsilon_method,
-            axis_name=axis_name,
-        ),
-        splits.train,
-        splits.clean if method.needs_clean else None,
-        devices,
-    )
-    evaluate = functools.partial(
-        evaluate_splits, parallel.compile_predict(model, EVAL_BATCH_SIZE, devices), splits
-    )
-
-    def batch_of(sampler, examples, step, size, seed=config.seed):
-        return batch_rows(sampler, examples.label, seed, step, steps_per_dispatch, size)
+    predict = parallel.compile_predict(model, EVAL_BATCH_SIZE, devices)
+    wrong = splits.train.label != splits.train.true_label
+    names = list(config.data.classes) or range(num_classes)
 
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state = checkpoints.restore_latest(like=state) or state
         step = int(state.step)
-        if step > config.num_steps:
+        if step > phases[-1].stop:
             raise UserError(
                 f"config.num_steps: {config.num_steps}, but {workdir} has come to step {step}"
             )
@@ -93,82 +111,93 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
         report.write_config(workdir, config)
         with (
             contextlib.closing(report.MetricsWriter(workdir, step)) as writer,
-            report.progress_bar(config, step) as bar,
+            report.progress_bar(config, step, phases[-1].stop) as bar,
         ):
             log = report.TrainingLog(writer, bar)
-            while step < config.num_steps:
-                rows = batch_of(method.sampler, splits.train, step, config.batch_size)
-                clean_rows = None
-                if method.needs_clean:
-                    size = min(config.clean_batch_size, len(splits.clean.label))
-                    clean_rows = batch_of(
-                        shuffled, splits.clean, step, size, config.seed + CLEAN_SEED
-                    )
-                state, metrics = run(state, rows, clean_rows)
-                log.write_due()  # the interval before: the device is at work on the next one
-                step += steps_per_dispatch
-                last = step == config.num_steps
-                log.add(step, metrics, due=step % config.log_every_steps == 0 or last)
-                if step % config.eval_every_steps == 0 or last:
-                    with log.paused():
-                        check_finite(state)
-                        writer.write({"step": step, "kind": "eval", **evaluate(state)})
-                if step % config.checkpoint_every_steps == 0 or last:
-                    with log.paused():
-                        check_finite(state)
-                        checkpoints.save(state)
+            best = report.best_evaluation(report.read_metrics(workdir), config.num_steps)
+
+            def evaluate(phase, state, step):
+                """Writes what a phase has come to; returns whether it is the best so far."""
+                nonlocal best
+                scores, confusion = evaluate_splits(predict, splits, state, num_classes)
+                record = {"step": step, "kind": "eval", **scores}
+                is_best = False
+                if phase is phases[0]:
+                    weights = np.asarray(state.last_weights)
+                    record["weights"] = weight_statistics(weights, wrong)
+                    is_best = best is None or report.goodness(record) >= report.goodness(best)
+                    best = record if is_best else best
+                    if step == phase.stop:
+                        plots.plot_weights(
+                            weights, splits.train.label, names, workdir / "plots" / "weights.png"
+                        )
+                writer.write(record)
+                if is_best or step == phase.stop:
+                    writer.write({"step": step, "kind": "confusion", **confusion})
+                return is_best
+
+            for phase in phases:
+                if step >= phase.stop:
+                    continue
+                if phase.from_best and step == phase.start:
+                    state = checkpoints.restore(best["step"], like=state)
+                    state = state.replace(step=jnp.full_like(state.step, step))
+                advance = make_advance(config, phase, model, splits, devices)
+                while step < phase.stop:
+                    state, metrics = advance(state, step, steps_per_dispatch)
+                    log.write_due()  # the interval before: the device is at work on the next one
+                    step += steps_per_dispatch
+                    last = step == phase.stop
+                    log.add(step, metrics, due=step % config.log_every_steps == 0 or last)
+                    is_best = False
+                    if step % config.eval_every_steps == 0 or last:
+                        with log.paused():
+                            check_finite(state)
+                            is_best = evaluate(phase, state, step)
+                    if step % config.checkpoint_every_steps == 0 or last or is_best:
+                        with log.paused():
+                            check_finite(state)
+                            checkpoints.save(state, is_best)
 
     records = report.read_metrics(workdir)
-    result = report.build_result(config, records, devices)
-    report.write_atomically(workdir / "result.json", json.dumps(result, indent=2) + "\n")
-    names = list(config.data.classes) or range(num_classes)
+    stops = {phase.name: phase.stop for phase in phases}
+    result = report.build_result(config, records, stops, devices)
+    report.write_atomically(workdir / "result.json", report.to_json(result))
     plots.plot_training_curve(records, workdir / "plots" / "training_curve.png")
-    plots.plot_weights(
-        np.asarray(state.last_weights), splits.train.label, names, workdir / "plots" / "weights.png"
+    plots.plot_confusion(
+        result["confusion"]["last"]["test"], names, workdir / "plots" / "confusion.png"
     )
     return result
 
 
-def check(config) -> None:
-    """Raises UserError for what no single field's type can rule out."""
-    choose("config.method", config.method, METHODS)
-    choose("config.epsilon_method", config.epsilon_method, dict.fromkeys(EPSILON_METHODS))
-    choose("config.data.clean_in_train", config.data.clean_in_train, CLEAN_IN_TRAIN)
-    positive = ("num_steps", "batch_size", "clean_batch_size")
-    intervals = ("log_every_steps", "eval_every_steps", "checkpoint_every_steps")
-    for field in positive + intervals:
-        if config[field] < 1:
-            raise UserError(f"config.{field}: {config[field]}; must be at least 1")
-    for field in intervals[1:]:
-        if config[field] % config.log_every_steps:
-            raise UserError(
-                f"config.{field}: {config[field]}; must be a multiple of log_every_steps "
-                f"({config.log_every_steps})"
-            )
-    for field, least in (("num_clean", 1), ("num_hyper_val", 1), ("num_train", 0)):
-        if config.data[field] < least:
-            raise UserError(f"config.data.{field}: {config.data[field]}; must be at least {least}")
-    if not 0 <= config.seed < 1 << 32:
-        raise UserError(f"config.seed: {config.seed}; must be in 0..2**32 - 1")
-    if not all(isinstance(label, int) for label in config.data.classes):
-        raise UserError(f"config.data.classes: {config.data.classes}; must be integers")
+def make_advance(config, phase, model, splits, devices):
+    """Compiles a phase: advance(state, step, k) -> (state, metrics [k, ...]) takes its k steps."""
+    method = phase.method
+    train = splits.clean if method.trains_on_clean else splits.train
+    step_function = functools.partial(
+        train_step,
+        model=model,
+        method=method,
+        tx=create_optimizer(config, phase.schedule),
+        epsilon_method=config.epsilon_method,
+        augment=augmentation(config.data.crop_padding, config.data.flip),
+        axis_name=parallel.axis_name(devices),
+    )
+    clean = splits.clean if method.needs_clean else None
+    run = parallel.compile_train_steps(step_function, train, clean, devices)
 
-
-def check_finite(state) -> None:
-    """Raises UserError where an update has left the numbers: such a state is no checkpoint."""
-    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params)):
-        raise UserError(
-            f"the parameters after step {int(state.step)} are not finite; the last checkpoint "
-            "before it is kept. Lower config.learning_rate, or look for bad values in the data"
+    def advance(state, step, num_steps):
+        rows = batch_rows(
+            method.sampler, train.label, config.seed, step, num_steps, config.batch_size
         )
+        clean_rows = None
+        if method.needs_clean:
+            size = min(config.clean_batch_size, len(clean.label))
+            seed = config.seed + CLEAN_SEED
+            clean_rows = batch_rows(shuffled, clean.label, seed, step, num_steps, size)
+        return run(state, rows, clean_rows)
 
-
-# Whether the clean images stand in the training set too, for each method.
-CLEAN_IN_TRAIN = {
-    "never": lambda method: False,
-    "baselines": lambda method: not method.needs_clean,
-    "always": lambda method: True,
-}
+    return advance
 
 
 def load_splits(config, method) -> data.Splits:
@@ -177,19 +206,3 @@ def load_splits(config, method) -> data.Splits:
     if CLEAN_IN_TRAIN[config.data.clean_in_train](method):
         splits = splits._replace(train=data.concatenate(splits.train, splits.clean))
     return splits
-
-
-def evaluate_splits(predict, splits, state) -> dict:
-    """Returns accuracy, error and mean cross-entropy on the test, hyper_val and clean split."""
-    scores = {}
-    for name in ("test", "hyper_val", "clean"):
-        examples = getattr(splits, name)
-        logits = predict(state.params, state.model_state, examples.image)
-        wrong = int(np.sum(logits.argmax(-1) != examples.label))
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, examples.label)
-        scores[name] = {
-            "accuracy": 1 - wrong / len(examples.label),
-            "error": wrong / len(examples.label),
-            "loss": float(np.mean(losses)),
-        }
-    return scores

@@ -17,6 +17,7 @@ from unittest import mock
 import flax.linen as nn
 import jax
 import numpy as np
+import optax
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -26,7 +27,7 @@ from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS
 from reweight_jax.models import lenet
 from reweight_jax.state import create_optimizer, create_train_state
-from reweight_jax.step import train_step
+from reweight_jax.step import augmentation, train_step
 
 _ROUNDS = flags.DEFINE_integer("rounds", 40, "Interleaved timings of each step.", lower_bound=3)
 _JSON = flags.DEFINE_string("json", None, "File to write the numbers to.")
@@ -45,16 +46,25 @@ POOLS = {
 def compile_step(method_name: str, epsilon_method: str, pool, train: Examples):
     """Returns (compiled step, its arguments) for LeNet on the first rows of `train`."""
     method = METHODS[method_name]
-    config = ConfigDict({"learning_rate": 1e-3, "momentum": 0.9, "weight_decay": 0.0})
-    tx = create_optimizer(config)
+    config = ConfigDict({"momentum": 0.9, "weight_decay": 0.0})
+    tx = create_optimizer(config, optax.constant_schedule(1e-3))
     model = lenet.LeNet(num_classes=2)
     with mock.patch.object(lenet, "max_pool_3x3", pool):
         state = create_train_state(jax.random.key(0), model, tx, method, config, train, 2)
         rows = np.arange(BATCH, dtype=np.int32)
         batch = {"image": train.image[:BATCH], "label": train.label[:BATCH], "row": rows}
-        clean = {"image": train.image[BATCH:], "label": train.label[BATCH:]}
+        clean = {
+            "image": train.image[BATCH:],
+            "label": train.label[BATCH:],
+            "row": rows[:CLEAN],
+        }
         step = functools.partial(
-            train_step, model=model, method=method, tx=tx, epsilon_method=epsilon_method
+            train_step,
+            model=model,
+            method=method,
+            tx=tx,
+            epsilon_method=epsilon_method,
+            augment=augmentation(0, False),
         )
         arguments = jax.device_put((state, batch, clean if method.needs_clean else None))
         return jax.jit(step).lower(*arguments).compile(), arguments

@@ -8,7 +8,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from reweight_jax.train import check, train_and_evaluate
+from reweight_jax.check import check_config
+from reweight_jax.train import train_and_evaluate
 
 FILES = sorted(pathlib.Path(default.__file__).parent.glob("*.py"))
 
@@ -27,7 +28,7 @@ def test_configs_override_and_never_add(path):
     config = module.get_config()
     assert list(types(config)) == list(types(default.get_config()))
     assert config.name == path.stem
-    check(config)
+    check_config(config)
     if path.stem != "default":
         assert f"python -m reweight_jax.main --config=configs/{path.name}" in module.__doc__
 

@@ -2,11 +2,14 @@
 
 import functools
 import importlib.util
+import json
 import pathlib
 import sys
 
 import jax
 import pytest
+
+from reweight_jax.methods import mentornet
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # configs/ and scripts/ lie beside the package
@@ -33,6 +36,26 @@ def digits_config():
         return config
 
     return make
+
+
+@pytest.fixture(scope="session")
+def confusion_run(tmp_path_factory):
+    """K -> the folder of a finished run, as far as s_model_conf reads it."""
+
+    def make(num_classes):
+        folder = tmp_path_factory.mktemp("baseline")
+        matrix = [[7 if i == j else 1 for j in range(num_classes)] for i in range(num_classes)]
+        result = {"confusion": {"best": {"hyper_val": matrix}}}
+        (folder / "result.json").write_text(json.dumps(result))
+        return str(folder)
+
+    return make
+
+
+@pytest.fixture
+def short_mentor(monkeypatch):
+    """Mentors that are hardly trained, where what they say does not matter."""
+    monkeypatch.setattr(mentornet, "MENTOR_STEPS", 10)
 
 
 @pytest.fixture(scope="session")

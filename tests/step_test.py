@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 from small_models import NUM_CLASSES, ResidualNet
@@ -17,9 +18,12 @@ from reweight_jax.data.batches import batch_rows, shuffled
 from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS
 from reweight_jax.state import create_optimizer, create_train_state
-from reweight_jax.step import train_step
+from reweight_jax.step import augmentation, train_step
 
-CONFIG = ConfigDict({"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-3})
+CONFIG = ConfigDict({"momentum": 0.9, "weight_decay": 1e-3})
+CONFIG.num_steps, CONFIG.mentor_percentile, CONFIG.confusion_from = 4, 70.0, ""
+SCHEDULE = optax.constant_schedule(0.1)
+AUGMENT = augmentation(1, True)
 STEPS = [(name, "jvp") for name in METHODS] + [("reweight", "lookahead")]
 
 
@@ -38,7 +42,7 @@ def make(name, epsilon_method, devices, dropout_rate=0.0):
     method = METHODS[name]
     axis_name = parallel.axis_name(devices)
     model = ResidualNet(dropout_rate, axis_name)
-    tx = create_optimizer(CONFIG)
+    tx = create_optimizer(CONFIG, SCHEDULE)
     state = create_train_state(jax.random.key(0), model, tx, method, CONFIG, TRAIN, NUM_CLASSES)
     step = functools.partial(
         train_step,
@@ -46,6 +50,7 @@ def make(name, epsilon_method, devices, dropout_rate=0.0):
         method=method,
         tx=tx,
         epsilon_method=epsilon_method,
+        augment=AUGMENT,
         axis_name=axis_name,
     )
     clean = CLEAN if method.needs_clean else None
@@ -71,7 +76,8 @@ def train(name, epsilon_method, devices, dispatches=(2, 1), num_clean=8, dropout
 
 
 @pytest.mark.parametrize("name, epsilon_method", STEPS)
-def test_four_devices_are_one(name, epsilon_method):
+def test_four_devices_are_one(name, epsilon_method, short_mentor, confusion_run):
+    CONFIG.confusion_from = confusion_run(NUM_CLASSES)
     devices = jax.devices()
     assert len(devices) == 4
     one = train(name, epsilon_method, devices[:1])
@@ -79,7 +85,8 @@ def test_four_devices_are_one(name, epsilon_method):
     chex.assert_trees_all_close(four, one, rtol=2e-4, atol=2e-6)
     # It trained: weights of two epochs' worth of rows were written, and the statistics moved.
     state, metrics = one
-    assert np.isfinite(state.last_weights).sum() >= 16
+    weighed = np.isfinite(state.last_weights).sum()
+    assert weighed == 0 if name == "clean_only" else weighed >= 16
     assert np.abs(state.model_state["batch_stats"]["BatchNorm_0"]["mean"]).max() > 0
     np.testing.assert_allclose(metrics["class_mass"].sum(-1), 1, rtol=1e-5)
 
@@ -124,11 +131,23 @@ def test_the_loop_of_an_accelerator_is_the_unrolled_one_of_a_cpu(monkeypatch):
     chex.assert_trees_all_close(scanned, unrolled, rtol=2e-4, atol=2e-6)
 
 
+def bare_step(method, model, tx):
+    """A train_step on one device, without augmentation."""
+    return functools.partial(
+        train_step,
+        model=model,
+        method=method,
+        tx=tx,
+        epsilon_method="jvp",
+        augment=augmentation(0, False),
+    )
+
+
 def test_one_trace_and_a_donated_state():
     method = METHODS["reweight"]
-    model, tx = ResidualNet(), create_optimizer(CONFIG)
+    model, tx = ResidualNet(), create_optimizer(CONFIG, SCHEDULE)
     state = create_train_state(jax.random.key(0), model, tx, method, CONFIG, TRAIN, NUM_CLASSES)
-    step = functools.partial(train_step, model=model, method=method, tx=tx, epsilon_method="jvp")
+    step = bare_step(method, model, tx)
     counted = chex.assert_max_traces(n=1)(lambda *arguments: step(*arguments))
     run = parallel.compile_train_steps(counted, TRAIN, CLEAN, jax.devices()[:1])
     state = parallel.place_state(state, jax.devices()[:1])
@@ -143,13 +162,11 @@ def test_one_trace_and_a_donated_state():
 def test_metrics_by_hand():
     """PROPORTION's weights are known, so every metric of them can be worked out in numpy."""
     state, _, method = make("proportion", "jvp", jax.devices()[:1])
-    model, tx = ResidualNet(), create_optimizer(CONFIG)
+    model, tx = ResidualNet(), create_optimizer(CONFIG, SCHEDULE)
     rows = np.arange(16, dtype=np.int32)
     batch = {"image": TRAIN.image[rows], "label": TRAIN.label[rows], "row": rows}
-    new_state, metrics = jax.jit(
-        functools.partial(train_step, model=model, method=method, tx=tx, epsilon_method="jvp")
-    )(state, batch, None)
-    variables = {"params": state.params, **state.model_state}
+    new_state, metrics = jax.jit(bare_step(method, model, tx))(state, batch, None)
+    variables = {"params": state.params["model"], **state.model_state}
     logits, _ = model.apply(
         variables, TRAIN.image[rows] / np.float32(255), train=True, mutable=["batch_stats"]
     )
@@ -174,13 +191,13 @@ def test_no_helpful_example_takes_no_step_on_the_loss():
     """A clean set that wants the opposite of every training label."""
     train_set = TRAIN._replace(label=np.zeros(60, np.int32))
     method = METHODS["reweight"]
-    model, tx = ResidualNet(), create_optimizer(CONFIG)
+    model, tx = ResidualNet(), create_optimizer(CONFIG, SCHEDULE)
     state = create_train_state(jax.random.key(0), model, tx, method, CONFIG, train_set, NUM_CLASSES)
     state = state.replace(opt_state=tx.init(state.params))
     image = np.repeat(TRAIN.image[:1], 8, axis=0)
     batch = {"image": image, "label": np.zeros(8, np.int32), "row": np.arange(8, dtype=np.int32)}
-    clean = {"image": image, "label": np.ones(8, np.int32)}
-    step = functools.partial(train_step, model=model, method=method, tx=tx, epsilon_method="jvp")
+    clean = batch | {"label": np.ones(8, np.int32)}
+    step = bare_step(method, model, tx)
     new_state, metrics = jax.jit(step)(state, batch, clean)
     assert float(metrics["no_helpful"]) == 1 and float(metrics["zero_weights"]) == 1
     assert float(metrics["loss"]) == 0 and float(metrics["effective_sample_size"]) == 0
@@ -196,9 +213,9 @@ def test_no_helpful_example_takes_no_step_on_the_loss():
 def test_predict_pads_what_does_not_divide(num_devices):
     state, _, _ = make("baseline", "jvp", jax.devices()[:1])
     predict = parallel.compile_predict(ResidualNet(), 25, jax.devices()[:num_devices])
-    logits = predict(state.params, state.model_state, TRAIN.image)
+    logits = predict(state.params["model"], state.model_state, TRAIN.image)
     expected = ResidualNet().apply(
-        {"params": state.params, **state.model_state},
+        {"params": state.params["model"], **state.model_state},
         jnp.asarray(TRAIN.image, jnp.float32) / 255,
         train=False,
     )

@@ -40,8 +40,10 @@ def records(workdir):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_runs_and_leaves_what_it_should(method, digits_config, tmp_path):
-    config = digits_config(method=method)
+def test_every_method_runs_and_leaves_what_it_should(
+    method, digits_config, tmp_path, short_mentor, confusion_run
+):
+    config = digits_config(method=method, confusion_from=confusion_run(2))
     result = train_and_evaluate(config, tmp_path, ONE_DEVICE)
     assert result == json.loads((tmp_path / "result.json").read_text())
     assert (result["config"], result["variant"]) == ("mnist_imbalance", "digits")
@@ -49,13 +51,16 @@ def test_every_method_runs_and_leaves_what_it_should(method, digits_config, tmp_
     assert result["last"]["step"] == result["num_steps"] == 6
     assert result["last"]["test_error"] == pytest.approx(1 - result["last"]["test_accuracy"])
     kinds = [(r["kind"], r["step"]) for r in report.read_metrics(tmp_path)]
-    assert kinds == [(kind, step) for step in (2, 4, 6) for kind in ("train", "eval")]
+    assert [k for k in kinds if k[0] != "confusion"] == [
+        (kind, step) for step in (2, 4, 6) for kind in ("train", "eval")
+    ]
     train = records(tmp_path)[0]
     assert train.keys() == {
         *("step", "kind", "loss", "plain_loss", "error", "zero_weights"),
         *("effective_sample_size", "class_mass", "steps_without_helpful_example"),
     }
-    for plot in ("training_curve.png", "weights.png"):
+    weights = () if method == "clean_only" else ("weights.png",)
+    for plot in ("training_curve.png", "confusion.png", *weights):
         assert (tmp_path / "plots" / plot).read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.glob("events.out.tfevents.*"))
     table = report.table(result)
@@ -66,18 +71,23 @@ def test_every_method_runs_and_leaves_what_it_should(method, digits_config, tmp_
 def test_best_is_chosen_on_hyper_val_and_never_on_test(digits_config):
     def evaluation(step, hyper_val, test):
         scores = {"hyper_val": hyper_val, "test": test, "clean": 1.0}
-        return {"step": step, "kind": "eval"} | {
+        return {"step": step, "kind": "eval", "weights": {}} | {
             split: {"accuracy": value, "error": 1 - value, "loss": 0.0}
             for split, value in scores.items()
         }
 
-    train = {"kind": "train", "steps_without_helpful_example": 3}
+    train = {"kind": "train", "step": 4, "steps_without_helpful_example": 3}
     train |= {"seconds": 1.0, "steps_per_second": 2.0}
     evals = [evaluation(1, 0.8, 0.5), evaluation(2, 0.9, 0.6), evaluation(3, 0.9, 0.55)]
     evals.append(evaluation(4, 0.7, 0.99))
-    result = report.build_result(digits_config(), [train, *evals], ONE_DEVICE)
+    evals.append(evaluation(6, 0.99, 0.98))  # of fine-tuning
+    matrices = {"kind": "confusion", "test": [[5]], "hyper_val": [[6]]}
+    evals += [matrices | {"step": step} for step in (3, 4, 6)]
+    stops = {"last": 4, "finetuned_last": 6}
+    result = report.build_result(digits_config(), [train, *evals], stops, ONE_DEVICE)
     assert result["best"]["step"] == 3 and result["best"]["test_accuracy"] == 0.55
     assert result["last"]["step"] == 4
+    assert result["finetuned_last"]["test_accuracy"] == 0.98
     assert result["steps_without_helpful_example"] == 3
 
 

@@ -7,6 +7,9 @@ from reweight_jax.data.examples import Examples, Splits, concatenate
 from reweight_jax.data.sources import DATASETS, prepare
 from reweight_jax.errors import UserError, choose
 
+# The paper's background classes, one for each of its five trials (section 4.2): K -> classes.
+BACKGROUND_CLASSES = {10: (0, 1, 3, 5, 7), 100: (7, 12, 41, 62, 85)}
+
 __all__ = ["DATASETS", "Examples", "Splits", "concatenate", "load", "num_classes_of", "prepare"]
 
 
@@ -19,9 +22,9 @@ def load(config, seed: int) -> Splits:
 
     Returns:
       Splits. `train` and `clean` have config.num_train examples together (0: all but hyper_val),
-      config.num_clean of them clean; `clean` is stratified by
-      class and split from the training set; `hyper_val` is as imbalanced as the training set;
-      `test` is balanced where config.balanced_test is set.
+      config.num_clean of them clean; `clean` is stratified by class and split from the training
+      set; `hyper_val` is as imbalanced as the training set, and has the same label noise; `clean`
+      and `test` have none. `test` is balanced where config.balanced_test is set.
 
     Raises:
       UserError: unknown name, missing or malformed data, or sizes that the set cannot give.
@@ -30,6 +33,13 @@ def load(config, seed: int) -> Splits:
     num_classes = _num_classes(config, train[1], test[1])
     train, test = (_examples(part, config.classes) for part in (train, test))
     rng = np.random.default_rng([seed, 0])
+    add_noise = _noise(config, num_classes, seed, rng)
+    if config.imbalance_factor:
+        if config.imbalance_ratio:
+            raise UserError("config.data.imbalance_factor and imbalance_ratio: set one of the two")
+        available = np.bincount(train.label, minlength=num_classes)
+        kept = corrupt.long_tailed_counts(available, config.imbalance_factor)
+        train = train.take(corrupt.draw_per_class(train.label, kept, rng, "imbalance_factor"))
     if config.imbalance_ratio:
         if not config.num_train:
             raise UserError("config.data.num_train: 0; imbalance_ratio needs a number")
@@ -62,7 +72,8 @@ def load(config, seed: int) -> Splits:
         if not per_class:
             raise UserError("config.data.balanced_test: a class has no test example")
         test, _ = draw(test, np.full(num_classes, per_class), "balanced_test")
-    return Splits(chosen.take(rng.permutation(len(chosen.label))), clean, hyper_val, test)
+    chosen = chosen.take(rng.permutation(len(chosen.label)))
+    return Splits(add_noise(chosen), clean, add_noise(hyper_val), test)
 
 
 def num_classes_of(config, splits: Splits) -> int:
@@ -102,6 +113,39 @@ def _examples(part, classes):
         image, index, label = image[keep], index[keep], new_label[label[keep]]
     label = label.astype(np.int32)
     return Examples(image, label, label.copy(), index)
+
+
+def _noise(config, num_classes, seed, rng):
+    """Returns Examples -> Examples with the label noise that `config` names."""
+
+    def none(labels):
+        return labels
+
+    def uniform(labels):
+        return corrupt.uniform_flip(labels, config.noise_ratio, num_classes, rng)
+
+    def background(labels):
+        return corrupt.background_flip(labels, config.noise_ratio, background_class, rng)
+
+    kinds = {"none": none, "uniform_flip": uniform, "background_flip": background}
+    flip = choose("config.data.noise", config.noise, kinds)
+    if config.noise == "background_flip":
+        background_class = _background(config, num_classes, seed)
+    return lambda examples: examples._replace(label=flip(examples.label).astype(np.int32))
+
+
+def _background(config, num_classes, seed):
+    """The class named by the config, or the one of the paper's trials that the seed stands for."""
+    chosen = config.background_class
+    if chosen == -1 and num_classes in BACKGROUND_CLASSES:
+        classes = BACKGROUND_CLASSES[num_classes]
+        return classes[seed % len(classes)]
+    if not 0 <= chosen < num_classes:
+        raise UserError(
+            f"config.data.background_class: {chosen}; must be in 0..{num_classes - 1}"
+            + (", or -1" if num_classes in BACKGROUND_CLASSES else "")
+        )
+    return chosen
 
 
 def _dominant(config, num_classes):

@@ -20,6 +20,53 @@ def imbalanced_counts(num_classes: int, dominant: int, total: int, ratio: float)
     return counts
 
 
+def long_tailed_counts(counts: np.ndarray, factor: float) -> np.ndarray:
+    """Returns how many of its `counts[k]` examples class k keeps in a long tail, int64 [K].
+
+    Class k keeps the share factor^(-k / (K - 1)), rounded, and at least one: the first class all,
+    the last one `factor` times fewer (the exponential profile of Cui et al., 2019).
+    """
+    if not 1 <= factor < np.inf:
+        raise UserError(f"config.data.imbalance_factor: {factor:g}; must be 0 or at least 1")
+    share = factor ** (-np.arange(len(counts)) / (len(counts) - 1))
+    return np.maximum(np.round(counts * share), np.minimum(counts, 1)).astype(np.int64)
+
+
+def uniform_flip(
+    labels: np.ndarray, ratio: float, num_classes: int, rng: np.random.Generator
+) -> np.ndarray:
+    """UNIFORMFLIP of section 4.2: gives floor(ratio * N) labels to one of the K - 1 other classes.
+
+    int [N] -> int [N]; every one of the chosen labels is wrong afterwards.
+    """
+    flipped = labels.copy()
+    rows = rng.choice(len(labels), _num_flips(ratio, len(labels)), replace=False)
+    shift = rng.integers(1, num_classes, len(rows))
+    flipped[rows] = (labels[rows] + shift) % num_classes
+    return flipped
+
+
+def background_flip(
+    labels: np.ndarray, ratio: float, background: int, rng: np.random.Generator
+) -> np.ndarray:
+    """BACKGROUNDFLIP of section 4.2: gives floor(ratio * N) labels to the background class.
+
+    int [N] -> int [N]. They are taken from the other classes, so that all of them are wrong
+    afterwards; where the others have fewer examples than that, all of them go.
+    """
+    flipped = labels.copy()
+    others = np.flatnonzero(labels != background)
+    count = min(_num_flips(ratio, len(labels)), len(others))
+    flipped[rng.choice(others, count, replace=False)] = background
+    return flipped
+
+
+def _num_flips(ratio, size):
+    if not 0 <= ratio <= 1:
+        raise UserError(f"config.data.noise_ratio: {ratio:g}; must be in 0..1")
+    return int(np.floor(ratio * size + 1e-9))  # 0.29 * 100 is 28.999999999999996
+
+
 def draw_per_class(
     labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator, what: str
 ) -> np.ndarray:

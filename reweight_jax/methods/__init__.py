@@ -1,9 +1,13 @@
 """Methods: one function or file and one line below for each; the tests run over METHODS."""
 
 from reweight_jax.methods.base import Context, Method
+from reweight_jax.methods.bootstrap import REED_HARD, REED_SOFT
 from reweight_jax.methods.imbalance import HARD_MINING, PROPORTION, RESAMPLE
 from reweight_jax.methods.learned import REWEIGHT
-from reweight_jax.methods.plain import BASELINE, RANDOM
+from reweight_jax.methods.mentornet import MENTORNET
+from reweight_jax.methods.oracle import WEIGHTED
+from reweight_jax.methods.plain import BASELINE, CLEAN_ONLY, RANDOM
+from reweight_jax.methods.transition import S_MODEL, S_MODEL_CONF
 
 __all__ = ["METHODS", "Context", "Method"]
 
@@ -13,5 +17,12 @@ METHODS = {
     "resample": RESAMPLE,
     "hard_mining": HARD_MINING,
     "random": RANDOM,
+    "weighted": WEIGHTED,
+    "reed_soft": REED_SOFT,
+    "reed_hard": REED_HARD,
+    "s_model": S_MODEL,
+    "s_model_conf": S_MODEL_CONF,
+    "mentornet": MENTORNET,
+    "clean_only": CLEAN_ONLY,
     "reweight": REWEIGHT,
 }

@@ -54,11 +54,15 @@ class Method(NamedTuple):
     Attributes:
       init: (key, config, train, num_classes) -> method_state, a pytree of arrays; `train` is the
         training set as `reweight_jax.data.Examples`, which may lack some of the K classes.
-      loss: (logits [n, K], labels [n], method_state) -> [n]; must be differentiable in the logits.
+      loss: (logits [n, K], labels [n], method_state) -> [n]; must be differentiable in the logits,
+        and in the method_state where that is `trainable`.
       weights: Context -> (w [N], method_state). Weights sum to one, or to zero where the step
         should not move the model, so that all methods take steps of the same size.
       sampler: from `reweight_jax.data.batches`: which examples make up a batch.
       needs_clean: whether each step takes a batch of the clean set.
+      trains_on_clean: whether the clean set takes the place of the training set.
+      trainable: whether `method_state` is a pytree of parameters, which the optimiser trains along
+        with the model's; `weights` then sees () in its place.
     """
 
     init: Callable[..., Any] = no_state
@@ -66,6 +70,8 @@ class Method(NamedTuple):
     weights: Callable[[Context], tuple[jax.Array, Any]] = uniform_weights
     sampler: Callable[..., Any] = shuffled
     needs_clean: bool = False
+    trains_on_clean: bool = False
+    trainable: bool = False
 
 
 def normalize(weights: jax.Array) -> jax.Array:

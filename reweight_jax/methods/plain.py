@@ -13,4 +13,5 @@ def _rectified_gaussian(context: Context):
 
 
 BASELINE = Method()
+CLEAN_ONLY = Method(trains_on_clean=True)  # also the fine-tuning phase of every other method
 RANDOM = Method(weights=_rectified_gaussian)

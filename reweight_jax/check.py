@@ -1,0 +1,55 @@
+"""What is wrong with a config or with a state, said before it does harm."""
+
+import jax
+import jax.numpy as jnp
+
+from reweight_jax.errors import UserError, choose
+from reweight_jax.methods import METHODS
+
+EPSILON_METHODS = ("lookahead", "jvp")
+FINETUNE_FROM = {"none": (), "last": ("last",), "best": ("best",), "both": ("last", "best")}
+# Whether the clean images stand in the training set too, for each method.
+CLEAN_IN_TRAIN = {
+    "never": lambda method: False,
+    "baselines": lambda method: not method.needs_clean,
+    "always": lambda method: True,
+}
+
+
+def check_config(config) -> None:
+    """Raises UserError for what no single field's type can rule out."""
+    choose("config.method", config.method, METHODS)
+    choose("config.epsilon_method", config.epsilon_method, dict.fromkeys(EPSILON_METHODS))
+    choose("config.finetune_from", config.finetune_from, FINETUNE_FROM)
+    choose("config.data.clean_in_train", config.data.clean_in_train, CLEAN_IN_TRAIN)
+    intervals = ("log_every_steps", "eval_every_steps", "checkpoint_every_steps")
+    least = dict.fromkeys(("num_steps", "batch_size", "clean_batch_size", *intervals), 1)
+    least |= {"finetune_steps": 1, "data.crop_padding": 0}
+    least |= {"data.num_clean": 1, "data.num_hyper_val": 1, "data.num_train": 0}
+    flat = config.to_dict() | {f"data.{name}": value for name, value in config.data.items()}
+    for field, smallest in least.items():
+        if flat[field] < smallest:
+            raise UserError(f"config.{field}: {flat[field]}; must be at least {smallest}")
+    for field in intervals[1:]:
+        if config[field] % config.log_every_steps:
+            raise UserError(
+                f"config.{field}: {config[field]}; must be a multiple of log_every_steps "
+                f"({config.log_every_steps})"
+            )
+    if not 0 <= config.seed < 1 << 32:
+        raise UserError(f"config.seed: {config.seed}; must be in 0..2**32 - 1")
+    for field, values in (
+        ("data.classes", config.data.classes),
+        ("lr_drop_steps", config.lr_drop_steps),
+    ):
+        if not all(isinstance(value, int) for value in values):
+            raise UserError(f"config.{field}: {values}; must be integers")
+
+
+def check_finite(state) -> None:
+    """Raises UserError where an update has left the numbers: such a state is no checkpoint."""
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params)):
+        raise UserError(
+            f"the parameters after step {int(state.step)} are not finite; the last checkpoint "
+            "before it is kept. Lower config.learning_rate, or look for bad values in the data"
+        )

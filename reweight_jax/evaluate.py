@@ -1,0 +1,65 @@
+"""What is measured of a model and of its weights, on the host in numpy."""
+
+import numpy as np
+import optax
+from sklearn.metrics import confusion_matrix, roc_auc_score
+
+from reweight_jax.data import Splits
+
+
+def evaluate_splits(predict, splits: Splits, state, num_classes: int) -> tuple[dict, dict]:
+    """Evaluates on the test, hyper_val and clean split.
+
+    Args:
+      predict: as `parallel.compile_predict` returns it.
+      splits: the data.
+      state: `TrainState`.
+      num_classes: K.
+
+    Returns:
+      {split: {accuracy, error, loss}}, loss the mean cross-entropy; and the confusion matrices
+      {split: int [K, K]} of test and hyper_val, counts by label (rows) and prediction (columns).
+    """
+    scores, confusion = {}, {}
+    for name in ("test", "hyper_val", "clean"):
+        examples = getattr(splits, name)
+        logits = predict(state.params["model"], state.model_state, examples.image)
+        predicted = logits.argmax(-1)
+        wrong = int(np.sum(predicted != examples.label))
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, examples.label)
+        scores[name] = {
+            "accuracy": 1 - wrong / len(examples.label),
+            "error": wrong / len(examples.label),
+            "loss": float(np.mean(losses)),
+        }
+        if name != "clean":
+            classes = np.arange(num_classes)
+            matrix = confusion_matrix(examples.label, predicted, labels=classes)
+            confusion[name] = matrix.tolist()
+    return scores, confusion
+
+
+def weight_statistics(last_weights: np.ndarray, wrong: np.ndarray) -> dict[str, float]:
+    """How well weights tell wrong labels from right ones.
+
+    Args:
+      last_weights: float [N], each example's last weight; NaN where it was never in a batch.
+      wrong: bool [N], whether its label is wrong.
+
+    Returns:
+      auc: area under the ROC curve: the probability that an example with a right label weighs more
+        than one with a wrong label, ties counting half. 0.5 is what equal weights have.
+      wrong_mass: fraction of the whole weight that lies on wrong labels.
+      zero_right, zero_wrong: fraction of the right and of the wrong labels that weigh nothing.
+      Empty where the examples seen are not of both kinds.
+    """
+    seen = np.isfinite(last_weights)
+    weights, wrong = last_weights[seen], wrong[seen]
+    if wrong.all() or not wrong.any():
+        return {}
+    return {
+        "auc": float(roc_auc_score(~wrong, weights)),
+        "wrong_mass": float(weights[wrong].sum() / max(weights.sum(), np.finfo(float).tiny)),
+        "zero_right": float(np.mean(weights[~wrong] == 0)),
+        "zero_wrong": float(np.mean(weights[wrong] == 0)),
+    }

@@ -1,0 +1,121 @@
+"""Many runs, side by side: methods x ratios x seeds of a config.
+
+A run that is finished is left alone and one that was stopped is resumed, so the same grid carries
+on where it was.
+"""
+
+import concurrent.futures
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+import sys
+from typing import Any, NamedTuple
+
+from reweight_jax import report
+from reweight_jax.errors import UserError
+from reweight_jax.train import phases_of, train_and_evaluate
+
+CLEAN_ONLY_STEPS = 2_000  # at most: the clean set is small
+
+
+class Run(NamedTuple):
+    """One run: a ConfigDict and the folder it goes into."""
+
+    config: Any
+    workdir: pathlib.Path
+
+
+def ratio_field(config) -> str:
+    """The field of `config.data` that a grid varies: the noise ratio, or the imbalance ratio."""
+    return "imbalance_ratio" if config.data.noise == "none" else "noise_ratio"
+
+
+def grid(config, folder: pathlib.Path, methods, ratios, seeds) -> list[Run]:
+    """Returns the runs of methods x ratios x seeds, in folders ratio*/<method>/seed* of `folder`.
+
+    s_model_conf starts from the baseline of its ratio and seed. What trains on the clean set alone
+    is not fine-tuned, and takes at most CLEAN_ONLY_STEPS.
+    """
+    runs = []
+    for seed, ratio, method in itertools.product(seeds, ratios, methods):
+        one = config.copy_and_resolve_references()
+        one.method, one.seed, one.trial = method, seed, seed
+        one.data[ratio_field(config)] = ratio
+        here = folder / f"ratio{ratio:g}"
+        if method == "clean_only":
+            one.num_steps = min(config.num_steps, CLEAN_ONLY_STEPS)
+            one.finetune_from = "none"
+        if method == "s_model_conf" and not config.confusion_from:
+            one.confusion_from = str(here / "baseline" / f"seed{seed}")
+        runs.append(Run(one, here / method / f"seed{seed}"))
+    return runs
+
+
+def run_all(runs: list[Run], workers: int = 1) -> None:
+    """Runs what has no result.json of these steps and phases yet.
+
+    Args:
+      runs: those that start from another's result come last of all, whatever their order here.
+      workers: processes that share the runs, and on Linux the cores, evenly; for CPUs.
+
+    Raises:
+      UserError: of the first run that ends in one, with its folder; the rest are not started.
+    """
+    first = [run for run in runs if not run.config.confusion_from]
+    then = [run for run in runs if run.config.confusion_from]
+    for stage in (first, then):
+        missing = [run for run in stage if not _is_finished(run)]
+        if workers == 1 or len(missing) < 2:
+            for run in missing:
+                _run(run)
+        else:
+            _run_side_by_side(missing, workers)
+
+
+def _is_finished(run):
+    path = report.open_workdir(run.workdir, run.config) / "result.json"
+    if not path.exists():
+        return False
+    result = json.loads(path.read_text())
+    phases = {phase.name for phase in phases_of(run.config)}
+    return result["num_steps"] == run.config.num_steps and phases <= result.keys()
+
+
+def _run(run):
+    print(f"{run.workdir} ...", file=sys.stderr, flush=True)
+    try:
+        result = train_and_evaluate(run.config, run.workdir)
+    except UserError as error:
+        raise UserError(f"{run.workdir}: {error}") from error
+    print(f"{run.workdir}: test error {result['last']['test_error']:.2%}", flush=True)
+
+
+def _run_side_by_side(runs, workers):
+    context = multiprocessing.get_context("spawn")  # JAX has threads: no fork
+    quiet = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"  # bars of several processes would overwrite each other
+    try:
+        with concurrent.futures.ProcessPoolExecutor(
+            workers, context, _take_cores, (context.Value("i", 0), workers)
+        ) as pool:
+            futures = [pool.submit(_run, run) for run in runs]
+            for future in concurrent.futures.as_completed(futures):
+                if future.exception():
+                    pool.shutdown(cancel_futures=True)
+                    raise future.exception()
+    finally:
+        del os.environ["TQDM_DISABLE"]
+        if quiet is not None:
+            os.environ["TQDM_DISABLE"] = quiet
+
+
+def _take_cores(counter, workers):
+    """One thread pool on its own core does more than two that share two (measured: 2x)."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    with counter.get_lock():
+        index, counter.value = counter.value, counter.value + 1
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[index % workers :: workers] or cores)
