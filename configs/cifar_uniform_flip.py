@@ -56,5 +56,5 @@ def digits(config) -> None:
     config.model.name = "small_cnn"
     config.data.num_clean = 50
     config.data.num_hyper_val = 200
-    config.data.crop_padding = 2
+    config.data.crop_padding = 0
     config.data.flip = False

@@ -129,6 +129,11 @@ def _noise(config, num_classes, seed, rng):
 
     kinds = {"none": none, "uniform_flip": uniform, "background_flip": background}
     flip = choose("config.data.noise", config.noise, kinds)
+    if config.noise == "none" and config.noise_ratio:
+        raise UserError(
+            f"config.data.noise_ratio: {config.noise_ratio:g}, but config.data.noise is none; "
+            "choose uniform_flip or background_flip"
+        )
     if config.noise == "background_flip":
         background_class = _background(config, num_classes, seed)
     return lambda examples: examples._replace(label=flip(examples.label).astype(np.int32))

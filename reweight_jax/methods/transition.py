@@ -36,17 +36,20 @@ def _from_confusion_matrix(key, config, train, num_classes):
             "config.confusion_from: empty; s_model_conf starts from a finished run's confusion "
             "matrix: run --config.method=baseline first, and give its --workdir here"
         )
-    path = pathlib.Path(folder).expanduser() / "result.json"
+    path = pathlib.Path(folder) / "result.json"
     try:
-        confusion = np.array(json.loads(path.read_text())["confusion"]["best"]["hyper_val"], float)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        path = path.expanduser()
+        result = json.loads(path.read_text())
+        confusion = np.array(result["confusion"]["best"]["hyper_val"], np.float64)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(
             f"config.confusion_from: no confusion matrix in {path} ({type(error).__name__}); "
             "give the --workdir of a finished run"
         ) from None
-    if confusion.shape != (num_classes, num_classes):
+    if confusion.shape != (num_classes, num_classes) or not (confusion >= 0).all():
         raise UserError(
-            f"config.confusion_from: {path} is of {len(confusion)} classes, not {num_classes}"
+            f"config.confusion_from: the confusion matrix in {path}, {confusion.shape}, is not "
+            f"one of counts of {num_classes} classes"
         )
     predicted_by_label = confusion.T  # [predicted, labelled]
     seen = predicted_by_label.sum(axis=1, keepdims=True)

@@ -55,24 +55,30 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[N, H, W, C] floats in 0..1 -> logits [N, K]."""
-        conv = functools.partial(nn.Conv, use_bias=False, kernel_init=_INIT, dtype=self.dtype)
+
+        def conv(features, size, stride=1):
+            # Not SAME, which would shift a strided convolution against the shortcut's pixels.
+            padding = size // 2
+            settings = {"use_bias": False, "kernel_init": _INIT, "dtype": self.dtype}
+            return nn.Conv(features, (size, size), stride, padding, **settings)
+
         norm = functools.partial(batch_norm, self.dtype, self.axis_name, train=train)
 
         def plain_block(x, features, stride):
-            y = conv(features, (3, 3), stride)(x)
-            y = conv(features, (3, 3))(nn.relu(norm()(y)))
+            y = conv(features, 3, stride)(x)
+            y = conv(features, 3)(nn.relu(norm()(y)))
             return nn.relu(_zero_padded(x, features, stride) + norm()(y))
 
         def wide_block(x, features, stride):
             y = nn.relu(norm()(x))
             if x.shape[-1] != features or stride != 1:
-                x = conv(features, (1, 1), stride)(y)
-            y = nn.relu(norm()(conv(features, (3, 3), stride)(y)))
+                x = conv(features, 1, stride)(y)
+            y = nn.relu(norm()(conv(features, 3, stride)(y)))
             y = nn.Dropout(self.dropout, deterministic=not train)(y)
-            return x + conv(features, (3, 3))(y)
+            return x + conv(features, 3)(y)
 
         block = wide_block if self.preactivation else plain_block
-        x = conv(STEM_FEATURES, (3, 3))(x)
+        x = conv(STEM_FEATURES, 3)(x)
         if not self.preactivation:
             x = nn.relu(norm()(x))
         for stage in range(3):
