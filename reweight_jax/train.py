@@ -186,15 +186,15 @@ def make_advance(config, phase, model, splits, devices):
     clean = splits.clean if method.needs_clean else None
     run = parallel.compile_train_steps(step_function, train, clean, devices)
 
+    rows_of = method.sampler(train.label, config.seed)
+    clean_rows_of = shuffled(splits.clean.label, config.seed + CLEAN_SEED)
+    clean_size = min(config.clean_batch_size, len(splits.clean.label))
+
     def advance(state, step, num_steps):
-        rows = batch_rows(
-            method.sampler, train.label, config.seed, step, num_steps, config.batch_size
-        )
+        rows = batch_rows(rows_of, step, num_steps, config.batch_size)
         clean_rows = None
         if method.needs_clean:
-            size = min(config.clean_batch_size, len(clean.label))
-            seed = config.seed + CLEAN_SEED
-            clean_rows = batch_rows(shuffled, clean.label, seed, step, num_steps, size)
+            clean_rows = batch_rows(clean_rows_of, step, num_steps, clean_size)
         return run(state, rows, clean_rows)
 
     return advance

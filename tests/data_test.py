@@ -265,14 +265,14 @@ def test_importing_and_digits_need_no_tensorflow_datasets():
 def test_batches_are_a_function_of_seed_and_step():
     labels = np.arange(103) % 3
     for sampler in (shuffled, class_balanced):
-        whole = batch_rows(sampler, labels, 5, 0, 30, 10)
-        parts = [batch_rows(sampler, labels, 5, step, 3, 10) for step in range(0, 30, 3)]
+        whole = batch_rows(sampler(labels, 5), 0, 30, 10)
+        parts = [batch_rows(sampler(labels, 5), step, 3, 10) for step in range(0, 30, 3)]
         np.testing.assert_array_equal(whole, np.concatenate(parts))
-        assert not np.array_equal(whole, batch_rows(sampler, labels, 6, 0, 30, 10))
+        assert not np.array_equal(whole, batch_rows(sampler(labels, 6), 0, 30, 10))
 
 
 def test_every_example_once_an_epoch_in_a_new_order():
-    stream = batch_rows(shuffled, np.zeros(50), 0, 0, 10, 10).ravel()  # two epochs
+    stream = batch_rows(shuffled(np.zeros(50), 0), 0, 10, 10).ravel()  # two epochs
     np.testing.assert_array_equal(np.sort(stream[:50]), np.arange(50))
     np.testing.assert_array_equal(np.sort(stream[50:]), np.arange(50))
     assert not np.array_equal(stream[:50], stream[50:])
@@ -280,9 +280,9 @@ def test_every_example_once_an_epoch_in_a_new_order():
 
 def test_class_balanced_batches():
     labels = np.array([0] * 90 + [2] * 7 + [3] * 3)  # class 1 is empty
-    batch = batch_rows(class_balanced, labels, 0, 0, 1, 12)[0]
+    batch = batch_rows(class_balanced(labels, 0), 0, 1, 12)[0]
     np.testing.assert_array_equal(np.bincount(labels[batch]), [4, 0, 4, 4])
-    stream = batch_rows(class_balanced, labels, 0, 0, 30, 9).ravel()  # 90 of each class
+    stream = batch_rows(class_balanced(labels, 0), 0, 30, 9).ravel()  # 90 of each class
     counts = np.bincount(stream, minlength=100)
     np.testing.assert_array_equal(counts[:90], 1)
     np.testing.assert_array_equal(counts[97:], 30)

@@ -274,7 +274,7 @@ def test_a_long_tail_is_of_the_true_labels(tmp_path, noise):
         num_clean=5,
         imbalance_factor=16.0,
         noise=noise,
-        noise_ratio=0.4,
+        noise_ratio=0.0 if noise == "none" else 0.4,
         background_class=2,
     )
     config.num_hyper_val = 40

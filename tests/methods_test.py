@@ -91,7 +91,7 @@ def test_weights_sum_to_one_and_do_not_depend_on_the_order(name, short_mentor):
 @pytest.mark.parametrize("name", METHODS)
 def test_samplers(name):
     """Every method but resample sees each example once an epoch; resample sees classes equally."""
-    rows = batch_rows(METHODS[name].sampler, LABELS, 3, 0, 4, 5)  # two epochs of ten
+    rows = batch_rows(METHODS[name].sampler(LABELS, 3), 0, 4, 5)  # two epochs of ten
     counts = np.bincount(rows.ravel(), minlength=10)
     if name == "resample":
         assert LABELS[rows.ravel()].sum() == 10  # half of 20 are nines

@@ -63,10 +63,10 @@ def train(name, epsilon_method, devices, dispatches=(2, 1), num_clean=8, dropout
     state, run, method = make(name, epsilon_method, devices, dropout_rate)
     collected, first = [], 0
     for size in dispatches:
-        rows = batch_rows(method.sampler, TRAIN.label, 0, first, size, 16)
+        rows = batch_rows(method.sampler(TRAIN.label, 0), first, size, 16)
         clean_rows = None
         if method.needs_clean:
-            clean_rows = batch_rows(shuffled, CLEAN.label, 0, first, size, num_clean)
+            clean_rows = batch_rows(shuffled(CLEAN.label, 0), first, size, num_clean)
         state, metrics = run(state, rows, clean_rows)
         collected.append(jax.device_get(metrics))
         first += size
@@ -153,7 +153,7 @@ def test_one_trace_and_a_donated_state():
     state = parallel.place_state(state, jax.devices()[:1])
     before = state.params
     for first in range(5):
-        rows = batch_rows(shuffled, TRAIN.label, 0, first, 1, 16)
+        rows = batch_rows(shuffled(TRAIN.label, 0), first, 1, 16)
         state, _ = run(state, rows, rows[:, :4] % 12)
     assert int(state.step) == 5
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
