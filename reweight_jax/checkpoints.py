@@ -22,16 +22,11 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder.resolve()
+        self._best = _Best()
         self._manager = self._open()
 
     def _open(self):
-        # A checkpoint that is the best of its time has its step as the metric: the largest wins.
-        best = policy.BestN(
-            get_metric_fn=lambda metrics: metrics["best"],
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
-        kept = policy.AnyPreservationPolicy([policy.LatestN(n=KEEP), best])
+        kept = policy.AnyPreservationPolicy([policy.LatestN(n=KEEP), self._best])
         options = ocp.CheckpointManagerOptions(preservation_policy=kept, create=True)
         return ocp.CheckpointManager(self._folder, options=options)
 
@@ -41,13 +36,15 @@ class Checkpoints:
     def __exit__(self, *exception):
         self._manager.close()
 
-    def save(self, state, is_best: bool) -> None:
-        """Saves `state` under its step, in the background; the latest `is_best` one is kept."""
+    def keep(self, step: int) -> None:
+        """From now on keeps the checkpoint of `step`, however old, in the place of another."""
+        self._best.step = step
+
+    def save(self, state) -> None:
+        """Saves `state` under its step, in the background, and drops what is not kept."""
         # A copy, because the next step donates these buffers while the writer still reads them.
         state = jax.tree.map(jnp.copy, state)
-        step = int(state.step)
-        metrics = {"best": step} if is_best else None
-        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+        self._manager.save(int(state.step), args=ocp.args.StandardSave(state))
 
     def restore(self, step: int, like):
         """Returns the state saved at `step`; raises UserError where it cannot be read."""
@@ -96,6 +93,16 @@ class Checkpoints:
         if reasons:
             self._manager.close()
             self._manager = self._open()
+
+
+class _Best:
+    """The policy of orbax that keeps one step beside the latest."""
+
+    step: int | None = None
+
+    def should_preserve(self, checkpoints, *, context):
+        del context
+        return [checkpoint.step == self.step for checkpoint in checkpoints]
 
 
 def _reason(error):

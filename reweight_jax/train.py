@@ -115,6 +115,8 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
         ):
             log = report.TrainingLog(writer, bar)
             best = report.best_evaluation(report.read_metrics(workdir), config.num_steps)
+            if best:
+                checkpoints.keep(best["step"])
 
             def evaluate(phase, state, step):
                 """Writes what a phase has come to; returns whether it is the best so far."""
@@ -126,7 +128,9 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
                     weights = np.asarray(state.last_weights)
                     record["weights"] = weight_statistics(weights, wrong)
                     is_best = best is None or report.goodness(record) >= report.goodness(best)
-                    best = record if is_best else best
+                    if is_best:
+                        best = record
+                        checkpoints.keep(step)
                     if step == phase.stop:
                         plots.plot_weights(
                             weights, splits.train.label, names, workdir / "plots" / "weights.png"
@@ -142,6 +146,7 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
                 if phase.from_best and step == phase.start:
                     state = checkpoints.restore(best["step"], like=state)
                     state = state.replace(step=jnp.full_like(state.step, step))
+                    state = parallel.place_state(state, devices)
                 advance = make_advance(config, phase, model, splits, devices)
                 while step < phase.stop:
                     state, metrics = advance(state, step, steps_per_dispatch)
@@ -157,7 +162,7 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
                     if step % config.checkpoint_every_steps == 0 or last or is_best:
                         with log.paused():
                             check_finite(state)
-                            checkpoints.save(state, is_best)
+                            checkpoints.save(state)
 
     records = report.read_metrics(workdir)
     stops = {phase.name: phase.stop for phase in phases}

@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from configs import cifar_background_flip
+from configs import cifar_background_flip, cifar_uniform_flip
 from reweight_jax import data, report
 from reweight_jax.errors import UserError
 from reweight_jax.evaluate import weight_statistics
@@ -70,13 +70,13 @@ def test_learning_rate_falls_to_a_tenth(noisy_config):
 def finished(tmp_path_factory):
     """A run with both kinds of fine-tuning, whose best step is not its last."""
     workdir = tmp_path_factory.mktemp("finished")
-    config = cifar_background_flip.get_config("digits")
-    config.method = "s_model"
+    config = cifar_uniform_flip.get_config("digits")
+    config.method, config.seed, config.learning_rate = "s_model", 2, 1.0
     config.num_steps, config.finetune_steps, config.finetune_from = 8, 4, "both"
     config.lr_drop_steps = (4,)
     config.batch_size = 20
     config.log_every_steps = config.eval_every_steps = 2
-    config.checkpoint_every_steps = 8
+    config.checkpoint_every_steps = 2
     return config, workdir, train_and_evaluate(config, workdir, ONE_DEVICE)
 
 
@@ -108,20 +108,21 @@ def test_result_has_all_phases(finished):
 def test_the_best_checkpoint_is_kept_and_tuned(finished):
     config, workdir, result = finished
     kept = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
-    assert result["best"]["step"] in kept
-    best, last = saved(workdir, result["best"]["step"]), saved(workdir, 8)
-    tuned = {name: saved(workdir, result[name]["step"]) for name in result if "finetuned" in name}
+    # The last three, and one that would long have been dropped.
+    assert kept == [result["best"]["step"], 12, 14, 16] and result["best"]["step"] < 8
+    best, tuned_last = saved(workdir, result["best"]["step"]), saved(workdir, 12)
+    tuned_best = saved(workdir, 16)
 
     def distance(first, second):
         difference = jax.tree.leaves(jax.tree.map(np.subtract, first, second))
         return np.sqrt(sum(np.sum(leaf**2) for leaf in difference))
 
-    for name, start in (("finetuned_last", last), ("finetuned_best", best)):
-        # Four steps at 1e-3: it moved, but less than a hundredth of the way from nothing.
-        moved = distance(tuned[name]["params"]["model"], start["params"]["model"])
-        assert 0 < moved < 0.05
-        # What is trained on is the clean set: the training set's weights stay as they were.
-        np.testing.assert_array_equal(tuned[name]["last_weights"], start["last_weights"])
+    # Four steps at 1e-3: it moved, but little.
+    assert 0 < distance(tuned_best["params"]["model"], best["params"]["model"]) < 0.05
+    assert distance(tuned_last["params"]["model"], best["params"]["model"]) > 0.1
+    # What is trained on is the clean set: the training set's weights stay as they were.
+    np.testing.assert_array_equal(tuned_best["last_weights"], best["last_weights"])
+    assert np.isfinite(tuned_last["last_weights"]).sum() > np.isfinite(best["last_weights"]).sum()
 
 
 def test_stopped_anywhere_it_ends_the_same(finished, tmp_path, monkeypatch):
@@ -136,8 +137,8 @@ def test_stopped_anywhere_it_ends_the_same(finished, tmp_path, monkeypatch):
     class Killed(train.Checkpoints):
         saves = 0
 
-        def save(self, state, is_best):
-            super().save(state, is_best)
+        def save(self, state):
+            super().save(state)
             Killed.saves += 1
             if Killed.saves == 1:  # of this process
                 raise Stopped
@@ -157,6 +158,14 @@ def test_stopped_anywhere_it_ends_the_same(finished, tmp_path, monkeypatch):
         [without_times(r) for r in report.read_metrics(path)] for path in (tmp_path, workdir)
     )
     assert mine == whole
+
+
+def test_four_devices_end_where_one_does(finished, tmp_path):
+    config, _, result = finished
+    four = train_and_evaluate(config, tmp_path)
+    assert four["device"].startswith("4 x")
+    for name in ("last", "best", "finetuned_last", "finetuned_best"):
+        assert four[name] == pytest.approx(result[name], rel=1e-3)
 
 
 def test_a_tuned_run_is_not_extended(finished):
