@@ -8,6 +8,9 @@ Of 40% of the labels each is changed to one of the other classes. CIFAR: 44,000 
 1,000 clean and 5,000 hyper-validation ones; WRN-28-10, 60,000 steps of 100. Meant for an
 accelerator, on which it has not been run yet; the paper's Table 1 has 86.92% (61.34%) for reweight
 and 67.97% (50.66%) for the baseline.
+
+digits: 948 training images, 50 clean, a small network with BatchNorm, half a minute of one core.
+Expect 92.7% test accuracy (three trials, ± 4.0), and 71.0% (± 4.5) with --config.method=baseline.
 """
 
 from configs import default

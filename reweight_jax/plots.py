@@ -9,8 +9,11 @@ from matplotlib.figure import Figure  # no pyplot: no global state, no display
 from reweight_jax.report import write_atomically
 
 
-def plot_training_curve(records: list[dict], path: pathlib.Path) -> None:
-    """Test and training error, and weighted, plain and clean loss, against the step."""
+def plot_training_curve(records: list[dict], starts: list[int], path: pathlib.Path) -> None:
+    """Test and training error, and weighted, plain and clean loss, against the step.
+
+    Dotted lines stand at `starts`, where phases of fine-tuning begin.
+    """
     trains = [r for r in records if r["kind"] == "train"]
     evals = [r for r in records if r["kind"] == "eval"]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -25,37 +28,38 @@ def plot_training_curve(records: list[dict], path: pathlib.Path) -> None:
     loss_axes.plot(eval_steps, [r["clean"]["loss"] for r in evals], marker=".", label="clean set")
     loss_axes.set(xlabel="step", ylabel="cross-entropy", yscale="log")
     for axes in (error_axes, loss_axes):
+        for start in starts:
+            axes.axvline(start, color="gray", lw=1, ls=":")
         axes.legend(frameon=False)
     save(figure, path)
 
 
-def plot_weights(last_weights, labels, class_names, path: pathlib.Path) -> None:
-    """Histogram of each class's example weights, 1 being the weight of plain training.
+def plot_weights(last_weights, groups: dict[str, np.ndarray], path: pathlib.Path) -> None:
+    """Histogram of each group's example weights, 1 being the weight of plain training.
 
     Args:
       last_weights: float [N], each training example's last weight times the batch size, NaN where
         it was never in a batch.
-      labels: int [N].
-      class_names: K names.
-      path: PNG to write.
+      groups: name -> bool [N], which examples are of it.
+      path: PNG to write; none is where no example was seen.
     """
     seen = np.isfinite(last_weights)
     if not seen.any():  # it was the clean set that was trained on
         return
-    edges = np.linspace(0, max(1.0, last_weights[seen].max(initial=0.0)), 31)
+    edges = np.linspace(0, max(1.0, last_weights[seen].max()), 31)
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
-    for k, name in enumerate(class_names):
-        weights = last_weights[seen & (labels == k)]
+    for name, members in groups.items():
+        weights = last_weights[seen & members]
         if len(weights):
             zero = np.mean(weights == 0)
             share = np.full(len(weights), 1 / len(weights))
-            text = f"class {name}: {len(weights)} examples, {zero:.0%} at zero"
+            text = f"{name}: {len(weights)} examples, {zero:.0%} at zero"
             axes.hist(weights, edges, weights=share, histtype="step", lw=1.5, label=text)
-    lowest = 0.5 / max(1, np.bincount(labels[seen]).max(initial=1))  # half of one example
-    axes.set(xlabel="weight x batch size", ylabel="share of the class")
+    lowest = 0.5 / max(np.sum(seen & members) for members in groups.values())  # half an example
+    axes.set(xlabel="weight x batch size", ylabel="share of the group")
     axes.set(yscale="log", ylim=(lowest, 1.5))
-    if len(class_names) <= 10:
+    if len(groups) <= 10:
         axes.legend(frameon=False)
     save(figure, path)
 

@@ -99,6 +99,9 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
     predict = parallel.compile_predict(model, EVAL_BATCH_SIZE, devices)
     wrong = splits.train.label != splits.train.true_label
     names = list(config.data.classes) or range(num_classes)
+    groups = {f"class {name}": splits.train.label == k for k, name in enumerate(names)}
+    if wrong.any():
+        groups = {"right labels": ~wrong, "wrong labels": wrong}
 
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state = checkpoints.restore_latest(like=state) or state
@@ -132,9 +135,7 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
                         best = record
                         checkpoints.keep(step)
                     if step == phase.stop:
-                        plots.plot_weights(
-                            weights, splits.train.label, names, workdir / "plots" / "weights.png"
-                        )
+                        plots.plot_weights(weights, groups, workdir / "plots" / "weights.png")
                 writer.write(record)
                 if is_best or step == phase.stop:
                     writer.write({"step": step, "kind": "confusion", **confusion})
@@ -168,7 +169,8 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
     stops = {phase.name: phase.stop for phase in phases}
     result = report.build_result(config, records, stops, devices)
     report.write_atomically(workdir / "result.json", report.to_json(result))
-    plots.plot_training_curve(records, workdir / "plots" / "training_curve.png")
+    starts = [phase.start for phase in phases[1:]]
+    plots.plot_training_curve(records, starts, workdir / "plots" / "training_curve.png")
     plots.plot_confusion(
         result["confusion"]["last"]["test"], names, workdir / "plots" / "confusion.png"
     )
