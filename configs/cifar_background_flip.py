@@ -4,12 +4,13 @@
     python -m reweight_jax.main --config=configs/cifar_background_flip.py:cifar100 --config.trial=1
     python -m reweight_jax.main --config=configs/cifar_background_flip.py:digits
 
-40% of the labels are changed to one class, which then has half of all: wrong labels and imbalanced
-classes at once. CIFAR: 10 clean images a class, 5,000 hyper-validation ones and the rest for
-training; ResNet-32, 80,000 steps of 100. With -short behind the variant it is the schedule of the
-paper's early-stopped rows: 60,000 steps, the second fall of the learning rate at 50,000. Meant for
-an accelerator, on which it has not been run yet; the paper's Table 2 has 86.73% (59.30%) for
-reweight and 59.54% (37.82%) for the baseline.
+40% of the labels are changed to one class, which of ten then has half of all: wrong labels and
+imbalanced classes at once. CIFAR: 10 clean images a class, 5,000 hyper-validation ones and the rest
+for training; ResNet-32, 80,000 steps of 100. With -short behind the variant it is the schedule of
+the paper's early-stopped rows: 60,000 steps, the second fall of the learning rate at 50,000.
+clean_only needs no more than --config.num_steps=2000. Meant for an accelerator, on which it has not
+been run yet; the paper's Table 2 has 86.73% (59.30%) for reweight and 59.54% (37.82%) for the
+baseline.
 
 digits: as in cifar_uniform_flip.py; half a minute of one CPU core. Expect 96.4% accuracy (three
 trials, ± 2.9), and 56.5% (± 3.9) with --config.method=baseline.

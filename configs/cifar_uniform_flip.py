@@ -5,9 +5,14 @@
     python -m reweight_jax.main --config=configs/cifar_uniform_flip.py:digits
 
 Of 40% of the labels each is changed to one of the other classes. CIFAR: 44,000 training images,
-1,000 clean and 5,000 hyper-validation ones; WRN-28-10, 60,000 steps of 100. Meant for an
-accelerator, on which it has not been run yet; the paper's Table 1 has 86.92% (61.34%) for reweight
-and 67.97% (50.66%) for the baseline.
+1,000 clean and 5,000 hyper-validation ones; WRN-28-10, 60,000 steps of 100. clean_only needs no
+more than --config.num_steps=2000. Meant for an accelerator, on which it has not been run yet; the
+paper's Table 1 has 86.92% (61.34%) for reweight and 67.97% (50.66%) for the baseline.
+
+Where the paper and its published code differ or are silent: the networks are those of the papers
+that they come from (BatchNorm with a scale, shortcuts and dropout as there); images are padded by
+4 pixels, as is usual with these networks, and scaled to 0..1, which the first BatchNorm undoes; all
+K - 1 other classes are drawn, so that 40% of the labels are wrong, not 36%.
 
 digits: 948 training images, 50 clean, a small network with BatchNorm, half a minute of one core.
 Expect 92.7% test accuracy (three trials, ± 4.0), and 71.0% (± 4.5) with --config.method=baseline.

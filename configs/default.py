@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     config.log_every_steps = 100  # one line in metrics.jsonl, averaged over the interval
     config.eval_every_steps = 500  # a multiple of log_every_steps, like the next one
     config.checkpoint_every_steps = 1_000
-    # Steps in one dispatch to the device, a divisor of the four numbers of steps above.
+    # Steps in one dispatch to the device, a divisor of num_steps, finetune_steps and these three.
     config.steps_per_dispatch = 0  # 0: 1 on a CPU, elsewhere the largest divisor up to 25
 
     config.model = ConfigDict()
@@ -71,7 +71,9 @@ def get_config() -> ConfigDict:
     config.data.imbalance_factor = 0.0
     config.data.balanced_test = False  # cut the test set down to equally many of each class
     config.data.noise = "none"  # or "uniform_flip", "background_flip": wrong labels in training
-    config.data.noise_ratio = 0.0  # fraction of the training and hyper_val labels made wrong, 0..1
+    # Fraction of the training and hyper_val labels made wrong, 0..1; background_flip stops where
+    # all labels are the background's.
+    config.data.noise_ratio = 0.0
     # To which class background_flip goes, renumbered; -1: the paper's for this trial (10 and 100
     # classes: [0, 1, 3, 5, 7] and [7, 12, 41, 62, 85]).
     config.data.background_class = -1

@@ -1,5 +1,7 @@
 """What is wrong with a config or with a state, said before it does harm."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -26,16 +28,26 @@ def check_config(config) -> None:
     least = dict.fromkeys(("num_steps", "batch_size", "clean_batch_size", *intervals), 1)
     least |= {"finetune_steps": 1, "data.crop_padding": 0}
     least |= {"data.num_clean": 1, "data.num_hyper_val": 1, "data.num_train": 0}
+    below = {"momentum": 1.0}
+    least |= {"momentum": 0.0, "weight_decay": 0.0}
+    for field in ("learning_rate", "finetune_learning_rate"):
+        if not 0 < config[field] < math.inf:
+            raise UserError(f"config.{field}: {config[field]:g}; must be above 0")
     flat = config.to_dict() | {f"data.{name}": value for name, value in config.data.items()}
     for field, smallest in least.items():
-        if flat[field] < smallest:
-            raise UserError(f"config.{field}: {flat[field]}; must be at least {smallest}")
+        if not smallest <= flat[field] < below.get(field, math.inf):
+            limit = f" and below {below[field]:g}" if field in below else ""
+            raise UserError(
+                f"config.{field}: {flat[field]:g}; must be at least {smallest:g}{limit}"
+            )
     for field in intervals[1:]:
         if config[field] % config.log_every_steps:
             raise UserError(
                 f"config.{field}: {config[field]}; must be a multiple of log_every_steps "
                 f"({config.log_every_steps})"
             )
+    if min(config.lr_drop_steps, default=1) < 1:
+        raise UserError(f"config.lr_drop_steps: {config.lr_drop_steps}; must be at least 1")
     if not 0 <= config.seed < 1 << 32:
         raise UserError(f"config.seed: {config.seed}; must be in 0..2**32 - 1")
     for field, values in (

@@ -17,7 +17,8 @@ def evaluate_splits(predict, splits: Splits, state, num_classes: int) -> tuple[d
       num_classes: K.
 
     Returns:
-      {split: {accuracy, error, loss}}, loss the mean cross-entropy; and the confusion matrices
+      {split: {accuracy, error, loss}}, loss the mean cross-entropy; for hyper_val true_accuracy as
+      well, that on the labels before the noise; and the confusion matrices
       {split: int [K, K]} of test and hyper_val, counts by label (rows) and prediction (columns).
     """
     scores, confusion = {}, {}
@@ -32,6 +33,8 @@ def evaluate_splits(predict, splits: Splits, state, num_classes: int) -> tuple[d
             "error": wrong / len(examples.label),
             "loss": float(np.mean(losses)),
         }
+        if name == "hyper_val":
+            scores[name]["true_accuracy"] = float(np.mean(predicted == examples.true_label))
         if name != "clean":
             classes = np.arange(num_classes)
             matrix = confusion_matrix(examples.label, predicted, labels=classes)

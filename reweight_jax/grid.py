@@ -63,6 +63,7 @@ def run_all(runs: list[Run], workers: int = 1) -> None:
     Raises:
       UserError: of the first run that ends in one, with its folder; the rest are not started.
     """
+    runs = list({run.workdir: run for run in runs}.values())  # each folder once
     first = [run for run in runs if not run.config.confusion_from]
     then = [run for run in runs if run.config.confusion_from]
     for stage in (first, then):

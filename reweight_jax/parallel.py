@@ -33,8 +33,8 @@ def steps_per_dispatch(wanted: int, devices, *multiples: int) -> int:
     common = math.gcd(*multiples)
     if wanted < 0 or (wanted and common % wanted):
         raise UserError(
-            f"config.steps_per_dispatch: {wanted} must divide num_steps, every *_every_steps and "
-            f"the step resumed from (their common divisor is {common})"
+            f"config.steps_per_dispatch: {wanted} must divide num_steps, finetune_steps, every "
+            f"*_every_steps and the step resumed from (their common divisor is {common})"
         )
     if wanted:
         return wanted
@@ -57,17 +57,21 @@ def compile_train_steps(step, train: Examples, clean: Examples | None, devices):
       run(state, rows [k, n], clean_rows [k, m] or None) -> (state, metrics, each with a leading k).
       The state is donated. k and n must not change from call to call if it is to compile once.
       On several devices n must be a multiple of their number; a clean batch that is not goes whole
-      to every device, which gives the same gradient.
+      to every device, which gives the same gradient (with dropout, but for its masks).
     """
     data = (_resident(train), None if clean is None else _resident(clean))
 
-    def run(state, data, rows, clean_rows):
+    def run(state, data, rows, clean_rows, *, shared=False, clean_shared=False):
+        """`shared`: whether the rows are this device's share of a batch."""
         train_data, clean_data = data
 
         def body(state, step_rows):
             rows, clean_rows = step_rows
-            clean_batch = None if clean_rows is None else _take(clean_data, clean_rows)
-            return step(state, _take(train_data, rows), clean_batch)
+            batch = _take(train_data, rows, shared)
+            clean_batch = None
+            if clean_rows is not None:
+                clean_batch = _take(clean_data, clean_rows, clean_shared)
+            return step(state, batch, clean_batch)
 
         if devices[0].platform == "cpu":
             return _unrolled_scan(body, state, (rows, clean_rows))
@@ -83,7 +87,7 @@ def compile_train_steps(step, train: Examples, clean: Examples | None, devices):
     @functools.cache
     def compile_for(clean_axis):
         return jax.pmap(
-            run,
+            functools.partial(run, shared=True, clean_shared=clean_axis is not None),
             axis_name=AXIS,
             in_axes=(None, None, 1, clean_axis),
             out_axes=(None, None),
@@ -164,8 +168,11 @@ def _resident(examples):
     return {"image": examples.image, "label": examples.label}
 
 
-def _take(data, rows):
-    return jax.tree.map(lambda array: array[rows], data) | {"row": rows}
+def _take(data, rows, shared):
+    """The examples of a batch, or of this device's share of it, and their place in the whole."""
+    first = len(rows) * jax.lax.axis_index(AXIS) if shared else 0
+    place = first + jax.numpy.arange(len(rows))
+    return jax.tree.map(lambda array: array[rows], data) | {"row": rows, "place": place}
 
 
 def _shard(rows, num_devices):

@@ -20,6 +20,7 @@ import tensorboardX
 import tqdm
 
 from reweight_jax.errors import UserError
+from reweight_jax.methods import METHODS
 
 KINDS = ("train", "eval", "confusion")  # of records
 
@@ -28,7 +29,7 @@ def open_workdir(workdir: str | os.PathLike, config) -> pathlib.Path:
     """Makes the folder of a run, or checks that the one there is of this config.
 
     What may differ from the config there is what leaves the steps taken as they are: `num_steps`
-    where no fine-tuning follows, and fine-tuning that is new. Raises UserError where the folder
+    where nothing depends on it, and fine-tuning that is new. Raises UserError where the folder
     cannot be written, or holds another config's run.
     """
     workdir = pathlib.Path(workdir).expanduser()
@@ -43,12 +44,13 @@ def open_workdir(workdir: str | os.PathLike, config) -> pathlib.Path:
         raise UserError(f"--workdir {workdir}: cannot be used ({error})") from None
     differing = {name for name in old | new if old.get(name) != new.get(name)}
     before, now = old.get("finetune_from"), config.finetune_from
-    if before == now == "none":
+    if before == now == "none" and not METHODS[config.method].uses_num_steps:
         differing -= {"num_steps"}
     if before == "none":
         differing -= {"finetune_from", "finetune_steps", "finetune_learning_rate"}
     if (before, now) == ("last", "both"):
         differing -= {"finetune_from"}
+    differing -= {"confusion_from"}  # the run that it names may have been moved
     if differing:
         raise UserError(
             f"--workdir {workdir}: holds a run with another config.{min(differing)}; "
@@ -195,6 +197,11 @@ def best_evaluation(records: list[dict], num_steps: int) -> dict | None:
     """The best evaluation of the first `num_steps` steps, the later of equals; None without any."""
     evals = [r for r in records if r["kind"] == "eval" and r["step"] <= num_steps]
     return max(evals, key=lambda r: (goodness(r), r["step"]), default=None)
+
+
+def has_confusion(workdir: pathlib.Path, step: int) -> bool:
+    """Whether the confusion matrices of `step` are on record: a phase's last step has them."""
+    return any(r["kind"] == "confusion" and r["step"] == step for r in read_metrics(workdir))
 
 
 def build_result(config, records: list[dict], stops: dict[str, int], devices) -> dict:

@@ -27,7 +27,7 @@ def train_step(
     Args:
       state: the state before, the same on every device.
       batch: this device's share: image uint8 [n, H, W, C], label int32 [n], row int32 [n] in the
-        set trained on.
+        set trained on, place int32 [n] in the batch over all devices.
       clean_batch: likewise, m examples of the clean set; None where the method needs none.
       model: a Flax linen module.
       method: what chooses loss and weights.
@@ -42,14 +42,11 @@ def train_step(
       (1 / sum w^2), class_mass (sum of weights by label), no_helpful (1 where all weights are 0).
     """
     step_key = jax.random.fold_in(state.key, state.step)
-    method_key, dropout_key = jax.random.split(step_key)
-    train_key, clean_key = (jax.random.fold_in(step_key, stream) for stream in (1, 2))
-    batch = batch | {"image": augment(train_key, batch["image"], batch["row"])}
+    method_key, dropout_key, train_key, clean_key = jax.random.split(step_key, 4)
+    batch = batch | {"image": augment(train_key, batch["image"], batch["place"])}
     if clean_batch is not None:
-        image = augment(clean_key, clean_batch["image"], clean_batch["row"])
+        image = augment(clean_key, clean_batch["image"], clean_batch["place"])
         clean_batch = clean_batch | {"image": image}
-    if axis_name is not None:  # a mask of its own for each device's examples
-        dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
 
     def loss_fn(params, examples):
         logits, model_state = model.apply(
@@ -123,11 +120,11 @@ def eval_step(params, model_state, image, *, model) -> jax.Array:
 
 
 def augmentation(crop_padding: int, flip: bool):
-    """Returns augment(key, image uint8 [n, H, W, C], row int32 [n]) -> image, alike.
+    """Returns augment(key, image uint8 [n, H, W, C], place int32 [n]) -> image, alike.
 
     Each image is padded with `crop_padding` black pixels a side and cropped at random, and half of
-    them are mirrored. What happens to an example depends on the key and on its row alone: not on
-    its place in the batch, and so not on the number of devices.
+    them are mirrored. What happens to an example depends on the key and on its place in the batch
+    over all devices, and so not on their number.
     """
 
     def augment_one(key, image):
@@ -141,10 +138,10 @@ def augmentation(crop_padding: int, flip: bool):
             image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
         return image
 
-    def augment(key, image, row):
+    def augment(key, image, place):
         if not (crop_padding or flip):
             return image
-        keys = jax.vmap(lambda r: jax.random.fold_in(key, r))(row)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, place)
         return jax.vmap(augment_one)(keys, image)
 
     return augment

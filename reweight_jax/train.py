@@ -120,6 +120,11 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
             best = report.best_evaluation(report.read_metrics(workdir), config.num_steps)
             if best:
                 checkpoints.keep(best["step"])
+            elif step >= config.eval_every_steps:
+                raise UserError(
+                    f"{workdir}/metrics.jsonl: has no evaluation, but there is a checkpoint of "
+                    f"step {step}; put the file back, or remove the folder"
+                )
 
             def evaluate(phase, state, step):
                 """Writes what a phase has come to; returns whether it is the best so far."""
@@ -141,6 +146,8 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
                     writer.write({"step": step, "kind": "confusion", **confusion})
                 return is_best
 
+            if step == phases[0].stop and not report.has_confusion(workdir, step):
+                evaluate(phases[0], state, step)  # a run that is told to end where it was stopped
             for phase in phases:
                 if step >= phase.stop:
                     continue
@@ -155,15 +162,14 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
                     step += steps_per_dispatch
                     last = step == phase.stop
                     log.add(step, metrics, due=step % config.log_every_steps == 0 or last)
-                    is_best = False
-                    if step % config.eval_every_steps == 0 or last:
+                    evaluates = step % config.eval_every_steps == 0 or last
+                    saves = step % config.checkpoint_every_steps == 0 or last
+                    if evaluates or saves:
                         with log.paused():
                             check_finite(state)
-                            is_best = evaluate(phase, state, step)
-                    if step % config.checkpoint_every_steps == 0 or last or is_best:
-                        with log.paused():
-                            check_finite(state)
-                            checkpoints.save(state)
+                            is_best = evaluates and evaluate(phase, state, step)
+                            if saves or is_best:
+                                checkpoints.save(state)
 
     records = report.read_metrics(workdir)
     stops = {phase.name: phase.stop for phase in phases}

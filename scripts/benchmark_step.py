@@ -52,11 +52,17 @@ def compile_step(method_name: str, epsilon_method: str, pool, train: Examples):
     with mock.patch.object(lenet, "max_pool_3x3", pool):
         state = create_train_state(jax.random.key(0), model, tx, method, config, train, 2)
         rows = np.arange(BATCH, dtype=np.int32)
-        batch = {"image": train.image[:BATCH], "label": train.label[:BATCH], "row": rows}
+        batch = {
+            "image": train.image[:BATCH],
+            "label": train.label[:BATCH],
+            "row": rows,
+            "place": rows,
+        }
         clean = {
             "image": train.image[BATCH:],
             "label": train.label[BATCH:],
             "row": rows[:CLEAN],
+            "place": rows[:CLEAN],
         }
         step = functools.partial(
             train_step,

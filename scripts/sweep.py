@@ -35,7 +35,10 @@ _RATIOS = flags.DEFINE_list(
 )
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds (the paper's trials) to run.")
 _FINETUNE_FROM = flags.DEFINE_enum(
-    "finetune_from", "both", ["none", "last", "best", "both"], "config.finetune_from, for noise."
+    "finetune_from",
+    None,
+    ["none", "last", "best", "both"],
+    "config.finetune_from. Default: the config's; where it adds label noise, both.",
 )
 _WORKERS = flags.DEFINE_integer(
     "workers", 1, "Processes that share the runs; on a CPU, as many as cores.", lower_bound=1
@@ -101,8 +104,10 @@ def main(argv):
         of_noise = ratio_field(config) == "noise_ratio"
         methods = _METHODS.value or (noise if of_noise else imbalance).METHODS
         its_ratios = ratios or ([config.data.noise_ratio] if of_noise else PAPER_RATIOS)
-        if of_noise:
+        if _FINETUNE_FROM.value:
             config.finetune_from = _FINETUNE_FROM.value
+        elif of_noise and "finetune_from" not in overrides:
+            config.finetune_from = "both"
         its_folder = folder / f"{config.name}-{config.variant}"
         runs += grid(config, its_folder, methods, its_ratios, seeds)
     run_all(runs, _WORKERS.value)

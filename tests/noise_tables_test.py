@@ -64,11 +64,11 @@ def test_rows_of_a_table(tmp_path):
     assert "0.900 | 10.0% | 20.0% | 80.0% |" in lines[-1]
     header, *cells = tables.to_csv(rows).splitlines()
     assert header.startswith(
-        "dataset,noise,noise_ratio,imbalance_factor,model,method,choice,num_steps,seeds,"
+        "noise,dataset,noise_ratio,imbalance_factor,model,num_clean,num_train,method,choice,num_steps,seeds,"
     )
     baseline = next(line for line in cells if ",baseline,+ES," in line)
     assert baseline.startswith(
-        "cifar10,background_flip,0.4,0,resnet-32-1,baseline,+ES,80000,1,0.65,"
+        "background_flip,cifar10,0.4,0,resnet-32-1,100,0,baseline,+ES,80000,1,0.65,"
     )
     assert ",0.6496,0.0119,,,,,10,1 x test" in baseline  # one seed: no interval; no weights
 
@@ -78,6 +78,8 @@ def test_the_papers_numbers_are_only_beside_the_papers_setting(tmp_path):
         ("model.depth", 8),
         ("data.noise_ratio", 0.2),
         ("data.imbalance_factor", 10.0),
+        ("data.num_clean", 100),
+        ("data.num_train", 5_000),
     ):
         config = cifar_background_flip.get_config("cifar100")
         config.update_from_flattened_dict({field: value, "method": "reweight"})
@@ -124,3 +126,28 @@ def test_workers_run_what_depends_on_others_last(tmp_path):
     runs = grid(config, tmp_path, ["s_model_conf", "baseline", "random"], [0.4], [0])
     run_all(runs, workers=2)
     assert all((run.workdir / "result.json").exists() for run in runs)
+
+
+def test_runs_that_differ_are_not_averaged(tmp_path):
+    """clean_only of other lengths, and a run without noise in the folder of a noisy config."""
+    config = cifar_uniform_flip.get_config("cifar10")
+    config.method = "clean_only"
+    for seed, config.num_steps in enumerate((2_000, 10)):
+        finished(tmp_path, config, seed, last=0.5, best=0.5)
+    config.method, config.data.noise = "baseline", "none"
+    finished(tmp_path, config, 0, last=0.9, best=0.9)
+    rows = noise.collect(tmp_path, "cifar_uniform_flip")
+    assert [(r["num_steps"], r["seeds"], r["choice"]) for r in rows] == [
+        (10, 1, ""),
+        (2_000, 1, ""),
+        (10, 1, "+ES"),
+        (2_000, 1, "+ES"),
+    ]
+
+
+def test_a_folder_is_run_once(tmp_path):
+    config = cifar_background_flip.get_config("digits")
+    config.num_steps, config.batch_size = 2, 20
+    config.log_every_steps = config.eval_every_steps = config.checkpoint_every_steps = 2
+    run_all(grid(config, tmp_path, ["baseline"], [0.4], [0, 0]), workers=2)
+    assert (tmp_path / "ratio0.4" / "baseline" / "seed0" / "result.json").exists()

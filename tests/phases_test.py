@@ -1,6 +1,7 @@
 """Phases of a run: label noise, fine-tuning from the last and the best step, learning rates."""
 
 import json
+import shutil
 
 import chex
 import jax
@@ -187,6 +188,44 @@ def test_fine_tuning_can_follow_later(finished, tmp_path):
     config.finetune_from = "best"
     with pytest.raises(UserError, match="holds a run with another config.finetune_from"):
         train_and_evaluate(config, tmp_path, ONE_DEVICE)
+
+
+def test_a_stopped_run_can_end_where_it_stopped(finished, tmp_path):
+    """Told to be as long as it is, it is evaluated as a run of that length."""
+    config, _, _ = finished
+    config = config.copy_and_resolve_references()
+    config.finetune_from = "none"
+    config.eval_every_steps, config.log_every_steps = 4, 2
+    train_and_evaluate(config, tmp_path, ONE_DEVICE)
+    for name in ("8", "6"):  # as a kill after the checkpoint of step 4 leaves it
+        shutil.rmtree(tmp_path / "checkpoints" / name)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    kept = [line for line in lines if json.loads(line)["kind"] != "confusion"]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(kept) + "\n")
+    config.num_steps = 4
+    result = train_and_evaluate(config, tmp_path, ONE_DEVICE)
+    assert result["last"]["step"] == result["best"]["step"] == result["num_steps"] == 4
+    assert np.sum(result["confusion"]["last"]["test"]) == 599
+
+
+def test_a_lost_record_is_named(finished, tmp_path):
+    config, workdir, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    with pytest.raises(UserError, match="metrics.jsonl: has no evaluation, .* of step 16"):
+        train_and_evaluate(config, tmp_path / "run", ONE_DEVICE)
+
+
+def test_a_run_whose_steps_depend_on_its_length_is_not_extended(noisy_config, tmp_path):
+    config = noisy_config(method="mentornet", finetune_from="none")
+    report.write_config(tmp_path, config)
+    config.num_steps = 16
+    with pytest.raises(UserError, match="holds a run with another config.num_steps"):
+        report.open_workdir(tmp_path, config)
+    config.method = "baseline"
+    report.write_config(tmp_path, config)
+    config.num_steps = 32
+    assert report.open_workdir(tmp_path, config) == tmp_path
 
 
 def test_weight_statistics_by_hand():

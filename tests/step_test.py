@@ -17,6 +17,7 @@ from reweight_jax.data import Examples
 from reweight_jax.data.batches import batch_rows, shuffled
 from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS
+from reweight_jax.models.dropout import Dropout
 from reweight_jax.state import create_optimizer, create_train_state
 from reweight_jax.step import augmentation, train_step
 
@@ -89,6 +90,26 @@ def test_four_devices_are_one(name, epsilon_method, short_mentor, confusion_run)
     assert weighed == 0 if name == "clean_only" else weighed >= 16
     assert np.abs(state.model_state["batch_stats"]["BatchNorm_0"]["mean"]).max() > 0
     np.testing.assert_allclose(metrics["class_mass"].sum(-1), 1, rtol=1e-5)
+
+
+def test_four_devices_drop_out_what_one_does():
+    def logits(devices):
+        model = Dropout(0.3, parallel.axis_name(devices))
+        x = jnp.ones((8, 5))
+
+        def apply(x):
+            return model.apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
+
+        if len(devices) == 1:
+            return apply(x)
+        return jax.pmap(apply, parallel.AXIS)(x.reshape(4, 2, 5)).reshape(8, 5)
+
+    one = logits(jax.devices()[:1])
+    chex.assert_trees_all_equal(logits(jax.devices()), one)
+    assert len(np.unique(one, axis=0)) == 8  # each example has a mask of its own
+    assert set(np.unique(one)) == {0.0, np.float32(1 / 0.7)}
+    trained = [train("reweight", "jvp", jax.devices()[:k], dropout_rate=0.3) for k in (1, 4)]
+    chex.assert_trees_all_close(*trained, rtol=2e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("num_clean", [6, 12])
@@ -165,6 +186,7 @@ def test_metrics_by_hand():
     model, tx = ResidualNet(), create_optimizer(CONFIG, SCHEDULE)
     rows = np.arange(16, dtype=np.int32)
     batch = {"image": TRAIN.image[rows], "label": TRAIN.label[rows], "row": rows}
+    batch["place"] = rows
     new_state, metrics = jax.jit(bare_step(method, model, tx))(state, batch, None)
     variables = {"params": state.params["model"], **state.model_state}
     logits, _ = model.apply(
@@ -196,6 +218,7 @@ def test_no_helpful_example_takes_no_step_on_the_loss():
     state = state.replace(opt_state=tx.init(state.params))
     image = np.repeat(TRAIN.image[:1], 8, axis=0)
     batch = {"image": image, "label": np.zeros(8, np.int32), "row": np.arange(8, dtype=np.int32)}
+    batch["place"] = batch["row"]
     clean = batch | {"label": np.ones(8, np.int32)}
     step = bare_step(method, model, tx)
     new_state, metrics = jax.jit(step)(state, batch, clean)

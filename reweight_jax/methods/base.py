@@ -63,6 +63,7 @@ class Method(NamedTuple):
       trains_on_clean: whether the clean set takes the place of the training set.
       trainable: whether `method_state` is a pytree of parameters, which the optimiser trains along
         with the model's; `weights` then sees () in its place.
+      uses_num_steps: whether its steps depend on the length of the run, which then is fixed.
     """
 
     init: Callable[..., Any] = no_state
@@ -72,6 +73,7 @@ class Method(NamedTuple):
     needs_clean: bool = False
     trains_on_clean: bool = False
     trainable: bool = False
+    uses_num_steps: bool = False
 
 
 def normalize(weights: jax.Array) -> jax.Array:

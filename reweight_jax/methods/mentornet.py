@@ -118,4 +118,4 @@ def _mentored(context: Context):
     return normalize(weights), state | {"moving_percentile": moving}
 
 
-MENTORNET = Method(init=_init, weights=_mentored)
+MENTORNET = Method(init=_init, weights=_mentored, uses_num_steps=True)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from reweight_jax.errors import UserError
+from reweight_jax.models.dropout import Dropout
 
 BATCH_NORM_MOMENTUM = 0.9
 STEM_FEATURES = 16
@@ -41,7 +42,7 @@ class ResNet(nn.Module):
         or after it, with strided and zero-padded identity shortcuts (ResNet's option A).
       dropout: rate, in training alone; 0 for none.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: device axis of BatchNorm's statistics, or None.
+      axis_name: device axis over which a batch is split, or None.
     """
 
     num_classes: int
@@ -74,7 +75,7 @@ class ResNet(nn.Module):
             if x.shape[-1] != features or stride != 1:
                 x = conv(features, 1, stride)(y)
             y = nn.relu(norm()(conv(features, 3, stride)(y)))
-            y = nn.Dropout(self.dropout, deterministic=not train)(y)
+            y = Dropout(self.dropout, self.axis_name)(y, train=train)
             return x + conv(features, 3)(y)
 
         block = wide_block if self.preactivation else plain_block

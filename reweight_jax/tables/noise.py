@@ -26,10 +26,16 @@ CHOICES = {
     "+ES+FT, short schedule": (None, "finetuned_last"),
 }
 
-# The paper's Tables 1 and 2: noise -> (its model) and {(method, choice): accuracy in percent and
-# 95% interval over five trials, for CIFAR-10 and CIFAR-100}. MentorNet's have no interval.
 NAN = math.nan
-PAPER_MODELS = {"uniform_flip": "wide_resnet-28-10", "background_flip": "resnet-32-1"}
+# (noise, data set) -> what a run must have for the paper's number to stand beside it.
+PAPER_SETTINGS = {
+    ("uniform_flip", "cifar10"): ("wide_resnet-28-10", 1_000),
+    ("uniform_flip", "cifar100"): ("wide_resnet-28-10", 1_000),
+    ("background_flip", "cifar10"): ("resnet-32-1", 100),
+    ("background_flip", "cifar100"): ("resnet-32-1", 1_000),
+}
+# The paper's Tables 1 and 2: noise -> {(method, choice): accuracy in percent and 95% interval over
+# five trials, for CIFAR-10 and CIFAR-100}. MentorNet's have no interval.
 PAPER = {
     "uniform_flip": {
         ("baseline", ""): ((67.97, 0.62), (50.66, 0.24)),
@@ -62,6 +68,8 @@ PAPER = {
         ("reweight", ""): ((86.73, 0.48), (59.30, 0.60)),
     },
 }
+# What makes a column of the table, and the statistics of weights.
+COLUMN = ("dataset", "noise_ratio", "imbalance_factor", "model", "num_clean", "num_train")
 WEIGHTS = ("auc", "wrong_mass", "zero_right", "zero_wrong")
 
 
@@ -77,6 +85,8 @@ def collect(folder: pathlib.Path, name: str) -> list[dict]:
     for run_folder in sorted(folder.glob(f"{name}-*")):
         for config, result in read_runs(run_folder):
             data, model = config["data"], config["model"]
+            if data["noise"] == "none":
+                continue
             network = model["name"]
             if "resnet" in network:
                 network += f"-{model['depth']}-{model['width']}"
@@ -84,32 +94,25 @@ def collect(folder: pathlib.Path, name: str) -> list[dict]:
             for choice, scores in CHOICES.items():
                 if scores[short] not in result:
                     continue
-                num_steps = None if result["method"] == "clean_only" else result["num_steps"]
-                key = (data["name"], data["noise"], data["noise_ratio"], data["imbalance_factor"])
-                key += (network, result["method"], choice, num_steps)
+                column = (data["name"], data["noise_ratio"], data["imbalance_factor"], network)
+                column += (data["num_clean"], data["num_train"])
+                key = (data["noise"], *column, result["method"], choice, result["num_steps"])
                 groups[key].append((result[scores[short]]["test_accuracy"], result))
-    return sorted((_row(*key, runs) for key, runs in groups.items()), key=_order)
+    names = ("noise", *COLUMN, "method", "choice", "num_steps")
+    rows = (_row(dict(zip(names, key, strict=True)), runs) for key, runs in groups.items())
+    return sorted(rows, key=_order)
 
 
-def _row(dataset, noise, ratio, imbalance_factor, model, method, choice, num_steps, runs):
+def _row(row, runs):
+    """What makes a row, and its runs (accuracy, result) -> the row."""
     accuracies, results = zip(*runs, strict=True)
     accuracy, interval = mean_and_interval(list(accuracies))
-    paper, paper_interval = NAN, NAN
-    if (ratio, imbalance_factor, model) == (0.4, 0, PAPER_MODELS[noise]):
-        paper, paper_interval = _paper(dataset, noise, method, choice)
+    paper, paper_interval = _paper(row)
     weights = dict.fromkeys(WEIGHTS, math.nan)
-    if CHOICES[choice][0] == "last" and all(result["weights"] for result in results):
+    if CHOICES[row["choice"]][0] == "last" and all(result["weights"] for result in results):
         for name in WEIGHTS:
             weights[name] = statistics.fmean(result["weights"][name] for result in results)
-    return {
-        "dataset": dataset,
-        "noise": noise,
-        "noise_ratio": ratio,
-        "imbalance_factor": imbalance_factor,
-        "model": model,
-        "method": method,
-        "choice": choice,
-        "num_steps": num_steps or results[0]["num_steps"],
+    return row | {
         "seeds": len(results),
         "test_accuracy": accuracy,
         "ci95": interval,
@@ -121,18 +124,35 @@ def _row(dataset, noise, ratio, imbalance_factor, model, method, choice, num_ste
     }
 
 
-def _paper(dataset, noise, method, choice):
-    """The paper's number for a row, (NaN, NaN) where it has none."""
-    numbers = PAPER[noise].get((method, choice.replace(", short schedule", "")), ())
-    return dict(zip(("cifar10", "cifar100"), numbers, strict=False)).get(dataset, (NAN, NAN))
+def _paper(row):
+    """The paper's number for a row, (NaN, NaN) where it has none or its setting is another."""
+    setting = PAPER_SETTINGS.get((row["noise"], row["dataset"]))
+    here = row["model"], row["num_clean"]
+    if (row["noise_ratio"], row["imbalance_factor"], row["num_train"], here) != (
+        0.4,
+        0,
+        0,
+        setting,
+    ):
+        return NAN, NAN
+    choice = row["choice"].replace(", short schedule", "")
+    numbers = PAPER[row["noise"]].get((row["method"], choice), ((NAN, NAN), (NAN, NAN)))
+    return numbers[row["dataset"] == "cifar100"]
 
 
 def _order(row):
     """Methods that use the noisy data alone before those that use clean data, as in the paper."""
     uses_clean = row["method"] in ("clean_only", "reweight") or "FT" in row["choice"]
     method = METHODS.index(row["method"]) if row["method"] in METHODS else -1
-    column = row["noise"], row["dataset"], row["noise_ratio"], row["imbalance_factor"], row["model"]
-    return (*column, uses_clean, method, list(CHOICES).index(row["choice"]), row["num_steps"])
+    column = tuple(row[name] for name in COLUMN)
+    return (
+        row["noise"],
+        *column,
+        uses_clean,
+        method,
+        list(CHOICES).index(row["choice"]),
+        row["num_steps"],
+    )
 
 
 def to_markdown(rows: list[dict]) -> str:
@@ -143,7 +163,7 @@ def to_markdown(rows: list[dict]) -> str:
         parts.append(f"{noise}: test accuracy, %\n\n{_accuracies(here)}")
         told = [row for row in here if row["auc"] != 0.5 and not math.isnan(row["auc"])]
         if told:
-            parts.append(f"{noise}: weights of the last epoch\n\n{_weights(told)}")
+            parts.append(f"{noise}: each example's last weight\n\n{_weights(told)}")
     return "\n".join(parts)
 
 
@@ -162,7 +182,7 @@ def _accuracies(rows):
             cells.append("<br>".join(_cell(row) for row in mine))
             if column in printed:
                 known = [r for r in mine if not math.isnan(r["paper"])][:1]
-                cells.append("".join(percent(r["paper"], r["paper_ci95"]) for r in known))
+                cells.append("".join(_paper_cell(row) for row in known))
         lines.append(_line(cells))
     return "\n".join(lines) + "\n"
 
@@ -172,17 +192,28 @@ def _line(cells):
 
 
 def _place(row):
-    return _order(row)[5:]
+    return _order(row)[1 + len(COLUMN) :]
 
 
 def _column(row):
-    tail = f", long tail {row['imbalance_factor']:g}:1" if row["imbalance_factor"] else ""
-    return f"{row['dataset']}, {100 * row['noise_ratio']:g}% noise{tail}, {row['model']}"
+    parts = [row["dataset"], f"{100 * row['noise_ratio']:g}% noise", row["model"]]
+    parts.append(f"{row['num_clean']:,} clean")
+    if row["num_train"]:
+        parts.append(f"{row['num_train']:,} training images")
+    if row["imbalance_factor"]:
+        parts.append(f"long tail {row['imbalance_factor']:g}:1")
+    return ", ".join(parts)
 
 
 def _cell(row):
     accuracy = percent(row["test_accuracy"], row["ci95"])
     return f"{accuracy} ({row['seeds']} x {row['num_steps']:,} steps)"
+
+
+def _paper_cell(row):
+    if math.isnan(row["paper_ci95"]):  # MentorNet's, rounded in the paper
+        return f"{100 * row['paper']:g}"
+    return percent(row["paper"], row["paper_ci95"])
 
 
 def _weights(rows):
