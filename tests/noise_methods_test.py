@@ -223,7 +223,12 @@ def test_a_step_trains_the_transition_with_the_model():
     state = create_train_state(jax.random.key(0), Flat(), tx, method, ConfigDict(), train, 3)
     assert state.method_state == ()
     b = np.asarray(state.params["method"]["transition"])
-    batch = {"image": image, "label": jnp.asarray(train.label), "row": jnp.arange(6)}
+    batch = {
+        "image": image,
+        "label": jnp.asarray(train.label),
+        "row": jnp.arange(6),
+        "place": jnp.arange(6),
+    }
     new_state, metrics = jax.jit(
         functools.partial(
             train_step,
