@@ -25,11 +25,10 @@ def check_config(config) -> None:
     choose("config.finetune_from", config.finetune_from, FINETUNE_FROM)
     choose("config.data.clean_in_train", config.data.clean_in_train, CLEAN_IN_TRAIN)
     intervals = ("log_every_steps", "eval_every_steps", "checkpoint_every_steps")
-    least = dict.fromkeys(("num_steps", "batch_size", "clean_batch_size", *intervals), 1)
-    least |= {"finetune_steps": 1, "data.crop_padding": 0}
-    least |= {"data.num_clean": 1, "data.num_hyper_val": 1, "data.num_train": 0}
-    below = {"momentum": 1.0}
-    least |= {"momentum": 0.0, "weight_decay": 0.0}
+    positive = ("num_steps", "finetune_steps", "batch_size", "clean_batch_size", *intervals)
+    least = dict.fromkeys((*positive, "data.num_clean", "data.num_hyper_val"), 1)
+    least |= dict.fromkeys(("momentum", "weight_decay", "data.num_train", "data.crop_padding"), 0)
+    below = {"momentum": 1}
     for field in ("learning_rate", "finetune_learning_rate"):
         if not 0 < config[field] < math.inf:
             raise UserError(f"config.{field}: {config[field]:g}; must be above 0")
@@ -46,8 +45,6 @@ def check_config(config) -> None:
                 f"config.{field}: {config[field]}; must be a multiple of log_every_steps "
                 f"({config.log_every_steps})"
             )
-    if min(config.lr_drop_steps, default=1) < 1:
-        raise UserError(f"config.lr_drop_steps: {config.lr_drop_steps}; must be at least 1")
     if not 0 <= config.seed < 1 << 32:
         raise UserError(f"config.seed: {config.seed}; must be in 0..2**32 - 1")
     for field, values in (
@@ -56,6 +53,8 @@ def check_config(config) -> None:
     ):
         if not all(isinstance(value, int) for value in values):
             raise UserError(f"config.{field}: {values}; must be integers")
+    if min(config.lr_drop_steps, default=1) < 1:
+        raise UserError(f"config.lr_drop_steps: {config.lr_drop_steps}; must be at least 1")
 
 
 def check_finite(state) -> None:

@@ -55,7 +55,7 @@ def load_config(name: str, overrides: dict):
     try:
         config = runpy.run_path(file)["get_config"](*([variant] if variant else []))
         config.update_from_flattened_dict(overrides)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, ImportError) as error:
         raise UserError(f"--also={name}: {' '.join(str(error).split())}") from None
     return config
 

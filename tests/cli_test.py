@@ -63,6 +63,7 @@ def assert_one_line(finished, *parts):
         ([CONFIG, "--config.learning_rate=nan"], ["config.learning_rate: nan"]),
         ([CONFIG, "--config.momentum=1.5"], ["config.momentum: 1.5", "below 1"]),
         ([CONFIG, "--config.lr_drop_steps=(-5,)"], ["config.lr_drop_steps: (-5,)"]),
+        ([CONFIG, "--config.lr_drop_steps=('a',)"], ["config.lr_drop_steps: ('a',)"]),
         ([CONFIG, "--config.lr_drop_steps=(1.5,)"], ["config.lr_drop_steps: (1.5,)"]),
         ([CONFIG, "--config.model.name=resnet", "--config.model.depth=9"], ["model.depth: 9"]),
         ([CONFIG, "--config.num_steps=0"], ["config.num_steps: 0"]),

@@ -6,9 +6,9 @@ import shutil
 import chex
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from sklearn.metrics import roc_auc_score
+from whole_runs import ONE_DEVICE, saved, without_times
 
 from configs import cifar_background_flip, cifar_uniform_flip
 from reweight_jax import data, report
@@ -16,8 +16,6 @@ from reweight_jax.errors import UserError
 from reweight_jax.evaluate import weight_statistics
 from reweight_jax.state import learning_rate_schedule
 from reweight_jax.train import load_splits, phases_of, train_and_evaluate
-
-ONE_DEVICE = jax.devices()[:1]
 
 
 @pytest.fixture
@@ -35,15 +33,6 @@ def noisy_config():
         return config
 
     return make
-
-
-def saved(workdir, step):
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(workdir.resolve() / "checkpoints" / str(step) / "default")
-
-
-def without_times(tree):
-    return {k: v for k, v in tree.items() if k not in ("seconds", "steps_per_second")}
 
 
 def test_phases_of_a_config(noisy_config):

@@ -10,10 +10,9 @@ import sys
 import time
 
 import chex
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+from whole_runs import ONE_DEVICE, saved, without_times
 
 from reweight_jax import report
 from reweight_jax.errors import UserError
@@ -21,18 +20,6 @@ from reweight_jax.methods import METHODS
 from reweight_jax.train import train_and_evaluate
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-ONE_DEVICE = jax.devices()[:1]
-
-
-def saved(workdir, step):
-    """The arrays of a checkpoint, read by orbax alone."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(workdir.resolve() / "checkpoints" / str(step) / "default")
-
-
-def without_times(tree):
-    """result.json or a metrics record, less what differs between two runs of one seed."""
-    return {k: v for k, v in tree.items() if k not in ("seconds", "steps_per_second")}
 
 
 def records(workdir):

@@ -39,7 +39,8 @@ def load(config, seed: int) -> Splits:
             raise UserError("config.data.imbalance_factor and imbalance_ratio: set one of the two")
         available = np.bincount(train.label, minlength=num_classes)
         kept = corrupt.long_tailed_counts(available, config.imbalance_factor)
-        train = train.take(corrupt.draw_per_class(train.label, kept, rng, "imbalance_factor"))
+        field = "config.data.imbalance_factor"
+        train = train.take(corrupt.draw_per_class(train.label, kept, rng, field))
     if config.imbalance_ratio:
         if not config.num_train:
             raise UserError("config.data.num_train: 0; imbalance_ratio needs a number")

@@ -23,7 +23,7 @@ MENTOR_STEPS, MENTOR_BATCH = 1_500, 512
 
 
 class Mentor(nn.Module):
-    """(loss [n], loss - percentile [n], label [n], epoch 0..99 [n]) -> weight [n] in 0..1, logits.
+    """(loss [n], loss - percentile [n], label [n], epoch 0..99 [n]) -> logits [n] of the weights.
 
     A bidirectional LSTM reads the two losses; embeddings of the label and the epoch join its two
     last states before a layer of 20 units.

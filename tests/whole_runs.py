@@ -1,0 +1,17 @@
+"""What the tests of whole runs compare: checkpoints, and records without their times."""
+
+import jax
+import orbax.checkpoint as ocp
+
+ONE_DEVICE = jax.devices()[:1]
+
+
+def saved(workdir, step):
+    """The arrays of a checkpoint, read by orbax alone."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(workdir.resolve() / "checkpoints" / str(step) / "default")
+
+
+def without_times(tree):
+    """result.json or a metrics record, less what differs between two runs of one seed."""
+    return {k: v for k, v in tree.items() if k not in ("seconds", "steps_per_second")}
