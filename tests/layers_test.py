@@ -8,7 +8,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "reweight_jax"
 ORDER = (
     "errors reweight data models methods state step parallel checkpoints evaluate report plots "
-    "check tables train grid cli main"
+    "check tables train benchmark grid startup cli main"
 ).split()
 
 

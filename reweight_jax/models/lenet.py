@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from reweight_jax.models.planes import conv_general_dilated
 from reweight_jax.models.pooling import max_pool_3x3
 
 _INIT = nn.initializers.truncated_normal(0.1)  # cut at two standard deviations, of 0.1 before it
@@ -26,7 +27,8 @@ class LeNet(nn.Module):
         """[N, H, W, C] floats in 0..1 -> logits [N, K]; `train` changes nothing here."""
         del train
         for features in (16, 32, 64):
-            x = nn.Conv(features, (5, 5), kernel_init=_INIT, dtype=self.dtype)(x)
+            settings = {"kernel_init": _INIT, "dtype": self.dtype}
+            x = nn.Conv(features, (5, 5), conv_general_dilated=conv_general_dilated, **settings)(x)
             x = nn.relu(max_pool_3x3(x))
         x = x.reshape(len(x), -1)
         x = nn.relu(nn.Dense(100, kernel_init=_INIT, dtype=self.dtype)(x))

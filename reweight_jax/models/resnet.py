@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from reweight_jax.errors import UserError
 from reweight_jax.models.dropout import Dropout
+from reweight_jax.models.materialize import materialize
 
 BATCH_NORM_MOMENTUM = 0.9
 STEM_FEATURES = 16
@@ -67,25 +68,25 @@ class ResNet(nn.Module):
 
         def plain_block(x, features, stride):
             y = conv(features, 3, stride)(x)
-            y = conv(features, 3)(nn.relu(norm()(y)))
+            y = conv(features, 3)(materialize(nn.relu(norm()(y))))
             return nn.relu(_zero_padded(x, features, stride) + norm()(y))
 
         def wide_block(x, features, stride):
-            y = nn.relu(norm()(x))
+            y = materialize(nn.relu(norm()(x)))
             if x.shape[-1] != features or stride != 1:
                 x = conv(features, 1, stride)(y)
             y = nn.relu(norm()(conv(features, 3, stride)(y)))
             y = Dropout(self.dropout, self.axis_name)(y, train=train)
-            return x + conv(features, 3)(y)
+            return x + conv(features, 3)(materialize(y))
 
         block = wide_block if self.preactivation else plain_block
         x = conv(STEM_FEATURES, 3)(x)
         if not self.preactivation:
-            x = nn.relu(norm()(x))
+            x = materialize(nn.relu(norm()(x)))
         for stage in range(3):
             for i in range(self.blocks_per_stage):
                 stride = 2 if stage > 0 and i == 0 else 1
-                x = block(x, STEM_FEATURES * self.width * 2**stage, stride)
+                x = materialize(block(x, STEM_FEATURES * self.width * 2**stage, stride))
         if self.preactivation:
             x = nn.relu(norm()(x))
         x = jnp.mean(x, axis=(1, 2))
