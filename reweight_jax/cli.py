@@ -6,6 +6,7 @@ import sys
 
 from absl import app, flags, logging
 
+from reweight_jax import startup
 from reweight_jax.errors import UserError
 
 
@@ -23,6 +24,8 @@ def check_arguments(argv, config) -> None:
 
 def run(main) -> None:
     """Parses the flags and calls main(argv); a user's mistake ends in one line and status 1."""
+    startup.keep_freed_memory()
+    startup.cache_compilations()
     logging.set_verbosity(logging.ERROR)  # TFDS and orbax warn of what is no concern of a user's
     # configs/ lies beside the package, and its files import each other from any working folder.
     sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
