@@ -1,126 +1,167 @@
-"""Times one training step of LeNet (n=100, m=10): plain, reweighting by lookahead and by jvp.
+"""Times training steps: plain, reweighting by jvp and by lookahead, and PyTorch's double backward.
 
-    python scripts/benchmark_step.py [--rounds=40] [--json=FILE]
+    python scripts/benchmark_step.py [--networks=lenet,resnet32,wrn] [--torch] [--devices=1,2,4]
 
-The three are compiled programs of one process and take turns, so that a slower or busier machine
-changes all of them alike: quote the ratios. `reduce_window` rows are the same steps with Flax's
-`max_pool` in place of reweight_jax.models.pooling.
+LeNet has n = 100 and m = 10, ResNet-32 and WRN-28-10 n = m = 100 (WRN on a CPU: 2). All programs of
+a network take turns in one process, so that a busier machine changes all of them alike: quote the
+ratios. GFLOP and temporary memory are XLA's own; compile time is without a cache. The loop is a
+whole run of python -m reweight_jax.main with its logging; "host" is the share of its time that the
+compiled step does not account for.
 """
 
-import functools
 import json
+import os
 import pathlib
-import statistics
-import time
-from unittest import mock
+import tempfile
 
-import flax.linen as nn
 import jax
 import numpy as np
-import optax
 from absl import flags
-from ml_collections import ConfigDict
 
-from reweight_jax import cli, report
-from reweight_jax.data import Examples
-from reweight_jax.errors import UserError
-from reweight_jax.methods import METHODS
-from reweight_jax.models import lenet
-from reweight_jax.state import create_optimizer, create_train_state
-from reweight_jax.step import augmentation, train_step
+from reweight_jax import benchmark, cli, report
+from reweight_jax.errors import UserError, choose
+from reweight_jax.train import train_and_evaluate
 
-_ROUNDS = flags.DEFINE_integer("rounds", 40, "Interleaved timings of each step.", lower_bound=3)
+_NETWORKS = flags.DEFINE_list("networks", ["lenet", "resnet32", "wrn"], "Which ones, and in turn.")
+_ROUNDS = flags.DEFINE_integer("rounds", 20, "Turns of each step; LeNet: 3 times as many.", 3)
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
+_TORCH = flags.DEFINE_bool("torch", False, "PyTorch's steps as well (the extra `bench`).")
+_DEVICES = flags.DEFINE_list("devices", [], "Numbers of devices to share a batch, as 1,2,4.")
 _JSON = flags.DEFINE_string("json", None, "File to write the numbers to.")
 
-BATCH, CLEAN = 100, 10
-STEPS = {"plain": ("baseline", "jvp"), "jvp": ("reweight", "jvp")}
-STEPS["lookahead"] = ("reweight", "lookahead")
-POOLS = {
-    "selects": lenet.max_pool_3x3,
-    "reduce_window": functools.partial(
-        nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding="SAME"
-    ),
-}
+COLUMNS = ("ms", "quartiles", "x plain", "GFLOP", "temp MiB", "compile s")
 
 
-def compile_step(method_name: str, epsilon_method: str, pool, train: Examples):
-    """Returns (compiled step, its arguments) for LeNet on the first rows of `train`."""
-    method = METHODS[method_name]
-    config = ConfigDict({"momentum": 0.9, "weight_decay": 0.0})
-    tx = create_optimizer(config, optax.constant_schedule(1e-3))
-    model = lenet.LeNet(num_classes=2)
-    with mock.patch.object(lenet, "max_pool_3x3", pool):
-        state = create_train_state(jax.random.key(0), model, tx, method, config, train, 2)
-        rows = np.arange(BATCH, dtype=np.int32)
-        batch = {
-            "image": train.image[:BATCH],
-            "label": train.label[:BATCH],
-            "row": rows,
-            "place": rows,
-        }
-        clean = {
-            "image": train.image[BATCH:],
-            "label": train.label[BATCH:],
-            "row": rows[:CLEAN],
-            "place": rows[:CLEAN],
-        }
-        step = functools.partial(
-            train_step,
-            model=model,
-            method=method,
-            tx=tx,
-            epsilon_method=epsilon_method,
-            augment=augmentation(0, False),
+def networks(on_cpu: bool) -> dict[str, benchmark.Network]:
+    wide = 2 if on_cpu else 100
+    return {
+        "lenet": benchmark.network("lenet", _DTYPE.value, 100, 10),
+        "resnet32": benchmark.network("resnet", _DTYPE.value),
+        "wrn": benchmark.network("wide_resnet", _DTYPE.value, wide, wide),
+    }
+
+
+def torch_programs(network) -> dict:
+    """The steps of PyTorch in both memory formats, on as many cores as XLA has."""
+    try:
+        import benchmark_torch
+        import torch
+    except ImportError as error:
+        raise UserError(f"--torch: {error}; pip install 'reweight-jax[bench]'") from None
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    train = benchmark.random_examples(network, network.n, 0)
+    clean = benchmark.random_examples(network, network.m, 1)
+    arrays = (train.image, train.label, clean.image, clean.label)
+    return {
+        f"{name}, {layout}": step
+        for layout, channels_last in {"NCHW": False, "NHWC": True}.items()
+        for name, step in benchmark_torch.create_steps(
+            network.model.to_dict(), arrays, 1e-3, channels_last
+        ).items()
+    }
+
+
+def time_loop(network, num_steps: int) -> float:
+    """Milliseconds a step of a whole run of reweighting on random images."""
+    from configs import default  # cli.run has made configs/ importable
+
+    config = default.get_config()
+    config.model.update(network.model)
+    config.batch_size, config.clean_batch_size = network.n, network.m
+    config.num_steps, config.log_every_steps = num_steps, num_steps // 5
+    config.eval_every_steps = config.checkpoint_every_steps = num_steps
+    config.data.update({"name": "npz", "num_clean": max(network.m, 10), "num_hyper_val": 100})
+    if network.image[-1] == 3:
+        config.data.crop_padding, config.data.flip = 4, True
+    with tempfile.TemporaryDirectory() as folder:
+        config.data.path = f"{folder}/random.npz"
+        train, test = (benchmark.random_examples(network, size, 2) for size in (2_000, 100))
+        np.savez(
+            config.data.path,
+            train_image=train.image,
+            train_label=train.label,
+            test_image=test.image,
+            test_label=test.label,
         )
-        arguments = jax.device_put((state, batch, clean if method.needs_clean else None))
-        return jax.jit(step).lower(*arguments).compile(), arguments
+        return 1e3 / train_and_evaluate(config, f"{folder}/run")["steps_per_second"]
 
 
-def measure(programs: dict, rounds: int) -> dict:
-    """Runs the programs in turn; returns {name: {median, low, high}} in milliseconds.
-
-    low and high are the quartiles. Two rounds go before, uncounted.
-    """
-    times = {name: [] for name in programs}
-    for _ in range(rounds + 2):
-        for name, (program, arguments) in programs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(program(*arguments))
-            times[name].append(1e3 * (time.perf_counter() - start))
-    rows = {}
-    for name, all_times in times.items():
-        low, median, high = statistics.quantiles(all_times[2:], n=4)
-        rows[name] = {"median": round(median, 2), "low": round(low, 2), "high": round(high, 2)}
+def measure(network, rounds: int) -> dict:
+    """{step: numbers} of one network: the table's columns, and those of the loop."""
+    programs = {name: benchmark.compile_step(network, name) for name in benchmark.STEPS}
+    runs = {name: program.run for name, program in programs.items()}
+    if _TORCH.value:
+        runs |= torch_programs(network)
+    for count in map(int, _DEVICES.value):
+        devices = jax.local_devices()[:count]
+        for name in ("plain", "jvp"):
+            run = benchmark.compile_on_devices(network, name, devices)
+            runs[f"{name}, {count} devices"] = run
+    rows = benchmark.time_in_turns(runs, rounds)
+    for name, row in rows.items():
+        row["x plain"] = round(row["ms"] / rows["plain"]["ms"], 3)
+        if name in programs:
+            row["GFLOP"] = round(programs[name].flops / 1e9, 2)
+            row["temp MiB"] = round(programs[name].temporary_bytes / 2**20)
+            row["compile s"] = round(programs[name].compile_seconds, 1)
     return rows
+
+
+def measure_loop(network, rounds: int) -> dict:
+    """The whole loop beside the bare step, which is timed before it and after it."""
+    run = {"jvp": benchmark.compile_step(network, "jvp").run}
+    before = benchmark.time_in_turns(run, rounds)["jvp"]["ms"]
+    loop = time_loop(network, 5 * max(rounds // 2, 2))
+    after = benchmark.time_in_turns(run, rounds)["jvp"]["ms"]
+    bare = (before + after) / 2
+    return {
+        "steps per second": round(1e3 / loop, 3),
+        "loop ms": round(loop, 2),
+        "bare step ms": [before, after],
+        "host": round(1 - bare / loop, 4),
+    }
+
+
+def print_table(title, rows, loop):
+    print(f"\n{title:32}" + "".join(f"{column:>17}" for column in COLUMNS))
+    for name, row in rows.items():
+        cells = {**row, "quartiles": f"{row['low']:g}-{row['high']:g}"}
+        print(f"{name:32}" + "".join(f"{cells.get(column, '')!s:>17}" for column in COLUMNS))
+    print(
+        f"whole loop: {loop['steps per second']:g} steps/s, {loop['loop ms']:g} ms a step; "
+        f"host {loop['host']:.1%}"
+    )
 
 
 def main(argv):
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, BATCH + CLEAN).astype(np.int32)
-    images = rng.integers(0, 256, (BATCH + CLEAN, 28, 28, 1)).astype(np.uint8)
-    train = Examples(images, labels, labels, np.arange(BATCH + CLEAN))
-    programs = {
-        f"{pool_name}/{step_name}": compile_step(*STEPS[step_name], pool, train)
-        for pool_name, pool in POOLS.items()
-        for step_name in STEPS
+    if not all(count.isdecimal() and int(count) for count in _DEVICES.value):
+        raise UserError(f"--devices: {','.join(_DEVICES.value)}; must be numbers, as 1,2,4")
+    most = max(map(int, _DEVICES.value), default=1)
+    if jax.config.jax_platforms in (None, "", "cpu"):
+        jax.config.update("jax_num_cpu_devices", most)  # of no concern to an accelerator
+    if most > jax.local_device_count():
+        raise UserError(f"--devices: {most}, but there are {jax.local_device_count()}")
+    jax.config.update("jax_enable_compilation_cache", False)  # compile times are measured
+    device = jax.local_devices()[0]
+    result = {
+        "device": f"{jax.local_device_count()} x {device.device_kind}",
+        "cores": len(os.sched_getaffinity(0)),
+        "jax": jax.__version__,
+        "dtype": _DTYPE.value,
+        "networks": {},
     }
-    rows = measure(programs, _ROUNDS.value)
-    for name, (program, _) in programs.items():
-        pool_name = name.partition("/")[0]
-        rows[name]["ratio"] = round(rows[name]["median"] / rows[f"{pool_name}/plain"]["median"], 3)
-        rows[name]["gflop"] = round((program.cost_analysis() or {}).get("flops", 0) / 1e9, 2)
-    print(f"{'LeNet n=100 m=10':26} {'ms':>7} {'quartiles':>15} {'x plain':>8} {'GFLOP':>7}")
-    for name, row in rows.items():
-        spread = f"{row['low']:.1f}-{row['high']:.1f}"
-        print(
-            f"{name:26} {row['median']:7.1f} {spread:>15} {row['ratio']:8.2f} {row['gflop']:7.2f}"
-        )
-    if _JSON.value:
-        device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
-        result = {"device": device, "jax": jax.__version__, "rounds": _ROUNDS.value, "ms": rows}
-        report.write_atomically(pathlib.Path(_JSON.value), json.dumps(result, indent=2) + "\n")
+    valid = networks(device.platform == "cpu")
+    for name in _NETWORKS.value:
+        network = choose("--networks", name, valid)
+        rounds = _ROUNDS.value * (3 if name == "lenet" else 1)
+        rows, loop = measure(network, rounds), measure_loop(network, rounds)
+        sizes = {"n": network.n, "m": network.m, "rounds": rounds}
+        result["networks"][name] = {**sizes, "steps": rows, "loop": loop}
+        print_table(f"{name} n={network.n} m={network.m}", rows, loop)
+        if _JSON.value:
+            report.write_atomically(pathlib.Path(_JSON.value), json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
