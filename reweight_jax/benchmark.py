@@ -143,6 +143,7 @@ def _prepare(network, step_name, axis_name):
     method = METHODS[method_name]
     cifar = network.image[-1] == 3
     config = ConfigDict({"momentum": 0.9, "weight_decay": 2e-4 if cifar else 0.0})
+    config.clean_gradient_every, config.epsilon_params = 1, ""
     tx = create_optimizer(config, optax.constant_schedule(1e-3))
     model = create_model(network.model, network.num_classes, axis_name)
     train = random_examples(network, network.n, seed=0)

@@ -1,6 +1,7 @@
 """What is wrong with a config or with a state, said before it does harm."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +23,20 @@ def check_config(config) -> None:
     """Raises UserError for what no single field's type can rule out."""
     choose("config.method", config.method, METHODS)
     choose("config.epsilon_method", config.epsilon_method, dict.fromkeys(EPSILON_METHODS))
+    if config.clean_gradient_every > 1 and config.epsilon_method != "jvp":
+        raise UserError(
+            f"config.clean_gradient_every: {config.clean_gradient_every}; only the epsilon_method "
+            "jvp has a clean gradient to keep"
+        )
+    try:
+        re.compile(config.epsilon_params)
+    except re.error as error:
+        raise UserError(f"config.epsilon_params: {config.epsilon_params!r}; {error}") from None
     choose("config.finetune_from", config.finetune_from, FINETUNE_FROM)
     choose("config.data.clean_in_train", config.data.clean_in_train, CLEAN_IN_TRAIN)
     intervals = ("log_every_steps", "eval_every_steps", "checkpoint_every_steps")
     positive = ("num_steps", "finetune_steps", "batch_size", "clean_batch_size", *intervals)
+    positive += ("clean_gradient_every",)
     least = dict.fromkeys((*positive, "data.num_clean", "data.num_hyper_val"), 1)
     least |= dict.fromkeys(("momentum", "weight_decay", "data.num_train", "data.crop_padding"), 0)
     below = {"momentum": 1}

@@ -221,9 +221,17 @@ def linearized_epsilon_gradient(
         return _lookahead(loss_fn, params, batch, clean_batch, linearized, lookahead_lr, axis_name)
     if method == "jvp":
         # d/d(eps_i) at 0 = -alpha <grad f_i, g>: one forward-mode product gives all n of them.
-        clean_gradient = jax.grad(_clean_loss, argnums=1)(loss_fn, params, clean_batch, axis_name)
-        return -lookahead_lr * linearized.jvp(_psum(clean_gradient, axis_name))
+        gradient = clean_gradient(loss_fn, params, clean_batch, axis_name=axis_name)
+        return -lookahead_lr * linearized.jvp(gradient)
     raise ValueError(f"unknown method {method!r}; valid: 'lookahead', 'jvp'")
+
+
+def clean_gradient(
+    loss_fn: LossFn, params: Params, clean_batch: Any, *, axis_name: str | None = None
+) -> Params:
+    """Returns g, the gradient of the mean clean loss over all devices, like `params`."""
+    gradient = jax.grad(_clean_loss, argnums=1)(loss_fn, params, clean_batch, axis_name)
+    return _psum(gradient, axis_name)
 
 
 def _lookahead(loss_fn, params, batch, clean_batch, linearized, lookahead_lr, axis_name):

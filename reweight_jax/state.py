@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from reweight_jax.approximate import initial_clean_gradient
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -18,6 +20,7 @@ class TrainState:
       model_state: the model's other collections (batch statistics), {} where it has none.
       opt_state: optax state.
       method_state: the method's own pytree, () where it is `trainable`.
+      clean_gradient: of an earlier step, where `config.clean_gradient_every` keeps it, else ().
       step: int32 [], steps taken.
       key: typed PRNG key of the run, never advanced: a step folds its number into it.
       last_weights: float32 [N_train], each training example's weight in the last batch that held
@@ -29,6 +32,7 @@ class TrainState:
     model_state: Any
     opt_state: Any
     method_state: Any
+    clean_gradient: Any
     step: jax.Array
     key: jax.Array
     last_weights: jax.Array
@@ -72,6 +76,7 @@ def create_train_state(key, model, tx, method, config, train, num_classes) -> Tr
         model_state=variables,
         opt_state=tx.init(params),
         method_state=kept,
+        clean_gradient=initial_clean_gradient(params, config) if method.needs_clean else (),
         step=jnp.zeros((), jnp.int32),
         key=run_key,
         last_weights=jnp.full(len(train.label), jnp.nan, jnp.float32),

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from reweight_jax.approximate import approximate_epsilon_gradient
 from reweight_jax.methods.base import Context, Method
-from reweight_jax.reweight import linearized_epsilon_gradient, weighted_step
+from reweight_jax.reweight import weighted_step
 from reweight_jax.state import TrainState
 
 
@@ -19,6 +20,8 @@ def train_step(
     method: Method,
     tx,
     epsilon_method: str,
+    epsilon_params: str = "",
+    clean_gradient_every: int = 1,
     augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -33,6 +36,7 @@ def train_step(
       method: what chooses loss and weights.
       tx: optax optimiser.
       epsilon_method: "lookahead" or "jvp"; see `reweight_jax.epsilon_gradient`.
+      epsilon_params, clean_gradient_every: `pattern` and `every` of `reweight_jax.approximate`.
       augment: what happens to the images of both batches; see `augmentation`.
       axis_name: device axis, or None on one device.
 
@@ -61,22 +65,26 @@ def train_step(
         return losses, (logits, dict(model_state))
 
     labels = _gather(batch["label"], axis_name)
-    method_state = state.method_state
+    method_state, clean_gradient = state.method_state, state.clean_gradient
 
     def weigh(linearized):
         nonlocal method_state
         losses = _gather(linearized.losses, axis_name)
 
         def epsilon_gradient():
-            gradient = linearized_epsilon_gradient(
+            nonlocal clean_gradient
+            gradient, clean_gradient = approximate_epsilon_gradient(
                 loss_fn,
                 state.params,
                 batch,
                 clean_batch,
                 linearized,
-                epsilon_method,
-                1.0,
-                axis_name,
+                method=epsilon_method,
+                pattern=epsilon_params,
+                every=clean_gradient_every,
+                step=state.step,
+                kept=state.clean_gradient,
+                axis_name=axis_name,
             )
             return _gather(gradient, axis_name)
 
@@ -108,6 +116,7 @@ def train_step(
     new_state = new_state.replace(
         model_state=model_state,
         method_state=method_state,
+        clean_gradient=clean_gradient,
         step=state.step + 1,
         last_weights=last_weights,
     )

@@ -193,6 +193,8 @@ def make_advance(config, phase, model, splits, devices):
         method=method,
         tx=create_optimizer(config, phase.schedule),
         epsilon_method=config.epsilon_method,
+        epsilon_params=config.epsilon_params,
+        clean_gradient_every=config.clean_gradient_every,
         augment=augmentation(config.data.crop_padding, config.data.flip),
         axis_name=parallel.axis_name(devices),
     )

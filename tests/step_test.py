@@ -22,6 +22,7 @@ from reweight_jax.state import create_optimizer, create_train_state
 from reweight_jax.step import augmentation, train_step
 
 CONFIG = ConfigDict({"momentum": 0.9, "weight_decay": 1e-3})
+CONFIG.clean_gradient_every, CONFIG.epsilon_params = 1, ""
 CONFIG.num_steps, CONFIG.mentor_percentile, CONFIG.confusion_from = 4, 70.0, ""
 SCHEDULE = optax.constant_schedule(0.1)
 AUGMENT = augmentation(1, True)
