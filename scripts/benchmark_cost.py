@@ -1,4 +1,4 @@
-"""Draws how the cost of a step grows: batch, clean batch, width and devices against time and memory.
+"""Draws how a step's cost grows: batch, clean batch, width, devices against time and memory.
 
     python scripts/benchmark_cost.py [--depth=8] [--results=results]
 
