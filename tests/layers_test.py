@@ -7,8 +7,8 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "reweight_jax"
 ORDER = (
-    "errors reweight data models methods state step parallel checkpoints evaluate report plots "
-    "check tables train grid cli main"
+    "errors reweight data models methods state step processes parallel checkpoints evaluate "
+    "report plots check tables train grid cli main"
 ).split()
 
 
