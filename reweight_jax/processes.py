@@ -166,6 +166,8 @@ def _may_be_on_cluster():
 
 
 def _initialize(*given):
+    # It would catch SIGTERM, and leave it to the program to ask for it and end.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             *given,

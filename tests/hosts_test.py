@@ -13,13 +13,16 @@ import types
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from whole_runs import saved, without_times
 
 from reweight_jax import parallel, processes, report
+from reweight_jax.checkpoints import Checkpoints
 from reweight_jax.data.batches import batch_rows, class_balanced, shuffled
 from reweight_jax.errors import UserError
+from reweight_jax.state import TrainState
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # BatchNorm and the clean batch go over all four devices, and flips by an example's place in the
@@ -183,6 +186,27 @@ def test_jax_is_asked_for_other_processes_only_where_there_may_be_some(monkeypat
     assert asked(libtpu="libtpu") == nothing
     assert asked(None, 1, None, tasks="2") == []
     assert asked("host:99", 2, 1) == [("host:99", 2, 1)]
+
+
+def test_a_checkpoint_of_several_hosts_is_one_of_a_single_one(monkeypatch, tmp_path):
+    state = TrainState(
+        params={"model": {"kernel": jnp.arange(6.0).reshape(2, 3)}, "method": ()},
+        model_state={},
+        opt_state=(),
+        method_state=(),
+        step=jnp.asarray(3),
+        key=jax.random.key(7),
+        last_weights=jnp.asarray([jnp.nan, 2.0]),
+    )
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(processes, "count", lambda: 2)
+        checkpoints.save(state)
+    monkeypatch.setattr(processes, "count", lambda: 1)
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore_latest(like=jax.tree.map(jnp.zeros_like, state))
+    assert restored.key.dtype == state.key.dtype  # a typed key, whose bits are compared below
+    with_bits = [s.replace(key=jax.random.key_data(s.key)) for s in (restored, state)]
+    chex.assert_trees_all_equal(*with_bits)
 
 
 def test_processes_of_different_configs_do_not_mix(digits_config, monkeypatch, tmp_path):
