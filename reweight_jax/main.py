@@ -3,12 +3,21 @@
 from absl import flags
 from ml_collections import config_flags
 
-from reweight_jax import cli, report
+from reweight_jax import cli, processes, report
 from reweight_jax.train import train_and_evaluate
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:VARIANT")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; the same command again resumes it. Default: under runs/."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "Several hosts: HOST:PORT of process 0, the same on each."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "Several hosts: their number. 1: this one, whatever it is part of."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Several hosts: which one this is, from 0; that one writes the workdir."
 )
 
 
@@ -21,8 +30,10 @@ def main(argv):
     config = _CONFIG.value
     cli.check_arguments(argv, config)
     workdir = _WORKDIR.value or default_workdir(config)
-    result = train_and_evaluate(config, workdir)
-    print(f"\n{report.table(result)}\nmetrics, plots and checkpoints: {workdir}")
+    with processes.joined(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value):
+        result = train_and_evaluate(config, workdir)
+        if processes.is_first():
+            print(f"\n{report.table(result)}\nmetrics, plots and checkpoints: {workdir}")
 
 
 if __name__ == "__main__":

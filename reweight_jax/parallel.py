@@ -3,6 +3,9 @@
 With one device a step is plain `jax.jit`; with several it is `jax.pmap`: batch sharded, state and
 data replicated, and the same numbers come out. Several steps make one dispatch, so that the
 accelerator never waits for Python.
+
+`devices` are those of all processes of the run, in the same order everywhere. Each process has a
+copy of the state and of the data on its own, and feeds them its own part of every batch.
 """
 
 import functools
@@ -11,12 +14,32 @@ import math
 import jax
 import numpy as np
 
+from reweight_jax import processes
 from reweight_jax.data import Examples
 from reweight_jax.errors import UserError
 from reweight_jax.step import eval_step
 
 AXIS = "batch"
 MAX_AUTO_STEPS_PER_DISPATCH = 25
+
+
+def all_devices() -> list[jax.Device]:
+    """The devices of all processes; raises UserError where one has more of them than another."""
+    if processes.count() == 1:
+        return jax.local_devices()
+    # One process after the other, which `jax.devices` does not promise.
+    groups = [jax.local_devices(i) for i in range(processes.count())]
+    numbers = [len(group) for group in groups]
+    if len(set(numbers)) > 1:
+        raise UserError(f"the processes have {numbers} devices; each must have as many")
+    return [device for group in groups for device in group]
+
+
+def own_part(size: int, devices) -> slice:
+    """Which positions of a batch of `size` fall to this process; `size` divides by the devices."""
+    share = size // len(devices)
+    first = devices.index(_own(devices)[0])
+    return slice(first * share, (first + len(_own(devices))) * share)
 
 
 def axis_name(devices) -> str | None:
@@ -51,10 +74,11 @@ def compile_train_steps(step, train: Examples, clean: Examples | None, devices):
         keywords bound; its axis_name must be `axis_name(devices)`.
       train: training set, resident on every device from here on.
       clean: clean set, likewise; None where the method needs none.
-      devices: the local devices to use.
+      devices: of the run.
 
     Returns:
       run(state, rows [k, n], clean_rows [k, m] or None) -> (state, metrics, each with a leading k).
+      Of several processes each gives its own part of the rows, and the whole of the clean ones.
       The state is donated. k and n must not change from call to call if it is to compile once.
       On several devices n must be a multiple of their number; a clean batch that is not goes whole
       to every device, which gives the same gradient (with dropout, but for its masks).
@@ -83,6 +107,7 @@ def compile_train_steps(step, train: Examples, clean: Examples | None, devices):
         return lambda state, rows, clean_rows: compiled(state, data, rows, clean_rows)
 
     data = jax.device_put(data, _replicated(devices))
+    num_own = len(_own(devices))
 
     @functools.cache
     def compile_for(clean_axis):
@@ -98,8 +123,15 @@ def compile_train_steps(step, train: Examples, clean: Examples | None, devices):
     def run_on_all(state, rows, clean_rows):
         clean_axis = None
         if clean_rows is not None and clean_rows.shape[1] % len(devices) == 0:
-            clean_rows, clean_axis = _shard(clean_rows, len(devices)), 1
-        return compile_for(clean_axis)(state, data, _shard(rows, len(devices)), clean_rows)
+            own = own_part(clean_rows.shape[1], devices)
+            clean_rows, clean_axis = _shard(clean_rows[:, own], num_own), 1
+        key = state.key
+        state, metrics = compile_for(clean_axis)(state, data, _shard(rows, num_own), clean_rows)
+        if processes.count() > 1:
+            # `pmap` takes a key there by way of the host, which would have to wait for the device;
+            # the one that came in is the same, and on the host already.
+            state = state.replace(key=key)
+        return state, metrics
 
     return run_on_all
 
@@ -108,7 +140,7 @@ def compile_predict(model, batch_size: int, devices):
     """Returns predict(params, model_state, image uint8 [N, H, W, C]) -> logits [N, K] in numpy.
 
     Any N: the last batch is padded, and what is computed on padding is cut off. On several devices
-    each takes its share of every batch.
+    each takes its share of every batch; the logits go to every process, all the same ones.
     """
     step = functools.partial(eval_step, model=model)
     batch_size = -(-batch_size // len(devices)) * len(devices)
@@ -116,7 +148,11 @@ def compile_predict(model, batch_size: int, devices):
         compiled = jax.jit(step)
     else:
         compiled = jax.pmap(
-            step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=0, devices=devices
+            lambda *arguments: jax.lax.all_gather(step(*arguments), AXIS),
+            axis_name=AXIS,
+            in_axes=(None, None, 0),
+            out_axes=None,
+            devices=devices,
         )
 
     def predict(params, model_state, image):
@@ -126,7 +162,8 @@ def compile_predict(model, batch_size: int, devices):
             padding = [(0, batch_size - len(part))] + [(0, 0)] * (part.ndim - 1)
             part = np.pad(part, padding)
             if len(devices) > 1:
-                part = part.reshape(len(devices), -1, *part.shape[1:])
+                part = part[own_part(batch_size, devices)]
+                part = part.reshape(len(_own(devices)), -1, *part.shape[1:])
             logits.append(compiled(params, model_state, part))
         logits = [np.asarray(part).reshape(batch_size, -1) for part in logits]
         return np.concatenate(logits)[: len(image)]
@@ -135,7 +172,11 @@ def compile_predict(model, batch_size: int, devices):
 
 
 def place_state(state, devices):
-    """Puts a state where `compile_train_steps` and orbax want it: one copy for every device."""
+    """Puts a state, the first process's, where `compile_train_steps` wants it: on every device."""
+    if processes.count() > 1:
+        impl = jax.random.key_impl(state.key)  # a typed key is no array to send
+        state = processes.broadcast(state.replace(key=jax.random.key_data(state.key)))
+        state = state.replace(key=jax.random.wrap_key_data(state.key, impl=impl))
     return jax.device_put(state, devices[0] if len(devices) == 1 else _replicated(devices))
 
 
@@ -160,8 +201,14 @@ def _unrolled_scan(body, carry, xs):
     return carry, jax.tree.map(lambda *parts: jax.numpy.stack(parts), *results)
 
 
+def _own(devices):
+    """Those of `devices` that belong to this process."""
+    return [device for device in devices if device.process_index == jax.process_index()]
+
+
 def _replicated(devices):
-    return jax.NamedSharding(jax.sharding.Mesh(np.array(devices), (AXIS,)), jax.P())
+    """One copy for each device of this process: `pmap` takes and returns every process's own."""
+    return jax.NamedSharding(jax.sharding.Mesh(np.array(_own(devices)), (AXIS,)), jax.P())
 
 
 def _resident(examples):

@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
+from reweight_jax import processes
 from reweight_jax.report import write_atomically
 
 
@@ -80,7 +81,9 @@ def plot_confusion(matrix, class_names, path: pathlib.Path) -> None:
 
 
 def save(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a figure as a PNG, whole or not at all."""
+    """Writes a figure as a PNG, whole or not at all; of several processes, the first."""
+    if not processes.is_first():
+        return
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     png = io.BytesIO()

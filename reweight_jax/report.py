@@ -1,7 +1,8 @@
 """What a run leaves to read: config.json, metrics.jsonl, TensorBoard events, result.json, a table.
 
 metrics.jsonl is the one record: the best step, the speed and the plots are worked out from it, so
-that a run that was stopped and resumed reports what an uninterrupted one does.
+that a run that was stopped and resumed reports what an uninterrupted one does. Of several processes
+the first alone writes it.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import numpy as np
 import tensorboardX
 import tqdm
 
+from reweight_jax import processes
 from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS
 
@@ -30,11 +32,17 @@ def open_workdir(workdir: str | os.PathLike, config) -> pathlib.Path:
 
     What may differ from the config there is what leaves the steps taken as they are: `num_steps`
     where nothing depends on it, and fine-tuning that is new. Raises UserError where the folder
-    cannot be written, or holds another config's run.
+    cannot be written, or holds another config's run; or where the processes of a run have configs
+    that differ.
     """
     workdir = pathlib.Path(workdir).expanduser()
     path = workdir / "config.json"
     new = _flat(json.loads(config.to_json()))
+    for name, value in processes.from_first(lambda: new).items():
+        if new[name] != value:
+            raise UserError(f"config.{name}: {new[name]}, but {value} in the first process")
+    if not processes.is_first():
+        return workdir
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not os.access(workdir, os.W_OK):
@@ -67,6 +75,8 @@ def write_config(workdir: pathlib.Path, config) -> None:
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """Writes beside and renames, so that a killed run leaves the old file or the new one."""
+    if not processes.is_first():
+        return
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")  # its own for each process
     beside.write_bytes(content.encode() if isinstance(content, str) else content)
     beside.replace(path)
@@ -77,11 +87,14 @@ class MetricsWriter:
 
     def __init__(self, workdir: pathlib.Path, step: int):
         self.path = workdir / "metrics.jsonl"
-        records = [r for r in read_metrics(workdir) if r["step"] <= step]
-        write_atomically(self.path, "".join(json.dumps(r) + "\n" for r in records))
-        self._kept = records
-        self._file = self.path.open("a", buffering=1)
-        self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1)
+        records = processes.from_first(lambda: read_metrics(workdir))
+        self._kept = [r for r in records if r["step"] <= step]
+        write_atomically(self.path, "".join(json.dumps(r) + "\n" for r in self._kept))
+        here = processes.is_first()
+        self._file = open(self.path if here else os.devnull, "a", buffering=1)
+        self._events = tensorboardX.SummaryWriter(
+            str(workdir), purge_step=step + 1, write_to_disk=here
+        )
 
     def write(self, record: dict) -> None:
         """`record` has a "step", a "kind" and numbers, lists of numbers or groups of numbers."""
@@ -178,6 +191,7 @@ def read_metrics(workdir: pathlib.Path) -> list[dict]:
 
 def progress_bar(config, step: int, num_steps: int):
     """A bar on the error stream; where that is a file, a line in ten seconds."""
+    quiet = {} if processes.is_first() else {"disable": True}  # not given: TQDM_DISABLE says
     return tqdm.tqdm(
         desc=f"{config.method} seed {config.seed}",
         total=num_steps,
@@ -185,6 +199,7 @@ def progress_bar(config, step: int, num_steps: int):
         unit="step",
         mininterval=0.5 if sys.stderr.isatty() else 10,
         dynamic_ncols=True,
+        **quiet,
     )
 
 
@@ -197,11 +212,6 @@ def best_evaluation(records: list[dict], num_steps: int) -> dict | None:
     """The best evaluation of the first `num_steps` steps, the later of equals; None without any."""
     evals = [r for r in records if r["kind"] == "eval" and r["step"] <= num_steps]
     return max(evals, key=lambda r: (goodness(r), r["step"]), default=None)
-
-
-def has_confusion(workdir: pathlib.Path, step: int) -> bool:
-    """Whether the confusion matrices of `step` are on record: a phase's last step has them."""
-    return any(r["kind"] == "confusion" and r["step"] == step for r in read_metrics(workdir))
 
 
 def build_result(config, records: list[dict], stops: dict[str, int], devices) -> dict:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from reweight_jax import data, parallel, plots, report
+from reweight_jax import data, parallel, plots, processes, report
 from reweight_jax.check import CLEAN_IN_TRAIN, FINETUNE_FROM, check_config, check_finite
 from reweight_jax.checkpoints import Checkpoints
 from reweight_jax.data.batches import CLEAN_SEED, batch_rows, shuffled
@@ -63,7 +63,7 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
     Args:
       config: locked ConfigDict; configs/default.py says what each field means.
       workdir: folder of the run.
-      devices: local devices to use; all of them where None.
+      devices: those to use, of all processes; all of them where None.
 
     Returns:
       The contents of result.json.
@@ -72,7 +72,7 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
       UserError: what the user can mend, in one line, before anything is trained; or a loss that is
         no longer finite (the last checkpoint before it is kept).
     """
-    devices = list(devices or jax.local_devices())
+    devices = list(devices or parallel.all_devices())
     check_config(config)
     parallel.check_divisible(config.batch_size, devices)
     phases = phases_of(config)
@@ -105,6 +105,7 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
 
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state = checkpoints.restore_latest(like=state) or state
+        state = parallel.place_state(state, devices)
         step = int(state.step)
         if step > phases[-1].stop:
             raise UserError(
@@ -117,7 +118,7 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
             report.progress_bar(config, step, phases[-1].stop) as bar,
         ):
             log = report.TrainingLog(writer, bar)
-            best = report.best_evaluation(report.read_metrics(workdir), config.num_steps)
+            best = report.best_evaluation(writer.records("eval"), config.num_steps)
             if best:
                 checkpoints.keep(best["step"])
             elif step >= config.eval_every_steps:
@@ -146,7 +147,8 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
                     writer.write({"step": step, "kind": "confusion", **confusion})
                 return is_best
 
-            if step == phases[0].stop and not report.has_confusion(workdir, step):
+            measured = any(r["step"] == step for r in writer.records("confusion"))
+            if step == phases[0].stop and not measured:
                 evaluate(phases[0], state, step)  # a run that is told to end where it was stopped
             for phase in phases:
                 if step >= phase.stop:
@@ -171,7 +173,7 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
                             if saves or is_best:
                                 checkpoints.save(state)
 
-    records = report.read_metrics(workdir)
+    records = processes.from_first(lambda: report.read_metrics(workdir))
     stops = {phase.name: phase.stop for phase in phases}
     result = report.build_result(config, records, stops, devices)
     report.write_atomically(workdir / "result.json", report.to_json(result))
@@ -204,9 +206,10 @@ def make_advance(config, phase, model, splits, devices):
     rows_of = method.sampler(train.label, config.seed)
     clean_rows_of = shuffled(splits.clean.label, config.seed + CLEAN_SEED)
     clean_size = min(config.clean_batch_size, len(splits.clean.label))
+    own_part = parallel.own_part(config.batch_size, devices)
 
     def advance(state, step, num_steps):
-        rows = batch_rows(rows_of, step, num_steps, config.batch_size)
+        rows = batch_rows(rows_of, step, num_steps, config.batch_size, own_part)
         clean_rows = None
         if method.needs_clean:
             clean_rows = batch_rows(clean_rows_of, step, num_steps, clean_size)

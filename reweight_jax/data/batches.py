@@ -37,10 +37,20 @@ def class_balanced(labels: np.ndarray, seed: int) -> RowsOf:
     return rows_of
 
 
-def batch_rows(rows_of: RowsOf, first_step: int, num_steps: int, batch_size: int) -> np.ndarray:
-    """Returns the rows of `num_steps` batches, int32 [num_steps, batch_size]."""
+def batch_rows(
+    rows_of: RowsOf,
+    first_step: int,
+    num_steps: int,
+    batch_size: int,
+    part: slice = slice(None),
+) -> np.ndarray:
+    """Returns the rows of `num_steps` batches, int32 [num_steps, batch_size].
+
+    Of each batch only the positions `part`, where that is given; no others are drawn.
+    """
     positions = np.arange(first_step * batch_size, (first_step + num_steps) * batch_size)
-    return rows_of(positions).reshape(num_steps, batch_size).astype(np.int32)
+    positions = positions.reshape(num_steps, batch_size)[:, part]
+    return rows_of(positions.ravel()).reshape(positions.shape).astype(np.int32)
 
 
 def _epochs(positions, population, seed, stream):
