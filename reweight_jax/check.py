@@ -27,7 +27,8 @@ def check_config(config) -> None:
     intervals = ("log_every_steps", "eval_every_steps", "checkpoint_every_steps")
     positive = ("num_steps", "finetune_steps", "batch_size", "clean_batch_size", *intervals)
     least = dict.fromkeys((*positive, "data.num_clean", "data.num_hyper_val"), 1)
-    least |= dict.fromkeys(("momentum", "weight_decay", "data.num_train", "data.crop_padding"), 0)
+    least |= dict.fromkeys(("momentum", "weight_decay"), 0)
+    least |= dict.fromkeys(("data.num_train", "data.crop_padding", "data.workers"), 0)
     below = {"momentum": 1}
     for field in ("learning_rate", "finetune_learning_rate"):
         if not 0 < config[field] < math.inf:

@@ -7,6 +7,7 @@ accelerator never waits for Python.
 
 import functools
 import math
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -49,38 +50,43 @@ def compile_train_steps(step, train: Examples, clean: Examples | None, devices):
     Args:
       step: (state, batch, clean_batch) -> (state, metrics), `reweight_jax.step.train_step` with its
         keywords bound; its axis_name must be `axis_name(devices)`.
-      train: training set, resident on every device from here on.
+      train: training set, resident on every device from here on; of a lazy one the labels alone.
       clean: clean set, likewise; None where the method needs none.
       devices: the local devices to use.
 
     Returns:
-      run(state, rows [k, n], clean_rows [k, m] or None) -> (state, metrics, each with a leading k).
-      The state is donated. k and n must not change from call to call if it is to compile once.
+      run(state, rows [k, n], clean_rows [k, m] or None, image) -> (state, metrics, each with a
+      leading k). `image`, of a lazy training set: that of the rows, as `put_ahead` yields it. The
+      state is donated. k and n must not change from call to call if it is to compile once.
       On several devices n must be a multiple of their number; a clean batch that is not goes whole
       to every device, which gives the same gradient (with dropout, but for its masks).
     """
     data = (_resident(train), None if clean is None else _resident(clean))
 
-    def run(state, data, rows, clean_rows, *, shared=False, clean_shared=False):
+    def run(state, data, rows, clean_rows, image, *, shared=False, clean_shared=False):
         """`shared`: whether the rows are this device's share of a batch."""
         train_data, clean_data = data
 
         def body(state, step_rows):
-            rows, clean_rows = step_rows
+            rows, clean_rows, image = step_rows
             batch = _take(train_data, rows, shared)
+            if image is not None:
+                batch |= {"image": image}
             clean_batch = None
             if clean_rows is not None:
                 clean_batch = _take(clean_data, clean_rows, clean_shared)
             return step(state, batch, clean_batch)
 
         if devices[0].platform == "cpu":
-            return _unrolled_scan(body, state, (rows, clean_rows))
-        return jax.lax.scan(body, state, (rows, clean_rows))
+            return _unrolled_scan(body, state, (rows, clean_rows, image))
+        return jax.lax.scan(body, state, (rows, clean_rows, image))
 
     if len(devices) == 1:
         data = jax.device_put(data, devices[0])
         compiled = jax.jit(run, donate_argnums=0)
-        return lambda state, rows, clean_rows: compiled(state, data, rows, clean_rows)
+        return lambda state, rows, clean_rows, image=None: compiled(
+            state, data, rows, clean_rows, image
+        )
 
     data = jax.device_put(data, _replicated(devices))
 
@@ -89,19 +95,38 @@ def compile_train_steps(step, train: Examples, clean: Examples | None, devices):
         return jax.pmap(
             functools.partial(run, shared=True, clean_shared=clean_axis is not None),
             axis_name=AXIS,
-            in_axes=(None, None, 1, clean_axis),
+            in_axes=(None, None, 1, clean_axis, 1),
             out_axes=(None, None),
             donate_argnums=0,
             devices=devices,
         )
 
-    def run_on_all(state, rows, clean_rows):
+    def run_on_all(state, rows, clean_rows, image=None):
         clean_axis = None
         if clean_rows is not None and clean_rows.shape[1] % len(devices) == 0:
             clean_rows, clean_axis = _shard(clean_rows, len(devices)), 1
-        return compile_for(clean_axis)(state, data, _shard(rows, len(devices)), clean_rows)
+        return compile_for(clean_axis)(state, data, _shard(rows, len(devices)), clean_rows, image)
 
     return run_on_all
+
+
+def put_ahead(images: Iterator[np.ndarray], devices) -> Iterator[jax.Array]:
+    """Yields each of `images`, uint8 [k, n, H, W, C], on the devices, shared out over n.
+
+    Before one is yielded the next is on its way, so that it is there when its steps begin.
+    """
+
+    def put(image):
+        if len(devices) == 1:
+            return jax.device_put(image, devices[0])
+        return jax.device_put(_shard(image, len(devices)), _over_devices(devices, None, AXIS))
+
+    images = map(put, images)
+    ahead = next(images)
+    for image in images:
+        yield ahead
+        ahead = image
+    yield ahead
 
 
 def compile_predict(model, batch_size: int, devices):
@@ -161,11 +186,17 @@ def _unrolled_scan(body, carry, xs):
 
 
 def _replicated(devices):
-    return jax.NamedSharding(jax.sharding.Mesh(np.array(devices), (AXIS,)), jax.P())
+    return _over_devices(devices)
+
+
+def _over_devices(devices, *axes):
+    return jax.NamedSharding(jax.sharding.Mesh(np.array(devices), (AXIS,)), jax.P(*axes))
 
 
 def _resident(examples):
-    return {"image": examples.image, "label": examples.label}
+    """What stays on the devices: of a lazy set, the labels."""
+    image = {} if examples.is_lazy else {"image": examples.image}
+    return {**image, "label": examples.label}
 
 
 def _take(data, rows, shared):
@@ -176,5 +207,5 @@ def _take(data, rows, shared):
 
 
 def _shard(rows, num_devices):
-    """[k, n] -> [k, devices, n / devices]."""
-    return rows.reshape(len(rows), num_devices, -1)
+    """[k, n, ...] -> [k, devices, n / devices, ...]."""
+    return rows.reshape(len(rows), num_devices, -1, *rows.shape[2:])
