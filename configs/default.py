@@ -61,6 +61,11 @@ def get_config() -> ConfigDict:
     config.data.name = "mnist"  # a name in reweight_jax.data.DATASETS
     config.data.path = ""  # npz file, for name = "npz"
     config.data.data_dir = ""  # TFDS sets; empty: TFDS_DATA_DIR, else ~/tensorflow_datasets
+    # Whether images are read once, into memory and onto every device. If not, they stay on the disk
+    # and are streamed, the same batches in the same order; only labels and clean images are kept.
+    config.data.resident = True
+    # Processes that read a streamed set; 0: threads of this process. Each takes seconds to start.
+    config.data.workers = 0
     config.data.num_classes = 0  # K of the set as it is on disk; 0: from the training labels
     config.data.classes = ()  # keep these labels alone, renumbered from 0 in this order; (): all
     config.data.num_train = 0  # training images, clean ones included; 0: all that are left over

@@ -58,8 +58,7 @@ def approximate_epsilon_gradient(
     *,
     method: str,
     pattern: str,
-    every: int,
-    step: jax.Array,
+    fresh: bool | jax.Array,
     kept: Any,
     axis_name: str | None,
 ) -> tuple[jax.Array, Any]:
@@ -70,24 +69,27 @@ def approximate_epsilon_gradient(
       linearized: the losses of `batch` at `params`.
       pattern: the inner products are over the parameters that it matches alone (`part_of`); all
         others count as fixed, and no derivative goes further down than it must. "": all.
-      every: the clean gradient is computed at each `every`-th step, and used until the next.
-      step: int32 [], steps taken.
-      kept: the clean gradient kept by the step before; () where `every` is 1.
+      fresh: whether the clean gradient is computed, or the one that was kept used; better no
+        array on a CPU, where XLA's convolutions are slow behind a condition.
+      kept: the clean gradient kept by the step before; () where each step computes its own.
     """
     if pattern:
         params, join = part_of(params, pattern)
         loss_fn = functools.partial(_loss_of_part, loss_fn, join)
         linearized = linearize_losses(loss_fn, params, batch)
-    if every == 1:
+    if not jax.tree.leaves(kept):
         gradient = linearized_epsilon_gradient(
             loss_fn, params, batch, clean_batch, linearized, method, 1.0, axis_name
         )
         return gradient, kept
-    kept = jax.lax.cond(
-        step % every == 0,
-        lambda: clean_gradient(loss_fn, params, clean_batch, axis_name=axis_name),
-        lambda: kept,
-    )
+
+    def compute():
+        return clean_gradient(loss_fn, params, clean_batch, axis_name=axis_name)
+
+    if isinstance(fresh, bool):
+        kept = compute() if fresh else kept
+    else:
+        kept = jax.lax.cond(fresh, compute, lambda: kept)
     return -linearized.jvp(kept), kept
 
 

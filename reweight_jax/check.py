@@ -38,7 +38,8 @@ def check_config(config) -> None:
     positive = ("num_steps", "finetune_steps", "batch_size", "clean_batch_size", *intervals)
     positive += ("clean_gradient_every",)
     least = dict.fromkeys((*positive, "data.num_clean", "data.num_hyper_val"), 1)
-    least |= dict.fromkeys(("momentum", "weight_decay", "data.num_train", "data.crop_padding"), 0)
+    least |= dict.fromkeys(("momentum", "weight_decay"), 0)
+    least |= dict.fromkeys(("data.num_train", "data.crop_padding", "data.workers"), 0)
     below = {"momentum": 1}
     for field in ("learning_rate", "finetune_learning_rate"):
         if not 0 < config[field] < math.inf:

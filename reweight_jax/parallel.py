@@ -10,6 +10,7 @@ copy of the state and of the data on its own, and feeds them its own part of eve
 
 import functools
 import math
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -66,67 +67,89 @@ def steps_per_dispatch(wanted: int, devices, *multiples: int) -> int:
     return max(k for k in range(1, MAX_AUTO_STEPS_PER_DISPATCH + 1) if common % k == 0)
 
 
-def compile_train_steps(step, train: Examples, clean: Examples | None, devices):
+def compile_train_steps(step, train: Examples, clean: Examples | None, devices, num_seeds=1):
     """Puts the data on the devices and compiles a loop of training steps over them.
 
     Args:
-      step: (state, batch, clean_batch) -> (state, metrics), `reweight_jax.step.train_step` with its
-        keywords bound; its axis_name must be `axis_name(devices)`.
-      train: training set, resident on every device from here on.
+      step: (state, batch, clean_batch, fresh=...) -> (state, metrics),
+        `reweight_jax.step.train_step` with its other keywords bound; its axis_name must be
+        `axis_name(devices)`.
+      train: training set, resident on every device from here on; of a lazy one the labels alone.
       clean: clean set, likewise; None where the method needs none.
       devices: of the run.
+      num_seeds: S, above 1 to train S states at once. They, the sets (which must be in memory) and
+        the rows below then have one more leading axis [S], and the metrics a second one.
 
     Returns:
-      run(state, rows [k, n], clean_rows [k, m] or None) -> (state, metrics, each with a leading k).
+      run(state, rows [k, n], clean_rows [k, m] or None, image=None, fresh=None) ->
+      (state, metrics, each with a leading k).
+      image: of a lazy training set, that of the rows, as `put_ahead` yields it.
+      fresh: k bools, at which steps a clean gradient is computed; None: at all of them.
       Of several processes each gives its own part of the rows, and the whole of the clean ones.
-      The state is donated. k and n must not change from call to call if it is to compile once.
+      The state is donated. k, n and `fresh` must not change if it is to compile once.
       On several devices n must be a multiple of their number; a clean batch that is not goes whole
       to every device, which gives the same gradient (with dropout, but for its masks).
     """
     data = (_resident(train), None if clean is None else _resident(clean))
+    on_cpu = devices[0].platform == "cpu"
 
-    def run(state, data, rows, clean_rows, *, shared=False, clean_shared=False):
+    def run(state, data, rows, clean_rows, image, *, fresh, shared=False, clean_shared=False):
         """`shared`: whether the rows are this device's share of a batch."""
         train_data, clean_data = data
 
         def body(state, step_rows):
-            rows, clean_rows = step_rows
+            rows, clean_rows, image, is_fresh = step_rows
             batch = _take(train_data, rows, shared)
+            if image is not None:
+                batch |= {"image": image}
             clean_batch = None
             if clean_rows is not None:
                 clean_batch = _take(clean_data, clean_rows, clean_shared)
-            return step(state, batch, clean_batch)
+            return step(state, batch, clean_batch, fresh=True if is_fresh is None else is_fresh)
 
-        if devices[0].platform == "cpu":
-            return _unrolled_scan(body, state, (rows, clean_rows))
-        return jax.lax.scan(body, state, (rows, clean_rows))
+        per_step = (rows, clean_rows, image)
+        if on_cpu:
+            return _unrolled_scan(body, state, per_step, fresh)
+        flags = None if all(fresh) else jax.numpy.array(fresh)
+        return jax.lax.scan(body, state, (*per_step, flags))
+
+    if num_seeds > 1:
+        run = _over_seeds(run, num_seeds, on_cpu)
 
     if len(devices) == 1:
         data = jax.device_put(data, devices[0])
-        compiled = jax.jit(run, donate_argnums=0)
-        return lambda state, rows, clean_rows: compiled(state, data, rows, clean_rows)
+        compiled = jax.jit(run, donate_argnums=0, static_argnames="fresh")
+
+        def run_on_one(state, rows, clean_rows, image=None, fresh=None):
+            fresh = fresh or (True,) * rows.shape[-2]
+            return compiled(state, data, rows, clean_rows, image, fresh=fresh)
+
+        return run_on_one
 
     data = jax.device_put(data, _replicated(devices))
     num_own = len(_own(devices))
 
     @functools.cache
-    def compile_for(clean_axis):
+    def compile_for(rows_axis, clean_axis, fresh):
+        shared = {"shared": True, "clean_shared": clean_axis is not None}
         return jax.pmap(
-            functools.partial(run, shared=True, clean_shared=clean_axis is not None),
+            functools.partial(run, fresh=fresh, **shared),
             axis_name=AXIS,
-            in_axes=(None, None, 1, clean_axis),
+            in_axes=(None, None, rows_axis, clean_axis, 1),
             out_axes=(None, None),
             donate_argnums=0,
             devices=devices,
         )
 
-    def run_on_all(state, rows, clean_rows):
-        clean_axis = None
-        if clean_rows is not None and clean_rows.shape[1] % len(devices) == 0:
-            own = own_part(clean_rows.shape[1], devices)
-            clean_rows, clean_axis = _shard(clean_rows[:, own], num_own), 1
-        key = state.key
-        state, metrics = compile_for(clean_axis)(state, data, _shard(rows, num_own), clean_rows)
+    def run_on_all(state, rows, clean_rows, image=None, fresh=None):
+        fresh = fresh or (True,) * rows.shape[-2]
+        axis, clean_axis = rows.ndim - 1, None
+        if clean_rows is not None and clean_rows.shape[-1] % len(devices) == 0:
+            own = own_part(clean_rows.shape[-1], devices)
+            clean_rows, clean_axis = _shard(clean_rows[..., own], num_own, axis), axis
+        key, rows = state.key, _shard(rows, num_own, axis)
+        run_all = compile_for(axis, clean_axis, fresh)
+        state, metrics = run_all(state, data, rows, clean_rows, image)
         if processes.count() > 1:
             # `pmap` takes a key there by way of the host, which would have to wait for the device;
             # the one that came in is the same, and on the host already.
@@ -134,6 +157,38 @@ def compile_train_steps(step, train: Examples, clean: Examples | None, devices):
         return state, metrics
 
     return run_on_all
+
+
+def stack(trees: list):
+    """Puts pytrees of S seeds together, each array with a leading [S]; that of one as it is."""
+    if len(trees) == 1:
+        return trees[0]
+    return jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *trees)
+
+
+def of_seed(tree, index: int, num_seeds: int):
+    """Takes the pytree of one seed out of what `stack` made of `num_seeds`."""
+    return tree if num_seeds == 1 else jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def put_ahead(images: Iterator[np.ndarray], devices) -> Iterator[jax.Array]:
+    """Yields each of `images`, uint8 [k, n, H, W, C], on this process's devices, shared out over n.
+
+    Before one is yielded the next is on its way, so that it is there when its steps begin.
+    """
+
+    def put(image):
+        if len(devices) == 1:
+            return jax.device_put(image, devices[0])
+        image = _shard(image, len(_own(devices)), 1)
+        return jax.device_put(image, _over_own(devices, None, AXIS))
+
+    images = map(put, images)
+    ahead = next(images)
+    for image in images:
+        yield ahead
+        ahead = image
+    yield ahead
 
 
 def compile_predict(model, batch_size: int, devices):
@@ -188,17 +243,43 @@ def check_divisible(batch_size: int, devices) -> None:
         )
 
 
-def _unrolled_scan(body, carry, xs):
-    """`jax.lax.scan` without a loop in the program.
+def _unrolled_scan(body, carry, xs, flags):
+    """`jax.lax.scan` of (*xs, flags) without a loop in the program; the flags are Python's.
 
-    On a CPU, XLA brings only the convolutions outside a loop into the form that its fast kernels
-    take: inside one, even of one turn, a LeNet step took 450 ms instead of 25 (jax 0.10, 2 cores).
+    On a CPU, XLA brings only the convolutions outside a loop or a condition into the form that its
+    fast kernels take: inside a loop, even of one turn, a LeNet step took 450 ms instead of 25, and
+    behind a condition a ResNet-32 step 41 s instead of 2.2 (jax 0.10).
     """
     results = []
-    for i in range(len(jax.tree.leaves(xs)[0])):
-        carry, result = body(carry, jax.tree.map(lambda x: x[i], xs))  # noqa: B023, used at once
+    for i, flag in enumerate(flags):
+        carry, result = body(carry, (*jax.tree.map(lambda x: x[i], xs), flag))  # noqa: B023
         results.append(result)
     return carry, jax.tree.map(lambda *parts: jax.numpy.stack(parts), *results)
+
+
+def _over_seeds(run, num_seeds, on_cpu):
+    """`run` for S states at once: `jax.vmap` of it.
+
+    On a CPU one seed after the other in one program: XLA's kernels for convolutions whose filters
+    differ along the batch take four times as long there as S single steps.
+    """
+
+    def run_one(state, data, rows, clean_rows, image, settings):
+        return run(state, data, rows, clean_rows, image, **settings)
+
+    def run_vmapped(*arguments, **settings):
+        one = functools.partial(run_one, settings=settings)
+        return jax.vmap(one, out_axes=(0, 1))(*arguments)
+
+    def run_in_turn(*arguments, **settings):
+        results = [
+            run_one(*jax.tree.map(lambda x: x[i], arguments), settings)  # noqa: B023
+            for i in range(num_seeds)
+        ]
+        states, metrics = zip(*results, strict=True)
+        return stack(states), jax.tree.map(lambda *m: jax.numpy.stack(m, 1), *metrics)
+
+    return run_in_turn if on_cpu else run_vmapped
 
 
 def _own(devices):
@@ -208,11 +289,17 @@ def _own(devices):
 
 def _replicated(devices):
     """One copy for each device of this process: `pmap` takes and returns every process's own."""
-    return jax.NamedSharding(jax.sharding.Mesh(np.array(_own(devices)), (AXIS,)), jax.P())
+    return _over_own(devices)
+
+
+def _over_own(devices, *axes):
+    return jax.NamedSharding(jax.sharding.Mesh(np.array(_own(devices)), (AXIS,)), jax.P(*axes))
 
 
 def _resident(examples):
-    return {"image": examples.image, "label": examples.label}
+    """What stays on the devices: of a lazy set, the labels."""
+    image = {} if examples.is_lazy else {"image": examples.image}
+    return {**image, "label": examples.label}
 
 
 def _take(data, rows, shared):
@@ -222,6 +309,7 @@ def _take(data, rows, shared):
     return jax.tree.map(lambda array: array[rows], data) | {"row": rows, "place": place}
 
 
-def _shard(rows, num_devices):
-    """[k, n] -> [k, devices, n / devices]."""
-    return rows.reshape(len(rows), num_devices, -1)
+def _shard(array, num_devices, axis):
+    """[..., n, ...] -> [..., devices, n / devices, ...]."""
+    before, after = array.shape[:axis], array.shape[axis + 1 :]
+    return array.reshape(*before, num_devices, -1, *after)

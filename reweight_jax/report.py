@@ -31,9 +31,9 @@ def open_workdir(workdir: str | os.PathLike, config) -> pathlib.Path:
     """Makes the folder of a run, or checks that the one there is of this config.
 
     What may differ from the config there is what leaves the steps taken as they are: `num_steps`
-    where nothing depends on it, and fine-tuning that is new. Raises UserError where the folder
-    cannot be written, or holds another config's run; or where the processes of a run have configs
-    that differ.
+    where nothing depends on it, fine-tuning that is new, and how data is read. Raises UserError
+    where the folder cannot be written, or holds another config's run; or where the processes of a
+    run have configs that differ.
     """
     workdir = pathlib.Path(workdir).expanduser()
     path = workdir / "config.json"
@@ -59,6 +59,7 @@ def open_workdir(workdir: str | os.PathLike, config) -> pathlib.Path:
     if (before, now) == ("last", "both"):
         differing -= {"finetune_from"}
     differing -= {"confusion_from"}  # the run that it names may have been moved
+    differing -= {"data.resident", "data.workers"}  # the same batches either way
     if differing:
         raise UserError(
             f"--workdir {workdir}: holds a run with another config.{min(differing)}; "

@@ -21,7 +21,7 @@ def train_step(
     tx,
     epsilon_method: str,
     epsilon_params: str = "",
-    clean_gradient_every: int = 1,
+    fresh: bool | jax.Array = True,
     augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -36,7 +36,7 @@ def train_step(
       method: what chooses loss and weights.
       tx: optax optimiser.
       epsilon_method: "lookahead" or "jvp"; see `reweight_jax.epsilon_gradient`.
-      epsilon_params, clean_gradient_every: `pattern` and `every` of `reweight_jax.approximate`.
+      epsilon_params, fresh: `pattern` and `fresh` of `reweight_jax.approximate`.
       augment: what happens to the images of both batches; see `augmentation`.
       axis_name: device axis, or None on one device.
 
@@ -81,8 +81,7 @@ def train_step(
                 linearized,
                 method=epsilon_method,
                 pattern=epsilon_params,
-                every=clean_gradient_every,
-                step=state.step,
+                fresh=fresh,
                 kept=state.clean_gradient,
                 axis_name=axis_name,
             )

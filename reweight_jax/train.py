@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import os
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from reweight_jax import data, parallel, plots, processes, report
 from reweight_jax.check import CLEAN_IN_TRAIN, FINETUNE_FROM, check_config, check_finite
 from reweight_jax.checkpoints import Checkpoints
 from reweight_jax.data.batches import CLEAN_SEED, batch_rows, shuffled
+from reweight_jax.data.stream import stream_images
 from reweight_jax.errors import UserError
 from reweight_jax.evaluate import evaluate_splits, weight_statistics
 from reweight_jax.methods import METHODS, Method
@@ -116,6 +118,7 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
         with (
             contextlib.closing(report.MetricsWriter(workdir, step)) as writer,
             report.progress_bar(config, step, phases[-1].stop) as bar,
+            contextlib.ExitStack() as streams,
         ):
             log = report.TrainingLog(writer, bar)
             best = report.best_evaluation(writer.records("eval"), config.num_steps)
@@ -157,7 +160,8 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
                     state = checkpoints.restore(best["step"], like=state)
                     state = state.replace(step=jnp.full_like(state.step, step))
                     state = parallel.place_state(state, devices)
-                advance = make_advance(config, phase, model, splits, devices)
+                steps = range(step, phase.stop, steps_per_dispatch)
+                advance = make_advance(config, phase, model, splits, devices, steps, streams)
                 while step < phase.stop:
                     state, metrics = advance(state, step, steps_per_dispatch)
                     log.write_due()  # the interval before: the device is at work on the next one
@@ -185,8 +189,12 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
     return result
 
 
-def make_advance(config, phase, model, splits, devices):
-    """Compiles a phase: advance(state, step, k) -> (state, metrics [k, ...]) takes its k steps."""
+def make_advance(config, phase, model, splits, devices, steps, streams):
+    """Compiles a phase: advance(state, step, k) -> (state, metrics [k, ...]) takes its k steps.
+
+    It must be called for each of `steps` in turn, a range in strides of k. Where the set trained on
+    is lazy, its images are read ahead until the ExitStack `streams` is left.
+    """
     method = phase.method
     train = splits.clean if method.trains_on_clean else splits.train
     step_function = functools.partial(
@@ -196,7 +204,6 @@ def make_advance(config, phase, model, splits, devices):
         tx=create_optimizer(config, phase.schedule),
         epsilon_method=config.epsilon_method,
         epsilon_params=config.epsilon_params,
-        clean_gradient_every=config.clean_gradient_every,
         augment=augmentation(config.data.crop_padding, config.data.flip),
         axis_name=parallel.axis_name(devices),
     )
@@ -204,23 +211,34 @@ def make_advance(config, phase, model, splits, devices):
     run = parallel.compile_train_steps(step_function, train, clean, devices)
 
     rows_of = method.sampler(train.label, config.seed)
+    own_part = parallel.own_part(config.batch_size, devices)
+    images = itertools.repeat(None)  # of a resident set the rows say it all
+    if train.is_lazy:
+        batches = stream_images(
+            train.image, rows_of, steps, config.batch_size, config.data.workers, own_part
+        )
+        images = parallel.put_ahead(streams.enter_context(contextlib.closing(batches)), devices)
     clean_rows_of = shuffled(splits.clean.label, config.seed + CLEAN_SEED)
     clean_size = min(config.clean_batch_size, len(splits.clean.label))
-    own_part = parallel.own_part(config.batch_size, devices)
 
     def advance(state, step, num_steps):
         rows = batch_rows(rows_of, step, num_steps, config.batch_size, own_part)
         clean_rows = None
         if method.needs_clean:
             clean_rows = batch_rows(clean_rows_of, step, num_steps, clean_size)
-        return run(state, rows, clean_rows)
+        every = config.clean_gradient_every if method.needs_clean else 1
+        fresh = tuple(i % every == 0 for i in range(step, step + num_steps))
+        return run(state, rows, clean_rows, next(images), fresh=fresh)
 
     return advance
 
 
 def load_splits(config, method) -> data.Splits:
-    """Loads the data, with the clean images in the training set too where the config says so."""
+    """Loads the data, with the clean images in the training set too where the config says so.
+
+    The clean set itself is small, and in memory even if the others are streamed.
+    """
     splits = data.load(config.data, config.seed)
     if CLEAN_IN_TRAIN[config.data.clean_in_train](method):
         splits = splits._replace(train=data.concatenate(splits.train, splits.clean))
-    return splits
+    return splits._replace(clean=splits.clean.in_memory())

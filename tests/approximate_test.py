@@ -61,7 +61,7 @@ def run(num_steps, **settings):
     for i in range(num_steps):
         states.append(state)
         state, _ = jax.jit(
-            lambda state, clean: train_step(
+            lambda state, clean, fresh: train_step(
                 state,
                 TRAIN,
                 clean,
@@ -70,10 +70,11 @@ def run(num_steps, **settings):
                 tx=tx,
                 epsilon_method="jvp",
                 epsilon_params=config.epsilon_params,
-                clean_gradient_every=config.clean_gradient_every,
+                fresh=fresh,
                 augment=augmentation(0, False),
-            )
-        )(state, CLEAN[i])
+            ),
+            static_argnums=2,
+        )(state, CLEAN[i], i % config.clean_gradient_every == 0)
         weights.append(state.last_weights / 6)
     return states, weights
 

@@ -12,7 +12,7 @@ import time
 import chex
 import numpy as np
 import pytest
-from whole_runs import ONE_DEVICE, saved, without_times
+from whole_runs import ONE_DEVICE, records, saved, without_times
 
 from reweight_jax import report
 from reweight_jax.errors import UserError
@@ -20,10 +20,6 @@ from reweight_jax.methods import METHODS
 from reweight_jax.train import train_and_evaluate
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-
-
-def records(workdir):
-    return [without_times(record) for record in report.read_metrics(workdir)]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -3,6 +3,8 @@
 import jax
 import orbax.checkpoint as ocp
 
+from reweight_jax import report
+
 ONE_DEVICE = jax.devices()[:1]
 
 
@@ -10,6 +12,11 @@ def saved(workdir, step):
     """The arrays of a checkpoint, read by orbax alone."""
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(workdir.resolve() / "checkpoints" / str(step) / "default")
+
+
+def records(workdir):
+    """Those of metrics.jsonl, without their times."""
+    return [without_times(record) for record in report.read_metrics(workdir)]
 
 
 def without_times(tree):

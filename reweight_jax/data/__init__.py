@@ -4,6 +4,7 @@ import numpy as np
 
 from reweight_jax.data import corrupt
 from reweight_jax.data.examples import Examples, Splits, concatenate
+from reweight_jax.data.lazy import LazyImages
 from reweight_jax.data.sources import DATASETS, prepare
 from reweight_jax.errors import UserError, choose
 
@@ -24,12 +25,15 @@ def load(config, seed: int) -> Splits:
       Splits. `train` and `clean` have config.num_train examples together (0: all but hyper_val),
       config.num_clean of them clean; `clean` is stratified by class and split from the training
       set; `hyper_val` is as imbalanced as the training set, and has the same label noise; `clean`
-      and `test` have none. `test` is balanced where config.balanced_test is set.
+      and `test` have none. `test` is balanced where config.balanced_test is set. Where
+      config.resident is not set, all images are `LazyImages`, and the same ones.
 
     Raises:
       UserError: unknown name, missing or malformed data, or sizes that the set cannot give.
     """
     train, test = choose("config.data.name", config.name, DATASETS)(config)
+    if not config.resident:
+        train, test = ((LazyImages(image), label) for image, label in (train, test))
     num_classes = _num_classes(config, train[1], test[1])
     train, test = (_examples(part, config.classes) for part in (train, test))
     rng = np.random.default_rng([seed, 0])
@@ -110,8 +114,8 @@ def _examples(part, classes):
             )
         new_label = np.full(max(label.max(), *classes) + 1, -1)
         new_label[list(classes)] = np.arange(len(classes))
-        keep = new_label[label] >= 0
-        image, index, label = image[keep], index[keep], new_label[label[keep]]
+        keep = np.flatnonzero(new_label[label] >= 0)
+        image, index, label = image.take(keep, axis=0), index[keep], new_label[label[keep]]
     label = label.astype(np.int32)
     return Examples(image, label, label.copy(), index)
 

@@ -4,24 +4,35 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reweight_jax.data.lazy import LazyImages
+
 
 class Examples(NamedTuple):
-    """N labelled images in numpy.
+    """N labelled images: in numpy, or of a set that is streamed, whose labels alone are in memory.
 
     Attributes:
-      image: uint8 [N, H, W, C].
+      image: uint8 [N, H, W, C], an array or `LazyImages`.
       label: int32 [N] in 0..K-1, what training sees.
       true_label: int32 [N], the label before any corruption; for reports only.
       index: int64 [N], the row in the source's train or test part.
     """
 
-    image: np.ndarray
+    image: np.ndarray | LazyImages
     label: np.ndarray
     true_label: np.ndarray
     index: np.ndarray
 
     def take(self, rows: np.ndarray) -> "Examples":
-        return Examples(*(array[rows] for array in self))
+        return Examples(*(array.take(rows, axis=0) for array in self))
+
+    @property
+    def is_lazy(self) -> bool:
+        """Whether the images are read only when they are indexed."""
+        return isinstance(self.image, LazyImages)
+
+    def in_memory(self) -> "Examples":
+        """The same with all images read; for sets that are small."""
+        return self._replace(image=self.image[:])
 
 
 class Splits(NamedTuple):
@@ -34,4 +45,6 @@ class Splits(NamedTuple):
 
 
 def concatenate(first: Examples, second: Examples) -> Examples:
-    return Examples(*(np.concatenate(pair) for pair in zip(first, second, strict=True)))
+    image, *labels = zip(first, second, strict=True)
+    join = LazyImages.concatenate if first.is_lazy else lambda *pair: np.concatenate(pair)
+    return Examples(join(*image), *map(np.concatenate, labels))

@@ -1,7 +1,8 @@
 """Where images come from: scikit-learn's bundled digits, prepared TFDS sets, the user's npz files.
 
 Every source returns ((train_image, train_label), (test_image, test_label)): images uint8
-[N, H, W, C], labels int64 [N]. `prepare` makes a TFDS set ready where there is a network.
+[N, H, W, C], labels int64 [N]. Where `config.resident` is not set, images are what `LazyImages`
+reads from; labels are always read. `prepare` makes a TFDS set ready where there is a network.
 """
 
 import functools
@@ -16,6 +17,7 @@ import zlib
 
 import numpy as np
 
+from reweight_jax.data.lazy import MappedImages, TfdsImages, map_array, read_records
 from reweight_jax.errors import UserError
 
 # TFDS set -> the host that its builder downloads from, asked before TFDS starts: left to itself,
@@ -26,6 +28,7 @@ TFDS_SETS = {
     "cifar100": "https://www.cs.toronto.edu/",
 }
 NETWORK_TIMEOUT_S = 5.0
+LABELS_AT_ONCE = 1_000  # records read together for their labels, images and all
 
 
 def digits(config):
@@ -57,7 +60,7 @@ def npz(config):
     """Arrays train_image, train_label, test_image, test_label from the file `config.path`.
 
     Images are [N, H, W] or [N, H, W, C], uint8, or floats in 0..1 (rounded to 1/255); labels are
-    integers 0..K-1.
+    integers 0..K-1. To be streamed, images must be uint8 and the file uncompressed (np.savez).
     """
     if not config.path:
         raise UserError("config.data.path: empty; give the npz file to read")
@@ -73,7 +76,7 @@ def npz(config):
             raise UserError(f"{path}: not a readable npz file ({_first_line(error)})") from None
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise UserError(f"{path}: a single array; save the four arrays with np.savez")
-        parts = [_npz_part(archive, path, split) for split in ("train", "test")]
+        parts = [_npz_part(archive, path, split, config.resident) for split in ("train", "test")]
     if parts[0][0].shape[1:] != parts[1][0].shape[1:]:
         raise UserError(
             f"{path}: train_image and test_image differ in shape: "
@@ -82,15 +85,16 @@ def npz(config):
     return tuple(parts)
 
 
-def _npz_part(archive, path, split):
-    """Reads and checks one split of an npz file."""
+def _npz_part(archive, path, split, resident):
+    """Reads and checks one split of an npz file, whose images stay there if not `resident`."""
     arrays = {}
     for key in (f"{split}_image", f"{split}_label"):
         if key not in archive.files:
             raise UserError(f"{path}: no array {key}; found: {', '.join(archive.files) or 'none'}")
         try:
-            arrays[key] = archive[key]
-        except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            is_mapped = not resident and key == f"{split}_image"
+            arrays[key] = map_array(archive, path, key) if is_mapped else archive[key]
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             if "allow_pickle" in str(error):
                 raise UserError(f"{path}: {key} holds pickled objects; save arrays") from None
             raise UserError(f"{path}: {key} is damaged ({_first_line(error)})") from None
@@ -109,6 +113,13 @@ def _npz_part(archive, path, split):
         )
     if not image.size:
         raise UserError(f"{path}: {split}_image is empty, {image.shape}")
+    if not resident:
+        if image.dtype != np.uint8:
+            raise UserError(
+                f"{path}: {split}_image is {image.dtype}; to be streamed it must be uint8 "
+                "(or set config.data.resident=True)"
+            )
+        return MappedImages(image), label.astype(np.int64)
     if np.issubdtype(image.dtype, np.floating):
         if not np.isfinite(image).all():
             raise UserError(f"{path}: {split}_image has NaN or infinite pixels")
@@ -125,7 +136,8 @@ def _npz_part(archive, path, split):
 
 def _tfds(name):
     def read(config):
-        return _read_tfds(name, _data_dir(config.data_dir))
+        read_set = _read_tfds if config.resident else _open_tfds
+        return read_set(name, _data_dir(config.data_dir))
 
     read.__doc__ = f"TFDS {name}, read by `tfds.data_source` (no TensorFlow)."
     return read
@@ -138,8 +150,33 @@ def _read_tfds(name, data_dir):
     parts = []
     for split in ("train", "test"):
         source = builder.as_data_source(split=split)
-        rows = source.__getitems__(range(len(source)))
+        rows = read_records(source, range(len(source)), f"{name} in {data_dir}")
         image = np.stack([row["image"] for row in rows])
+        parts.append((image, np.array([row["label"] for row in rows], np.int64)))
+    return tuple(parts)
+
+
+@functools.lru_cache(maxsize=1)
+def _open_tfds(name, data_dir):
+    """As `_read_tfds`, but images are not decoded, and not kept."""
+    prepare(name, data_dir)
+    builder = _builder(name, data_dir)
+    import tensorflow_datasets as tfds  # only here, like in `_builder`
+
+    undecoded = {"image": tfds.decode.SkipDecoding()}
+    where = f"{name} in {data_dir}"
+    parts = []
+    for split in ("train", "test"):
+        source = builder.as_data_source(split=split)
+        labels = builder.as_data_source(split=split, decoders=undecoded)
+        rows = (
+            row
+            for start in range(0, len(source), LABELS_AT_ONCE)
+            for row in read_records(
+                labels, range(start, min(start + LABELS_AT_ONCE, len(source))), where
+            )
+        )
+        image = TfdsImages(source, builder.info.features["image"].shape, where)
         parts.append((image, np.array([row["label"] for row in rows], np.int64)))
     return tuple(parts)
 
