@@ -25,7 +25,7 @@ HEARTBEAT_TIMEOUT_S = 30  # after which JAX takes a silent process for dead, and
 NOT_JOINED = (
     f"the processes of the run did not come together within {JOIN_TIMEOUT_S} s; each needs the "
     "same --coordinator_address, with a port that is free where process 0 runs and open to the "
-    "others, and a --process_id of its own"
+    "others, and a --process_id of its own (--num_processes=1: a run by itself)"
 )
 RESUME = "start all processes of the run again as before: they go on from the last checkpoint"
 LOST = f"another process of the run has ended or cannot be reached; {RESUME}"
@@ -174,7 +174,7 @@ def _initialize(*given):
             initialization_timeout=JOIN_TIMEOUT_S,
             heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S,
         )
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise UserError(f"{NOT_JOINED} ({str(error).splitlines()[0]})") from error
     except ValueError:  # JAX found no cluster: libtpu is here, but no TPU
         if given[0] is not None:

@@ -73,6 +73,7 @@ def assert_one_line(finished, *parts):
         ([CONFIG, "--config.eval_every_steps=150"], ["eval_every_steps: 150", "log_every_steps"]),
         ([CONFIG, "--config.steps_per_dispatch=7"], ["config.steps_per_dispatch: 7"]),
         ([CONFIG, "--workdir=/dev/null/run"], ["--workdir /dev/null/run"]),
+        ([CONFIG, "--process_id=1"], ["--coordinator_address: missing"]),
         ([CONFIG, "stray"], ["'stray'"]),
         ([CONFIG, "--speed=9"], ["'speed'"]),
     ],

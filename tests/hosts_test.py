@@ -88,9 +88,10 @@ def result(workdir):
 
 
 def assert_close(actual, expected):
-    """Equal text, equal names, and numbers equal to rounding."""
+    """Equal text and names, and equal numbers: to rounding, which may move an example of 948."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    assert jax.tree.leaves(actual) == pytest.approx(jax.tree.leaves(expected), rel=2e-3, abs=2e-5)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert a == (b if isinstance(b, str) else pytest.approx(b, rel=1e-3, abs=2e-3))
 
 
 def test_two_processes_are_one_though_one_of_them_was_killed(tmp_path):
@@ -114,7 +115,7 @@ def test_two_processes_are_one_though_one_of_them_was_killed(tmp_path):
     out = [finish(process) for process in start_pair(tmp_path)]
     assert "test error, last step" in out[0] and "test error" not in out[1]
     assert not (tmp_path / "unused").exists()
-    chex.assert_trees_all_close(arrays(run), arrays(alone), rtol=2e-3, atol=2e-5)
+    chex.assert_trees_all_close(arrays(run), arrays(alone), rtol=1e-4, atol=2e-5)
     assert_close(records(run), records(alone))
     results = [result(run), result(alone)]
     assert [r.pop("device").split(" x ")[0] for r in results] == ["4", "1"]
