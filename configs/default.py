@@ -21,6 +21,9 @@ def get_config() -> ConfigDict:
     config.epsilon_params = ""
     config.clean_gradient_every = 1
     config.seed = 0  # draws the split, the label noise, the initialisation and the batches
+    # Seeds trained at once in one program, from `seed` on; each as a run of it alone, in a folder
+    # seed<seed> of the run's, which has their means and intervals. For accelerators.
+    config.num_seeds = 1
     # Another name for the seed, the paper's: its trial t is seed t, and with background_flip the
     # t-th of its background classes.
     config.trial = config.get_ref("seed")
@@ -39,7 +42,8 @@ def get_config() -> ConfigDict:
     config.finetune_steps = 5_000
     config.finetune_learning_rate = 1e-3
 
-    # s_model_conf: the --workdir of a finished baseline run, whose confusion matrix it starts from.
+    # s_model_conf: the --workdir of a finished baseline run, whose confusion matrix it starts from;
+    # "{seed}" in it stands for the seed.
     config.confusion_from = ""
     # mentornet: the percentile of the losses at and below which an example weighs in full.
     config.mentor_percentile = 70.0

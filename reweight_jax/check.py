@@ -5,6 +5,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from reweight_jax.errors import UserError, choose
 from reweight_jax.methods import METHODS
@@ -36,7 +37,7 @@ def check_config(config) -> None:
     choose("config.data.clean_in_train", config.data.clean_in_train, CLEAN_IN_TRAIN)
     intervals = ("log_every_steps", "eval_every_steps", "checkpoint_every_steps")
     positive = ("num_steps", "finetune_steps", "batch_size", "clean_batch_size", *intervals)
-    positive += ("clean_gradient_every",)
+    positive += ("clean_gradient_every", "num_seeds")
     least = dict.fromkeys((*positive, "data.num_clean", "data.num_hyper_val"), 1)
     least |= dict.fromkeys(("momentum", "weight_decay"), 0)
     least |= dict.fromkeys(("data.num_train", "data.crop_padding", "data.workers"), 0)
@@ -57,7 +58,9 @@ def check_config(config) -> None:
                 f"config.{field}: {config[field]}; must be a multiple of log_every_steps "
                 f"({config.log_every_steps})"
             )
-    if not 0 <= config.seed < 1 << 32:
+    if config.num_seeds > 1 and not config.data.resident:
+        raise UserError(f"config.num_seeds: {config.num_seeds}; a set that is streamed trains one")
+    if not 0 <= config.seed <= (1 << 32) - config.num_seeds:
         raise UserError(f"config.seed: {config.seed}; must be in 0..2**32 - 1")
     for field, values in (
         ("data.classes", config.data.classes),
@@ -73,6 +76,7 @@ def check_finite(state) -> None:
     """Raises UserError where an update has left the numbers: such a state is no checkpoint."""
     if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params)):
         raise UserError(
-            f"the parameters after step {int(state.step)} are not finite; the last checkpoint "
-            "before it is kept. Lower config.learning_rate, or look for bad values in the data"
+            f"the parameters after step {int(np.max(state.step))} are not finite; the last "
+            "checkpoint before it is kept. Lower config.learning_rate, or look for bad values in "
+            "the data"
         )

@@ -6,6 +6,7 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
@@ -44,9 +45,9 @@ class Checkpoints:
         if self._manager:
             self._manager.close()
 
-    def keep(self, step: int) -> None:
-        """From now on keeps the checkpoint of `step`, however old, in the place of another."""
-        self._best.step = step
+    def keep(self, steps: set[int]) -> None:
+        """From now on keeps the checkpoints of `steps`, however old, in the place of others."""
+        self._best.steps = steps
 
     def save(self, state) -> None:
         """Saves `state` under its step, in the background, and drops what is not kept."""
@@ -56,7 +57,7 @@ class Checkpoints:
         state = jax.tree.map(jnp.copy, state)
         if processes.count() > 1:  # orbax takes no arrays there that are on one host's devices
             state = jax.device_get(state.replace(key=jax.random.key_data(state.key)))
-        self._manager.save(int(state.step), args=ocp.args.StandardSave(state))
+        self._manager.save(int(np.max(state.step)), args=ocp.args.StandardSave(state))
 
     def restore(self, step: int, like):
         """Returns the state saved at `step`; raises UserError where it cannot be read."""
@@ -116,13 +117,13 @@ class Checkpoints:
 
 
 class _Best:
-    """The policy of orbax that keeps one step beside the latest."""
+    """The policy of orbax that keeps some steps beside the latest."""
 
-    step: int | None = None
+    steps: set[int] = frozenset()
 
     def should_preserve(self, checkpoints, *, context):
         del context
-        return [checkpoint.step == self.step for checkpoint in checkpoints]
+        return [checkpoint.step in self.steps for checkpoint in checkpoints]
 
 
 def _reason(error):

@@ -4,6 +4,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from reweight_jax import cli, processes, report
+from reweight_jax.tables import seeds
 from reweight_jax.train import train_and_evaluate
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:VARIANT")
@@ -22,8 +23,11 @@ _PROCESS_ID = flags.DEFINE_integer(
 
 
 def default_workdir(config) -> str:
-    """runs/<config>-<variant>-<method>-seed<seed>."""
-    return f"runs/{config.name}-{config.variant}-{config.method}-seed{config.seed}"
+    """runs/<config>-<variant>-<method>-seed<seed>; of many, seeds<first>-<last>."""
+    seeds = f"seed{config.seed}"
+    if config.num_seeds > 1:
+        seeds = f"seeds{config.seed}-{config.seed + config.num_seeds - 1}"
+    return f"runs/{config.name}-{config.variant}-{config.method}-{seeds}"
 
 
 def main(argv):
@@ -33,7 +37,8 @@ def main(argv):
     with processes.joined(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value):
         result = train_and_evaluate(config, workdir)
         if processes.is_first():
-            print(f"\n{report.table(result)}\nmetrics, plots and checkpoints: {workdir}")
+            table = report.table if config.num_seeds == 1 else seeds.table
+            print(f"\n{table(result)}\nmetrics, plots and checkpoints: {workdir}")
 
 
 if __name__ == "__main__":

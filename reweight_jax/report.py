@@ -126,15 +126,19 @@ class TrainingLog:
     the next steps are on their way: the device does not wait for the log.
     """
 
-    def __init__(self, writer: MetricsWriter, bar: tqdm.tqdm):
-        self._writer, self._bar = writer, bar
+    def __init__(self, writers: list[MetricsWriter], bar: tqdm.tqdm):
+        """`writers`: of each seed; that of the first knows how long the run has taken."""
+        self._writers, self._bar = writers, bar
         self._steps: list[dict] = []
         self._due: tuple[int, list[dict]] | None = None
-        self._before = max((r["seconds"] for r in writer.records("train")), default=0.0)
+        self._before = max((r["seconds"] for r in writers[0].records("train")), default=0.0)
         self._start = self._mark = time.perf_counter()
 
     def add(self, step: int, metrics: dict, *, due: bool) -> None:
-        """Takes the metrics of a dispatch ending at `step`, each with a leading axis of steps."""
+        """Takes the metrics of a dispatch ending at `step`, each with a leading axis of steps.
+
+        Of many seeds a second one is of the seeds.
+        """
         self._steps.append(metrics)
         if due:
             self._due, self._steps = (step, self._steps), []
@@ -145,27 +149,31 @@ class TrainingLog:
             return
         (step, metrics), self._due = self._due, None
         steps = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(metrics))
+        num_steps = len(steps["loss"])
+        if len(self._writers) == 1:
+            steps = jax.tree.map(lambda values: values[:, None], steps)
         finite = np.isfinite(steps["loss"]) & np.isfinite(steps["plain_loss"])
         if not finite.all():
-            bad = step - len(finite) + 1 + int(np.argmin(finite))
+            bad = step - num_steps + 1 + int(np.argmin(finite.all(1)))
             raise UserError(
                 f"the loss of step {bad} is not finite; the last checkpoint before it is kept. "
                 "Lower config.learning_rate, or look for bad values in the data"
             )
         now = time.perf_counter()
-        no_helpful = steps.pop("no_helpful")
-        record = {
-            "step": step,
-            "kind": "train",
-            **{name: np.mean(values, axis=0).tolist() for name, values in steps.items()},
-            "steps_without_helpful_example": int(no_helpful.sum()),
-            "steps_per_second": len(finite) / (now - self._mark),
-            "seconds": self._before + now - self._start,
-        }
-        self._writer.write(record)
-        self._bar.set_postfix(
-            loss=f"{record['loss']:.4f}", error=f"{record['error']:.2%}", refresh=False
-        )
+        no_helpful = steps.pop("no_helpful").sum(0)
+        means = jax.tree.map(lambda values: values.mean(0), steps)
+        for i, writer in enumerate(self._writers):
+            record = {
+                "step": step,
+                "kind": "train",
+                **{name: values[i].tolist() for name, values in means.items()},
+                "steps_without_helpful_example": int(no_helpful[i]),
+                "steps_per_second": num_steps / (now - self._mark),
+                "seconds": self._before + now - self._start,
+            }
+            writer.write(record)
+        loss, error = float(means["loss"].mean()), float(means["error"].mean())
+        self._bar.set_postfix(loss=f"{loss:.4f}", error=f"{error:.2%}", refresh=False)
         self._bar.update(step - self._bar.n)
         self._mark = now
 
@@ -193,8 +201,9 @@ def read_metrics(workdir: pathlib.Path) -> list[dict]:
 def progress_bar(config, step: int, num_steps: int):
     """A bar on the error stream; where that is a file, a line in ten seconds."""
     quiet = {} if processes.is_first() else {"disable": True}  # not given: TQDM_DISABLE says
+    more = config.num_seeds - 1 or ""
     return tqdm.tqdm(
-        desc=f"{config.method} seed {config.seed}",
+        desc=f"{config.method} seed {config.seed}{more and f' and {more} more'}",
         total=num_steps,
         initial=step,
         unit="step",

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import os
+import pathlib
 from typing import NamedTuple
 
 import jax
@@ -11,17 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from reweight_jax import data, parallel, plots, processes, report
-from reweight_jax.check import CLEAN_IN_TRAIN, FINETUNE_FROM, check_config, check_finite
+from reweight_jax import data, parallel, report
+from reweight_jax.check import FINETUNE_FROM, check_config, check_finite
 from reweight_jax.checkpoints import Checkpoints
 from reweight_jax.data.batches import CLEAN_SEED, batch_rows, shuffled
 from reweight_jax.data.stream import stream_images
 from reweight_jax.errors import UserError
-from reweight_jax.evaluate import evaluate_splits, weight_statistics
 from reweight_jax.methods import METHODS, Method
 from reweight_jax.models import create_model
+from reweight_jax.run import Run, of_seeds
 from reweight_jax.state import create_optimizer, create_train_state, learning_rate_schedule
 from reweight_jax.step import augmentation, train_step
+from reweight_jax.tables import seeds
 
 EVAL_BATCH_SIZE = 500
 
@@ -68,7 +70,8 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
       devices: those to use, of all processes; all of them where None.
 
     Returns:
-      The contents of result.json.
+      The contents of result.json; of many seeds (config.num_seeds) their means and intervals, and
+      each seed has a folder of its own, workdir/seed<seed>, as a run of it alone would fill.
 
     Raises:
       UserError: what the user can mend, in one line, before anything is trained; or a loss that is
@@ -88,80 +91,65 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
         config.checkpoint_every_steps,
     )
     dispatch_of(0)  # a value that does not fit is named before anything is read
-    method = METHODS[config.method]
-    splits = load_splits(config, method)
-    num_classes = data.num_classes_of(config.data, splits)
+    method, num_seeds = METHODS[config.method], config.num_seeds
+    workdir = pathlib.Path(workdir).expanduser()
+    runs = [
+        Run(one, workdir if num_seeds == 1 else workdir / f"seed{one.seed}", method)
+        for one in of_seeds(config)
+    ]
+    report.open_workdir(workdir, config)
+    num_classes = max(run.num_classes for run in runs)
     model = create_model(config.model, num_classes, parallel.axis_name(devices))
-    workdir = report.open_workdir(workdir, config)
 
     tx = create_optimizer(config, phases[0].schedule)
-    key = jax.random.key(config.seed)
-    state = create_train_state(key, model, tx, method, config, splits.train, num_classes)
-    state = parallel.place_state(state, devices)
+    states = []
+    for run in runs:
+        key = jax.random.key(run.config.seed)
+        arguments = (key, model, tx, method, run.config, run.splits.train, num_classes)
+        states.append(create_train_state(*arguments))
+    state = parallel.place_state(parallel.stack(states), devices)
     predict = parallel.compile_predict(model, EVAL_BATCH_SIZE, devices)
-    wrong = splits.train.label != splits.train.true_label
-    names = list(config.data.classes) or range(num_classes)
-    groups = {f"class {name}": splits.train.label == k for k, name in enumerate(names)}
-    if wrong.any():
-        groups = {"right labels": ~wrong, "wrong labels": wrong}
 
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state = checkpoints.restore_latest(like=state) or state
         state = parallel.place_state(state, devices)
-        step = int(state.step)
+        step = int(np.max(state.step))
         if step > phases[-1].stop:
             raise UserError(
                 f"config.num_steps: {config.num_steps}, but {workdir} has come to step {step}"
             )
         steps_per_dispatch = dispatch_of(step)
         report.write_config(workdir, config)
-        with (
-            contextlib.closing(report.MetricsWriter(workdir, step)) as writer,
-            report.progress_bar(config, step, phases[-1].stop) as bar,
-            contextlib.ExitStack() as streams,
-        ):
-            log = report.TrainingLog(writer, bar)
-            best = report.best_evaluation(writer.records("eval"), config.num_steps)
-            if best:
-                checkpoints.keep(best["step"])
-            elif step >= config.eval_every_steps:
-                raise UserError(
-                    f"{workdir}/metrics.jsonl: has no evaluation, but there is a checkpoint of "
-                    f"step {step}; put the file back, or remove the folder"
-                )
+        with contextlib.ExitStack() as opened:
+            writers = [opened.enter_context(contextlib.closing(run.open(step))) for run in runs]
+            bar = opened.enter_context(report.progress_bar(config, step, phases[-1].stop))
+            log = report.TrainingLog(writers, bar)
+            checkpoints.keep({run.best["step"] for run in runs if run.best})
 
             def evaluate(phase, state, step):
-                """Writes what a phase has come to; returns whether it is the best so far."""
-                nonlocal best
-                scores, confusion = evaluate_splits(predict, splits, state, num_classes)
-                record = {"step": step, "kind": "eval", **scores}
-                is_best = False
-                if phase is phases[0]:
-                    weights = np.asarray(state.last_weights)
-                    record["weights"] = weight_statistics(weights, wrong)
-                    is_best = best is None or report.goodness(record) >= report.goodness(best)
-                    if is_best:
-                        best = record
-                        checkpoints.keep(step)
-                    if step == phase.stop:
-                        plots.plot_weights(weights, groups, workdir / "plots" / "weights.png")
-                writer.write(record)
-                if is_best or step == phase.stop:
-                    writer.write({"step": step, "kind": "confusion", **confusion})
-                return is_best
+                """Evaluates all seeds; returns whether one of them is at its best."""
+                ends, chooses = step == phase.stop, phase is phases[0]
+                states = (parallel.of_seed(state, i, num_seeds) for i in range(num_seeds))
+                is_best = [
+                    run.evaluate(predict, own, step, chooses=chooses, ends=ends)
+                    for run, own in zip(runs, states, strict=True)
+                ]
+                checkpoints.keep({run.best["step"] for run in runs})
+                return any(is_best)
 
-            measured = any(r["step"] == step for r in writer.records("confusion"))
-            if step == phases[0].stop and not measured:
+            if step == phases[0].stop and not all(run.has_confusion(step) for run in runs):
                 evaluate(phases[0], state, step)  # a run that is told to end where it was stopped
             for phase in phases:
                 if step >= phase.stop:
                     continue
                 if phase.from_best and step == phase.start:
-                    state = checkpoints.restore(best["step"], like=state)
+                    best = [checkpoints.restore(run.best["step"], like=state) for run in runs]
+                    best = [parallel.of_seed(s, i, num_seeds) for i, s in enumerate(best)]
+                    state = parallel.stack(best)
                     state = state.replace(step=jnp.full_like(state.step, step))
                     state = parallel.place_state(state, devices)
                 steps = range(step, phase.stop, steps_per_dispatch)
-                advance = make_advance(config, phase, model, splits, devices, steps, streams)
+                advance = make_advance(phase, model, runs, devices, steps, opened)
                 while step < phase.stop:
                     state, metrics = advance(state, step, steps_per_dispatch)
                     log.write_due()  # the interval before: the device is at work on the next one
@@ -177,26 +165,23 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
                             if saves or is_best:
                                 checkpoints.save(state)
 
-    records = processes.from_first(lambda: report.read_metrics(workdir))
-    stops = {phase.name: phase.stop for phase in phases}
-    result = report.build_result(config, records, stops, devices)
-    report.write_atomically(workdir / "result.json", report.to_json(result))
-    starts = [phase.start for phase in phases[1:]]
-    plots.plot_training_curve(records, starts, workdir / "plots" / "training_curve.png")
-    plots.plot_confusion(
-        result["confusion"]["last"]["test"], names, workdir / "plots" / "confusion.png"
-    )
-    return result
+    results = [run.finish(phases, devices) for run in runs]
+    if num_seeds == 1:
+        return results[0]
+    summary = seeds.summarize(results)
+    report.write_atomically(workdir / "result.json", report.to_json(summary))
+    return summary
 
 
-def make_advance(config, phase, model, splits, devices, steps, streams):
+def make_advance(phase, model, runs, devices, steps, streams):
     """Compiles a phase: advance(state, step, k) -> (state, metrics [k, ...]) takes its k steps.
 
     It must be called for each of `steps` in turn, a range in strides of k. Where the set trained on
     is lazy, its images are read ahead until the ExitStack `streams` is left.
     """
-    method = phase.method
-    train = splits.clean if method.trains_on_clean else splits.train
+    config, method = runs[0].config, phase.method  # which differ between the seeds by the seed
+    trains = [run.splits.clean if method.trains_on_clean else run.splits.train for run in runs]
+    cleans = [run.splits.clean for run in runs]
     step_function = functools.partial(
         train_step,
         model=model,
@@ -207,38 +192,41 @@ def make_advance(config, phase, model, splits, devices, steps, streams):
         augment=augmentation(config.data.crop_padding, config.data.flip),
         axis_name=parallel.axis_name(devices),
     )
-    clean = splits.clean if method.needs_clean else None
-    run = parallel.compile_train_steps(step_function, train, clean, devices)
-
-    rows_of = method.sampler(train.label, config.seed)
+    advance_all = parallel.compile_train_steps(
+        step_function,
+        data.stack(trains),
+        data.stack(cleans) if method.needs_clean else None,
+        devices,
+        len(runs),
+    )
+    samplers = [
+        method.sampler(train.label, run.config.seed)
+        for run, train in zip(runs, trains, strict=True)
+    ]
+    clean_samplers = [
+        shuffled(clean.label, run.config.seed + CLEAN_SEED)
+        for run, clean in zip(runs, cleans, strict=True)
+    ]
     own_part = parallel.own_part(config.batch_size, devices)
+    clean_size = min(config.clean_batch_size, len(cleans[0].label))
+    every = config.clean_gradient_every if method.needs_clean else 1
     images = itertools.repeat(None)  # of a resident set the rows say it all
-    if train.is_lazy:
+    if trains[0].is_lazy:
         batches = stream_images(
-            train.image, rows_of, steps, config.batch_size, config.data.workers, own_part
+            trains[0].image, samplers[0], steps, config.batch_size, config.data.workers, own_part
         )
         images = parallel.put_ahead(streams.enter_context(contextlib.closing(batches)), devices)
-    clean_rows_of = shuffled(splits.clean.label, config.seed + CLEAN_SEED)
-    clean_size = min(config.clean_batch_size, len(splits.clean.label))
+
+    def rows_of_all(samplers, *arguments):
+        rows = [batch_rows(rows_of, *arguments) for rows_of in samplers]
+        return rows[0] if len(rows) == 1 else np.stack(rows)
 
     def advance(state, step, num_steps):
-        rows = batch_rows(rows_of, step, num_steps, config.batch_size, own_part)
+        rows = rows_of_all(samplers, step, num_steps, config.batch_size, own_part)
         clean_rows = None
         if method.needs_clean:
-            clean_rows = batch_rows(clean_rows_of, step, num_steps, clean_size)
-        every = config.clean_gradient_every if method.needs_clean else 1
+            clean_rows = rows_of_all(clean_samplers, step, num_steps, clean_size)
         fresh = tuple(i % every == 0 for i in range(step, step + num_steps))
-        return run(state, rows, clean_rows, next(images), fresh=fresh)
+        return advance_all(state, rows, clean_rows, next(images), fresh)
 
     return advance
-
-
-def load_splits(config, method) -> data.Splits:
-    """Loads the data, with the clean images in the training set too where the config says so.
-
-    The clean set itself is small, and in memory even if the others are streamed.
-    """
-    splits = data.load(config.data, config.seed)
-    if CLEAN_IN_TRAIN[config.data.clean_in_train](method):
-        splits = splits._replace(train=data.concatenate(splits.train, splits.clean))
-    return splits._replace(clean=splits.clean.in_memory())

@@ -14,8 +14,9 @@ from configs import cifar_background_flip, cifar_uniform_flip
 from reweight_jax import data, report
 from reweight_jax.errors import UserError
 from reweight_jax.evaluate import weight_statistics
+from reweight_jax.run import load_splits
 from reweight_jax.state import learning_rate_schedule
-from reweight_jax.train import load_splits, phases_of, train_and_evaluate
+from reweight_jax.train import phases_of, train_and_evaluate
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import numpy as np
 
 from reweight_jax.data import corrupt
-from reweight_jax.data.examples import Examples, Splits, concatenate
+from reweight_jax.data.examples import Examples, Splits, concatenate, stack
 from reweight_jax.data.lazy import LazyImages
 from reweight_jax.data.sources import DATASETS, prepare
 from reweight_jax.errors import UserError, choose
@@ -11,7 +11,16 @@ from reweight_jax.errors import UserError, choose
 # The paper's background classes, one for each of its five trials (section 4.2): K -> classes.
 BACKGROUND_CLASSES = {10: (0, 1, 3, 5, 7), 100: (7, 12, 41, 62, 85)}
 
-__all__ = ["DATASETS", "Examples", "Splits", "concatenate", "load", "num_classes_of", "prepare"]
+__all__ = [
+    "DATASETS",
+    "Examples",
+    "Splits",
+    "concatenate",
+    "load",
+    "num_classes_of",
+    "prepare",
+    "stack",
+]
 
 
 def load(config, seed: int) -> Splits:

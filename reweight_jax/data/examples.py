@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from reweight_jax.data.lazy import LazyImages
+from reweight_jax.errors import UserError
 
 
 class Examples(NamedTuple):
@@ -48,3 +49,16 @@ def concatenate(first: Examples, second: Examples) -> Examples:
     image, *labels = zip(first, second, strict=True)
     join = LazyImages.concatenate if first.is_lazy else lambda *pair: np.concatenate(pair)
     return Examples(join(*image), *map(np.concatenate, labels))
+
+
+def stack(sets: list[Examples]) -> Examples:
+    """S sets in memory with a leading [S] on each array; one alone as it is.
+
+    Raises UserError where they are not of one size.
+    """
+    if len(sets) == 1:
+        return sets[0]
+    sizes = {len(examples.label) for examples in sets}
+    if len(sizes) > 1:
+        raise UserError(f"config.num_seeds: the seeds have training sets of {sorted(sizes)} images")
+    return Examples(*(np.stack(arrays) for arrays in zip(*sets, strict=True)))
