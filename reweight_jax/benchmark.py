@@ -79,9 +79,18 @@ def random_examples(network: Network, size: int, seed: int) -> Examples:
     return Examples(image, label, label, np.arange(size))
 
 
-def compile_step(network: Network, step_name: str) -> Program:
-    """Compiles the step `step_name` of STEPS, with the paper's optimiser and augmentation."""
-    state, step, train, clean = _prepare(network, step_name, axis_name=None)
+def compile_step(
+    network: Network, step_name: str, epsilon_params: str = "", fresh: bool | None = None
+) -> Program:
+    """Compiles the step `step_name` of STEPS, with the paper's optimiser and augmentation.
+
+    `epsilon_params` and `fresh` are those of `reweight_jax.step.train_step`; where `fresh` is None
+    no clean gradient is kept.
+    """
+    every = 1 if fresh is None else 2
+    state, step, train, clean = _prepare(network, step_name, None, epsilon_params, every)
+    if fresh is not None:
+        step = functools.partial(step, fresh=fresh)
 
     def batch(examples):
         rows = np.arange(len(examples.label), dtype=np.int32)
@@ -137,13 +146,13 @@ def time_in_turns(programs: dict[str, Callable[[], None]], rounds: int) -> dict[
     return rows
 
 
-def _prepare(network, step_name, axis_name):
+def _prepare(network, step_name, axis_name, epsilon_params="", every=1):
     """(state, step, training batch, clean batch or None) of a step."""
     method_name, epsilon_method = STEPS[step_name]
     method = METHODS[method_name]
     cifar = network.image[-1] == 3
     config = ConfigDict({"momentum": 0.9, "weight_decay": 2e-4 if cifar else 0.0})
-    config.clean_gradient_every, config.epsilon_params = 1, ""
+    config.clean_gradient_every, config.epsilon_params = every, epsilon_params
     tx = create_optimizer(config, optax.constant_schedule(1e-3))
     model = create_model(network.model, network.num_classes, axis_name)
     train = random_examples(network, network.n, seed=0)
@@ -157,6 +166,7 @@ def _prepare(network, step_name, axis_name):
         method=method,
         tx=tx,
         epsilon_method=epsilon_method,
+        epsilon_params=epsilon_params,
         augment=augmentation(4, True) if cifar else augmentation(0, False),
         axis_name=axis_name,
     )

@@ -32,14 +32,21 @@ def ratio_field(config) -> str:
     return "imbalance_ratio" if config.data.noise == "none" else "noise_ratio"
 
 
-def grid(config, folder: pathlib.Path, methods, ratios, seeds) -> list[Run]:
+def grid(config, folder: pathlib.Path, methods, ratios, seeds, together=False) -> list[Run]:
     """Returns the runs of methods x ratios x seeds, in folders ratio*/<method>/seed* of `folder`.
 
     s_model_conf starts from the baseline of its ratio and seed. What trains on the clean set alone
     is not fine-tuned, and takes at most CLEAN_ONLY_STEPS.
+
+    Args:
+      config: what all of them have in common.
+      together: whether the seeds, which must then follow each other, are one run of all of them in
+        one program (config.num_seeds), with the same folders.
     """
+    if together and list(seeds) != list(range(seeds[0], seeds[0] + len(seeds))):
+        raise UserError(f"--together: seeds {seeds}; they must follow each other, as 0,1,2")
     runs = []
-    for seed, ratio, method in itertools.product(seeds, ratios, methods):
+    for seed, ratio, method in itertools.product(seeds[:1] if together else seeds, ratios, methods):
         one = config.copy_and_resolve_references()
         one.method, one.seed, one.trial = method, seed, seed
         one.data[ratio_field(config)] = ratio
@@ -48,8 +55,13 @@ def grid(config, folder: pathlib.Path, methods, ratios, seeds) -> list[Run]:
             one.num_steps = min(config.num_steps, CLEAN_ONLY_STEPS)
             one.finetune_from = "none"
         if method == "s_model_conf" and not config.confusion_from:
-            one.confusion_from = str(here / "baseline" / f"seed{seed}")
-        runs.append(Run(one, here / method / f"seed{seed}"))
+            one.confusion_from = str(here / "baseline" / "seed{seed}")
+        if together and len(seeds) > 1:
+            one.num_seeds = len(seeds)
+            runs.append(Run(one, here / method))
+        else:
+            one.confusion_from = one.confusion_from.replace("{seed}", str(seed))
+            runs.append(Run(one, here / method / f"seed{seed}"))
     return runs
 
 

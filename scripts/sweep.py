@@ -43,6 +43,9 @@ _FINETUNE_FROM = flags.DEFINE_enum(
 _WORKERS = flags.DEFINE_integer(
     "workers", 1, "Processes that share the runs; on a CPU, as many as cores.", lower_bound=1
 )
+_TOGETHER = flags.DEFINE_bool(
+    "together", False, "Train the seeds of a method at once in one program; for accelerators."
+)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/sweep", "Folder of the runs.")
 _RESULTS = flags.DEFINE_string("results", "runs/results", "Folder of the tables and the pictures.")
 
@@ -109,7 +112,7 @@ def main(argv):
         elif of_noise and "finetune_from" not in overrides:
             config.finetune_from = "both"
         its_folder = folder / f"{config.name}-{config.variant}"
-        runs += grid(config, its_folder, methods, its_ratios, seeds)
+        runs += grid(config, its_folder, methods, its_ratios, seeds, _TOGETHER.value)
     run_all(runs, _WORKERS.value)
     written = set()
     for config in configs:

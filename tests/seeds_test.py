@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from whole_runs import saved, without_times
 
+from configs import cifar_background_flip
 from reweight_jax import parallel, train
 from reweight_jax.data import Examples, stack
 from reweight_jax.errors import UserError
+from reweight_jax.grid import grid, run_all
 from reweight_jax.report import read_metrics
 from reweight_jax.train import train_and_evaluate
 
@@ -100,3 +102,18 @@ def test_sets_of_other_sizes_and_streams_are_refused(digits_config, tmp_path):
     config.data.resident = False
     with pytest.raises(UserError, match="config.num_seeds: 2; a set that is streamed"):
         train_and_evaluate(config, tmp_path)
+
+
+def test_a_grid_of_seeds_together(tmp_path):
+    config = cifar_background_flip.get_config("digits")
+    config.num_steps, config.batch_size = 2, 20
+    config.log_every_steps = config.eval_every_steps = config.checkpoint_every_steps = 2
+    arguments = (config, tmp_path, ["s_model_conf", "baseline"], [0.4], [0, 1])
+    together, alone = grid(*arguments, together=True), grid(*arguments)
+    run_all(together)
+    paths = [run.workdir / "result.json" for run in alone]
+    times = [path.stat().st_mtime_ns for path in paths]
+    run_all(alone)  # finished, so left alone
+    assert times == [path.stat().st_mtime_ns for path in paths]
+    with pytest.raises(UserError, match="--together: seeds .0, 2.; they must follow each other"):
+        grid(config, tmp_path, ["baseline"], [0.4], [0, 2], together=True)
