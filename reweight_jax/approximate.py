@@ -42,10 +42,13 @@ def part_of(params: Any, pattern: str) -> tuple[dict[str, jax.Array], Callable[[
 
 
 def initial_clean_gradient(params: Any, config) -> Any:
-    """What a run remembers of the clean gradient: () where each step computes its own."""
+    """What a run remembers of the clean gradient: () where each step computes its own.
+
+    Raises UserError where `config.epsilon_params` matches no parameter.
+    """
+    part = part_of(params, config.epsilon_params)[0] if config.epsilon_params else params
     if config.clean_gradient_every == 1:
         return ()
-    part = part_of(params, config.epsilon_params)[0] if config.epsilon_params else params
     return jax.tree.map(jnp.zeros_like, part)
 
 

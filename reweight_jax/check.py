@@ -61,7 +61,7 @@ def check_config(config) -> None:
     if config.num_seeds > 1 and not config.data.resident:
         raise UserError(f"config.num_seeds: {config.num_seeds}; a set that is streamed trains one")
     if not 0 <= config.seed <= (1 << 32) - config.num_seeds:
-        raise UserError(f"config.seed: {config.seed}; must be in 0..2**32 - 1")
+        raise UserError(f"config.seed: {config.seed}; must be in 0..2**32 - {config.num_seeds}")
     for field, values in (
         ("data.classes", config.data.classes),
         ("lr_drop_steps", config.lr_drop_steps),

@@ -161,7 +161,7 @@ def _may_be_on_cluster():
     Kubernetes pod that is no job of several.
     """
     if "SLURM_STEP_NODELIST" in os.environ:  # within srun
-        return int(os.environ["SLURM_NTASKS"]) > 1
+        return int(os.environ.get("SLURM_NTASKS", "1")) > 1
     return importlib.util.find_spec("libtpu") is not None
 
 

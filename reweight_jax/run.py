@@ -1,6 +1,7 @@
 """One seed of a run: its data, its folder and its records. The state is the training loop's."""
 
 import os
+import pathlib
 
 import numpy as np
 
@@ -10,15 +11,16 @@ from reweight_jax.errors import UserError
 from reweight_jax.evaluate import evaluate_splits, weight_statistics
 
 
-def of_seeds(config) -> list:
-    """The configs of the single runs that `config.num_seeds` stands for, seed after seed."""
-    configs = []
+def folders_of(config, workdir: str | os.PathLike) -> list[tuple]:
+    """(config, folder) of the single runs that `config.num_seeds` stands for, seed after seed."""
+    workdir = pathlib.Path(workdir).expanduser()
+    runs = []
     for seed in range(config.seed, config.seed + config.num_seeds):
         one = config.copy_and_resolve_references()
         one.seed, one.trial, one.num_seeds = seed, seed, 1
         one.confusion_from = config.confusion_from.replace("{seed}", str(seed))
-        configs.append(one)
-    return configs
+        runs.append((one, workdir if config.num_seeds == 1 else workdir / f"seed{seed}"))
+    return runs
 
 
 class Run:
@@ -32,16 +34,33 @@ class Run:
       writer: of metrics.jsonl, once the run is `open`.
     """
 
-    def __init__(self, config, workdir: str | os.PathLike, method):
-        """Loads the data, and checks the folder; nothing is written yet."""
+    def __init__(self, config, workdir: str | os.PathLike, method, shared=None):
+        """Loads the data, and checks the folder; nothing is written yet.
+
+        `shared` is the folder of the run of many seeds that this is one of, or None.
+        """
         self.config = config
         self.splits = load_splits(config, method)
         self.num_classes = data.num_classes_of(config.data, self.splits)
         self.workdir = report.open_workdir(workdir, config)
+        self._check_alone(pathlib.Path(shared) if shared else None)
         self.best = None
         train = self.splits.train
         self._wrong = train.label != train.true_label
         self._names = list(config.data.classes) or range(self.num_classes)
+
+    def _check_alone(self, shared):
+        """Raises UserError where the records in the folder are of a run with other checkpoints."""
+        if not processes.is_first() or not (self.workdir / "metrics.jsonl").exists():
+            return
+        others = self.workdir if shared else self.workdir.parent
+        mine = shared or self.workdir
+        if (others / "checkpoints").exists() and not (mine / "checkpoints").exists():
+            kind = "alone" if shared else "with others (config.num_seeds)"
+            raise UserError(
+                f"--workdir {self.workdir}: holds a seed that was trained {kind}; go on with that "
+                "run, or remove the folder"
+            )
 
     def open(self, step: int) -> report.MetricsWriter:
         """Goes on with the records of the run at `step`; the writer is the caller's to close."""

@@ -1,6 +1,6 @@
 """What a command sets in its process before the first array: memory and programs that are kept.
 
-An imported library leaves its process alone: `reweight_jax.cli.run` calls these, nothing else.
+An imported library leaves its process alone: the command line and a sweep's workers call these.
 """
 
 import ctypes
@@ -11,6 +11,7 @@ import sys
 import jax
 
 CACHE = "~/.cache/reweight_jax"
+CACHE_BYTES = 2 << 30  # beyond which what was used longest ago is dropped
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
@@ -39,4 +40,9 @@ def cache_compilations() -> None:
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return  # JAX reads it itself
-    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(CACHE).expanduser()))
+    try:
+        folder = pathlib.Path(CACHE).expanduser()
+    except RuntimeError:  # there is no home
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)

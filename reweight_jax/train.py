@@ -4,7 +4,6 @@ import contextlib
 import functools
 import itertools
 import os
-import pathlib
 from typing import NamedTuple
 
 import jax
@@ -20,7 +19,7 @@ from reweight_jax.data.stream import stream_images
 from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS, Method
 from reweight_jax.models import create_model
-from reweight_jax.run import Run, of_seeds
+from reweight_jax.run import Run, folders_of
 from reweight_jax.state import create_optimizer, create_train_state, learning_rate_schedule
 from reweight_jax.step import augmentation, train_step
 from reweight_jax.tables import seeds
@@ -92,12 +91,9 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
     )
     dispatch_of(0)  # a value that does not fit is named before anything is read
     method, num_seeds = METHODS[config.method], config.num_seeds
-    workdir = pathlib.Path(workdir).expanduser()
-    runs = [
-        Run(one, workdir if num_seeds == 1 else workdir / f"seed{one.seed}", method)
-        for one in of_seeds(config)
-    ]
-    report.open_workdir(workdir, config)
+    shared = None if num_seeds == 1 else workdir
+    runs = [Run(one, folder, method, shared) for one, folder in folders_of(config, workdir)]
+    workdir = report.open_workdir(workdir, config)
     num_classes = max(run.num_classes for run in runs)
     model = create_model(config.model, num_classes, parallel.axis_name(devices))
 
@@ -133,6 +129,7 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
                 is_best = [
                     run.evaluate(predict, own, step, chooses=chooses, ends=ends)
                     for run, own in zip(runs, states, strict=True)
+                    if not run.has_confusion(step)  # one that was stopped while it was evaluated
                 ]
                 checkpoints.keep({run.best["step"] for run in runs})
                 return any(is_best)

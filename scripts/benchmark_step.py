@@ -1,6 +1,7 @@
 """Times training steps: plain, reweighting by jvp and by lookahead, and PyTorch's double backward.
 
-    python scripts/benchmark_step.py [--networks=lenet,resnet32,wrn] [--torch] [--devices=1,2,4]
+    python scripts/benchmark_step.py [--networks=lenet,resnet32,wrn] [--torch]
+    python scripts/benchmark_step.py --devices=1,2,4 [--networks=lenet,resnet32]
 
 LeNet has n = 100 and m = 10, ResNet-32 and WRN-28-10 n = m = 100 (WRN on a CPU: 2). All programs of
 a network take turns in one process, so that a busier machine changes all of them alike: quote the
@@ -26,10 +27,15 @@ _NETWORKS = flags.DEFINE_list("networks", ["lenet", "resnet32", "wrn"], "Which o
 _ROUNDS = flags.DEFINE_integer("rounds", 20, "Turns of each step; LeNet: 3 times as many.", 3)
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
 _TORCH = flags.DEFINE_bool("torch", False, "PyTorch's steps as well (the extra `bench`).")
-_DEVICES = flags.DEFINE_list("devices", [], "Numbers of devices to share a batch, as 1,2,4.")
+_DEVICES = flags.DEFINE_list("devices", [], "Only on so many devices that share a batch, as 1,2,4.")
 _JSON = flags.DEFINE_string("json", None, "File to write the numbers to.")
 
 COLUMNS = ("ms", "quartiles", "x plain", "GFLOP", "temp MiB", "compile s")
+
+
+def num_cores() -> int:
+    """Of this machine that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def networks(on_cpu: bool) -> dict[str, benchmark.Network]:
@@ -48,7 +54,7 @@ def torch_programs(network) -> dict:
         import torch
     except ImportError as error:
         raise UserError(f"--torch: {error}; pip install 'reweight-jax[bench]'") from None
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(num_cores())
     train = benchmark.random_examples(network, network.n, 0)
     clean = benchmark.random_examples(network, network.m, 1)
     arrays = (train.image, train.label, clean.image, clean.label)
@@ -83,20 +89,18 @@ def time_loop(network, num_steps: int) -> float:
             test_image=test.image,
             test_label=test.label,
         )
-        return 1e3 / train_and_evaluate(config, f"{folder}/run")["steps_per_second"]
+        one = jax.local_devices()[:1]
+        return 1e3 / train_and_evaluate(config, f"{folder}/run", one)["steps_per_second"]
 
 
 def measure(network, rounds: int) -> dict:
     """{step: numbers} of one network: the table's columns, and those of the loop."""
+    if _DEVICES.value:
+        return measure_devices(network, rounds)
     programs = {name: benchmark.compile_step(network, name) for name in benchmark.STEPS}
     runs = {name: program.run for name, program in programs.items()}
     if _TORCH.value:
         runs |= torch_programs(network)
-    for count in map(int, _DEVICES.value):
-        devices = jax.local_devices()[:count]
-        for name in ("plain", "jvp"):
-            run = benchmark.compile_on_devices(network, name, devices)
-            runs[f"{name}, {count} devices"] = run
     rows = benchmark.time_in_turns(runs, rounds)
     for name, row in rows.items():
         row["x plain"] = round(row["ms"] / rows["plain"]["ms"], 3)
@@ -105,6 +109,21 @@ def measure(network, rounds: int) -> dict:
             row["temp MiB"] = round(programs[name].temporary_bytes / 2**20)
             row["compile s"] = round(programs[name].compile_seconds, 1)
     return rows
+
+
+def measure_devices(network, rounds: int) -> dict:
+    """The same for steps of several devices alone: CPU devices share out the threads of one."""
+    runs = {}
+    for count in map(int, _DEVICES.value):
+        if network.n % count:
+            continue  # the two images of a WRN on a CPU
+        devices = jax.local_devices()[:count]
+        for name in ("plain", "jvp"):
+            run = benchmark.compile_on_devices(network, name, devices)
+            runs[f"{name}, devices: {count}"] = run
+    rows = benchmark.time_in_turns(runs, rounds)
+    first = next(iter(rows.values()))["ms"]
+    return {name: row | {"x plain": round(row["ms"] / first, 3)} for name, row in rows.items()}
 
 
 def measure_loop(network, rounds: int) -> dict:
@@ -127,10 +146,11 @@ def print_table(title, rows, loop):
     for name, row in rows.items():
         cells = {**row, "quartiles": f"{row['low']:g}-{row['high']:g}"}
         print(f"{name:32}" + "".join(f"{cells.get(column, '')!s:>17}" for column in COLUMNS))
-    print(
-        f"whole loop: {loop['steps per second']:g} steps/s, {loop['loop ms']:g} ms a step; "
-        f"host {loop['host']:.1%}"
-    )
+    if loop:
+        print(
+            f"whole loop: {loop['steps per second']:g} steps/s, {loop['loop ms']:g} ms a step; "
+            f"host {loop['host']:.1%}"
+        )
 
 
 def main(argv):
@@ -138,16 +158,20 @@ def main(argv):
         raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
     if not all(count.isdecimal() and int(count) for count in _DEVICES.value):
         raise UserError(f"--devices: {','.join(_DEVICES.value)}; must be numbers, as 1,2,4")
+    if _TORCH.value and _DTYPE.value != "float32":
+        raise UserError(f"--dtype: {_DTYPE.value}; PyTorch's steps are in float32")
     most = max(map(int, _DEVICES.value), default=1)
     if jax.config.jax_platforms in (None, "", "cpu"):
         jax.config.update("jax_num_cpu_devices", most)  # of no concern to an accelerator
     if most > jax.local_device_count():
         raise UserError(f"--devices: {most}, but there are {jax.local_device_count()}")
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are measured
+    if _JSON.value and not pathlib.Path(_JSON.value).resolve().parent.is_dir():
+        raise UserError(f"--json: no folder {pathlib.Path(_JSON.value).parent}")
     device = jax.local_devices()[0]
     result = {
         "device": f"{jax.local_device_count()} x {device.device_kind}",
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": num_cores(),
         "jax": jax.__version__,
         "dtype": _DTYPE.value,
         "networks": {},
@@ -156,7 +180,8 @@ def main(argv):
     for name in _NETWORKS.value:
         network = choose("--networks", name, valid)
         rounds = _ROUNDS.value * (3 if name == "lenet" else 1)
-        rows, loop = measure(network, rounds), measure_loop(network, rounds)
+        rows = measure(network, rounds)
+        loop = None if _DEVICES.value else measure_loop(network, rounds)
         sizes = {"n": network.n, "m": network.m, "rounds": rounds}
         result["networks"][name] = {**sizes, "steps": rows, "loop": loop}
         print_table(f"{name} n={network.n} m={network.m}", rows, loop)

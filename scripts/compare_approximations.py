@@ -2,11 +2,12 @@
 
     python scripts/compare_approximations.py [--seeds=3] [--json=FILE]
 
-On digits with 40% background noise (configs/cifar_background_flip.py:digits). Along one exact run,
-the weights that each approximation would give in the same state, from the same batches: the mean of
-their Spearman rank correlations with the exact weights ("another clean batch" is exact, and says
-what that correlation is between two draws of the clean batch). Then whole runs of each: test
-accuracy, mean and 95% interval. Last the time of a ResNet-8 step (n = m = 100), relative to exact.
+On digits with 40% background noise (configs/cifar_background_flip.py:digits). Along one exact run
+with clean batches of 25, the weights that each approximation would give in the same state from the
+same batches, or from the same part of them: the mean of their Spearman rank correlations with the
+exact weights ("another clean batch" is exact, and says what that is between two draws of the clean
+batch). Then whole runs of each: test accuracy, mean and 95% interval. Last the time of a ResNet-8
+step (n = m = 100), relative to exact.
 """
 
 import functools

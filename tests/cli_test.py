@@ -174,18 +174,7 @@ def test_sweep_refuses_an_unknown_method():
     assert_one_line(command("scripts/sweep.py", CONFIG, "--ratios=ten"), "--ratios", "'ten'")
 
 
-def test_benchmark_compiles_and_counts(load_script):
-    benchmark = load_script("benchmark_step")
+def test_benchmark_refuses(load_script):
+    benchmark_step = load_script("benchmark_step")
     with pytest.raises(UserError, match="'stray'"):
-        benchmark.main(["benchmark_step.py", "stray"])
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, 110).astype(np.int32)
-    images = rng.integers(0, 256, (110, 28, 28, 1)).astype(np.uint8)
-    train = benchmark.Examples(images, labels, labels, np.arange(110))
-    pool = benchmark.POOLS["selects"]
-    programs = {"jvp": benchmark.compile_step("reweight", "jvp", pool, train)}
-    assert "reduce_window" not in programs["jvp"][0].as_text()
-    other = benchmark.compile_step("baseline", "jvp", benchmark.POOLS["reduce_window"], train)
-    assert "reduce_window" in other[0].as_text()
-    rows = benchmark.measure(programs, 3)
-    assert 0 < rows["jvp"]["low"] <= rows["jvp"]["median"] <= rows["jvp"]["high"]
+        benchmark_step.main(["benchmark_step.py", "stray"])

@@ -30,12 +30,14 @@ def test_planes_convolve_like_lax(shape, size):
     chex.assert_trees_all_close(*results, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("stride, padding", [(2, "SAME"), (1, "VALID"), (1, 1)])
-def test_planes_leave_other_convolutions_alone(stride, padding):
+@pytest.mark.parametrize(
+    "stride, padding, dilation", [(2, "SAME", 1), (1, "VALID", 1), (1, 1, 1), (1, "SAME", 2)]
+)
+def test_planes_leave_other_convolutions_alone(stride, padding, dilation):
     image = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
     modules = [
-        nn.Conv(4, (3, 3), stride, padding),
-        nn.Conv(4, (3, 3), stride, padding, conv_general_dilated=conv_general_dilated),
+        nn.Conv(4, (3, 3), stride, padding, 1, dilation),
+        nn.Conv(4, (3, 3), stride, padding, 1, dilation, conv_general_dilated=conv_general_dilated),
     ]
     variables = modules[0].init(jax.random.key(1), image)
     chex.assert_trees_all_equal(*(module.apply(variables, image) for module in modules))

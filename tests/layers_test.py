@@ -8,7 +8,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "reweight_jax"
 ORDER = (
     "errors reweight approximate data models methods state step processes parallel checkpoints "
-    "evaluate report plots check tables run train benchmark grid startup cli main"
+    "evaluate report plots check tables run train benchmark startup grid cli main"
 ).split()
 
 

@@ -143,9 +143,9 @@ def test_the_loop_of_an_accelerator_is_the_unrolled_one_of_a_cpu(monkeypatch):
     unrolled = train("reweight", "jvp", jax.devices()[:1], (4,))
     calls = []
 
-    def scan(body, carry, xs):
+    def scan(body, carry, xs, flags):
         calls.append(1)
-        return jax.lax.scan(body, carry, xs)
+        return jax.lax.scan(lambda carry, x: body(carry, (*x, True)), carry, xs)
 
     monkeypatch.setattr(parallel, "_unrolled_scan", scan)
     scanned = train("reweight", "jvp", jax.devices()[:1], (4,))
@@ -170,7 +170,7 @@ def test_one_trace_and_a_donated_state():
     model, tx = ResidualNet(), create_optimizer(CONFIG, SCHEDULE)
     state = create_train_state(jax.random.key(0), model, tx, method, CONFIG, TRAIN, NUM_CLASSES)
     step = bare_step(method, model, tx)
-    counted = chex.assert_max_traces(n=1)(lambda *arguments: step(*arguments))
+    counted = chex.assert_max_traces(n=1)(lambda *arguments, fresh: step(*arguments, fresh=fresh))
     run = parallel.compile_train_steps(counted, TRAIN, CLEAN, jax.devices()[:1])
     state = parallel.place_state(state, jax.devices()[:1])
     before = state.params

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 CLEAN_SEED = 1 << 32  # added to the seed for the clean set's batches; seeds of runs are below it
+LARGE = 100_000  # examples: of more than these few permutations are kept, 8 bytes for each
 RowsOf = Callable[[np.ndarray], np.ndarray]  # positions [p] -> rows [p]
 
 
@@ -58,10 +59,15 @@ def _epochs(positions, population, seed, stream):
     rows = np.empty(len(positions), np.int64)
     for epoch in np.unique(epochs):
         chosen = epochs == epoch
-        rows[chosen] = _permutation(population, seed, stream, int(epoch))[offsets[chosen]]
+        permutation = _small if population <= LARGE else _large
+        rows[chosen] = permutation(population, seed, stream, int(epoch))[offsets[chosen]]
     return rows
 
 
-@functools.lru_cache(maxsize=256)  # steps of an epoch share its permutation
 def _permutation(population, seed, stream, epoch):
     return np.random.default_rng([seed, stream, epoch]).permutation(population)
+
+
+# Steps of an epoch share its permutation; a class-balanced batch takes of one for each class.
+_small = functools.lru_cache(maxsize=256)(_permutation)
+_large = functools.lru_cache(maxsize=8)(_permutation)

@@ -90,7 +90,11 @@ class MappedImages:
         self._mapped = (array.filename, array.dtype, "r", array.offset, array.shape, order)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return np.memmap(*self._mapped)[rows].reshape(len(rows), *self.shape[1:])
+        try:
+            mapped = np.memmap(*self._mapped)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self._mapped[0]}: cannot be read any more ({error})") from error
+        return mapped[rows].reshape(len(rows), *self.shape[1:])
 
 
 def map_array(archive: np.lib.npyio.NpzFile, path, key: str) -> np.memmap:

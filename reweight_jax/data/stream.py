@@ -66,7 +66,10 @@ def stream_images(
     with contextlib.closing(iter(pipeline)) as batches:
         try:
             yield from batches
-        except RuntimeError as error:  # grain, of a worker that was killed
+        except RuntimeError as error:
+            if not workers:
+                raise
+            # Grain says so of a worker that was killed.
             raise UserError(
                 "config.data.workers: a process that reads images has ended; fewer of them need "
                 f"less memory ({str(error).splitlines()[0]})"

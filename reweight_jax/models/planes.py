@@ -18,14 +18,15 @@ def conv_general_dilated(image, kernel, strides, padding, **settings) -> jax.Arr
     Args:
       image: [N, H, W, C].
       kernel: [h, w, C, F].
-      strides, padding, settings: as Flax gives them; others than a stride of one and "SAME" go to
-        `jax.lax`, as more channels and accelerators do.
+      strides, padding, settings: as Flax gives them. Another padding than "SAME", strides or
+        dilations beyond one, more channels and accelerators are left to `jax.lax`.
 
     Returns:
       [N, H', W', F].
     """
-    one_by_one = set(strides) == {1} and padding == "SAME"
-    if jax.default_backend() != "cpu" or image.shape[-1] != 1 or not one_by_one:
+    dilations = (settings.get("lhs_dilation") or (), settings.get("rhs_dilation") or ())
+    is_plain = {*strides, *dilations[0], *dilations[1]} == {1} and padding == "SAME"
+    if jax.default_backend() != "cpu" or image.shape[-1] != 1 or not is_plain:
         return jax.lax.conv_general_dilated(image, kernel, strides, padding, **settings)
     h, w, _, features = kernel.shape
     n, height, width, _ = image.shape

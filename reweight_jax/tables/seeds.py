@@ -5,7 +5,7 @@ from reweight_jax.tables import mean_and_interval, percent
 
 
 def summarize(results: list[dict]) -> dict:
-    """Returns the results of S seeds as one, in the form of a single result.json.
+    """Returns the results of S seeds as one, with the scores of a single result.json.
 
     Its scores are means over the seeds, and "intervals" has half their 95% confidence intervals
     (Student's t). What differs by seed, as the confusion matrices, is left to the single results.
