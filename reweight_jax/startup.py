@@ -11,7 +11,6 @@ import sys
 import jax
 
 CACHE = "~/.cache/reweight_jax"
-CACHE_BYTES = 2 << 30  # beyond which what was used longest ago is dropped
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
@@ -45,4 +44,3 @@ def cache_compilations() -> None:
     except RuntimeError:  # there is no home
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
