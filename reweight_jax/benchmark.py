@@ -1,6 +1,7 @@
 """Times single training steps on random images: what the benchmark scripts share."""
 
 import functools
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -77,6 +78,20 @@ def random_examples(network: Network, size: int, seed: int) -> Examples:
     label[: network.num_classes] = np.arange(network.num_classes)[:size]  # all classes occur
     image = rng.integers(0, 256, (size, *network.image)).astype(np.uint8)
     return Examples(image, label, label, np.arange(size))
+
+
+def write_npz(network: Network, path: str | os.PathLike) -> None:
+    """Writes 2,000 random training and 100 test images as a file that `config.data.path` names."""
+    arrays = {}
+    for part, size in (("train", 2_000), ("test", 100)):
+        examples = random_examples(network, size, seed=2)
+        arrays |= {f"{part}_image": examples.image, f"{part}_label": examples.label}
+    np.savez(path, **arrays)
+
+
+def num_cores() -> int:
+    """Of this machine that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def compile_step(

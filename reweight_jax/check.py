@@ -5,7 +5,6 @@ import re
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from reweight_jax.errors import UserError, choose
 from reweight_jax.methods import METHODS
@@ -72,11 +71,11 @@ def check_config(config) -> None:
         raise UserError(f"config.lr_drop_steps: {config.lr_drop_steps}; must be at least 1")
 
 
-def check_finite(state) -> None:
+def check_finite(state, seed: int) -> None:
     """Raises UserError where an update has left the numbers: such a state is no checkpoint."""
     if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params)):
         raise UserError(
-            f"the parameters after step {int(np.max(state.step))} are not finite; the last "
+            f"the parameters of seed {seed} after step {int(state.step)} are not finite; the last "
             "checkpoint before it is kept. Lower config.learning_rate, or look for bad values in "
             "the data"
         )

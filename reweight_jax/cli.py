@@ -1,6 +1,7 @@
 """What the command lines share: flags into values, a user's mistake into one line."""
 
 import ast
+import os
 import pathlib
 import sys
 
@@ -22,10 +23,19 @@ def check_arguments(argv, config) -> None:
         raise UserError(f"--config: {str(error).splitlines()[-1].strip()}") from None
 
 
+def make_folder(flag: str, folder: str | os.PathLike) -> pathlib.Path:
+    """Makes the folder that results go to; raises UserError, with the flag, where it cannot."""
+    folder = pathlib.Path(folder).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{flag} {folder}: cannot be used ({error})") from None
+    return folder
+
+
 def run(main) -> None:
     """Parses the flags and calls main(argv); a user's mistake ends in one line and status 1."""
-    startup.keep_freed_memory()
-    startup.cache_compilations()
+    startup.prepare()
     logging.set_verbosity(logging.ERROR)  # TFDS and orbax warn of what is no concern of a user's
     # configs/ lies beside the package, and its files import each other from any working folder.
     sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))

@@ -1,8 +1,10 @@
-"""What is measured of a model and of its weights, on the host in numpy."""
+"""What is measured of a model and of its weights, on the host in numpy.
+
+scikit-learn is imported where it is used: that takes a second, and a run starts without it.
+"""
 
 import numpy as np
 import optax
-from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from reweight_jax.data import Splits
 
@@ -21,6 +23,8 @@ def evaluate_splits(predict, splits: Splits, state, num_classes: int) -> tuple[d
       well, that on the labels before the noise; and the confusion matrices
       {split: int [K, K]} of test and hyper_val, counts by label (rows) and prediction (columns).
     """
+    from sklearn.metrics import confusion_matrix
+
     scores, confusion = {}, {}
     for name in ("test", "hyper_val", "clean"):
         examples = getattr(splits, name)
@@ -60,6 +64,8 @@ def weight_statistics(last_weights: np.ndarray, wrong: np.ndarray) -> dict[str, 
     weights, wrong = last_weights[seen], wrong[seen]
     if wrong.all() or not wrong.any():
         return {}
+    from sklearn.metrics import roc_auc_score
+
     return {
         "auc": float(roc_auc_score(~wrong, weights)),
         "wrong_mass": float(weights[wrong].sum() / max(weights.sum(), np.finfo(float).tiny)),

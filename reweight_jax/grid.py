@@ -131,8 +131,7 @@ def _run_side_by_side(runs, workers):
 
 def _begin_worker(counter, workers):
     """What a worker does first; a core of its own is worth twice a share of two (measured)."""
-    startup.keep_freed_memory()
-    startup.cache_compilations()
+    startup.prepare()
     if not hasattr(os, "sched_setaffinity"):
         return
     with counter.get_lock():

@@ -62,7 +62,7 @@ def steps_per_dispatch(wanted: int, devices, *multiples: int) -> int:
         )
     if wanted:
         return wanted
-    if devices[0].platform == "cpu":
+    if _is_cpu(devices[0]):
         return 1
     return max(k for k in range(1, MAX_AUTO_STEPS_PER_DISPATCH + 1) if common % k == 0)
 
@@ -86,42 +86,40 @@ def compile_train_steps(step, train: Examples, clean: Examples | None, devices, 
       image: of a lazy training set, that of the rows, as `put_ahead` yields it.
       fresh: k bools, at which steps a clean gradient is computed; None: at all of them.
       Of several processes each gives its own part of the rows, and the whole of the clean ones.
-      The state is donated. k, n and `fresh` must not change if it is to compile once.
+      The state is donated. k and n must not change if it is to compile once, nor on a CPU `fresh`.
       On several devices n must be a multiple of their number; a clean batch that is not goes whole
       to every device, which gives the same gradient (with dropout, but for its masks).
     """
     data = (_resident(train), None if clean is None else _resident(clean))
-    on_cpu = devices[0].platform == "cpu"
+    on_cpu = _is_cpu(devices[0])
 
     def run(state, data, rows, clean_rows, image, *, fresh, shared=False, clean_shared=False):
         """`shared`: whether the rows are this device's share of a batch."""
         train_data, clean_data = data
 
         def body(state, step_rows):
-            rows, clean_rows, image, is_fresh = step_rows
+            rows, clean_rows, image, fresh = step_rows
             batch = _take(train_data, rows, shared)
             if image is not None:
                 batch |= {"image": image}
             clean_batch = None
             if clean_rows is not None:
                 clean_batch = _take(clean_data, clean_rows, clean_shared)
-            return step(state, batch, clean_batch, fresh=True if is_fresh is None else is_fresh)
+            return step(state, batch, clean_batch, fresh=True if fresh is None else fresh)
 
-        per_step = (rows, clean_rows, image)
         if on_cpu:
-            return _unrolled_scan(body, state, per_step, fresh)
-        flags = None if all(fresh) else jax.numpy.array(fresh)
-        return jax.lax.scan(body, state, (*per_step, flags))
+            return _unrolled_scan(body, state, (rows, clean_rows, image), fresh)
+        return jax.lax.scan(body, state, (rows, clean_rows, image, fresh))
 
     if num_seeds > 1:
         run = _over_seeds(run, num_seeds, on_cpu)
 
     if len(devices) == 1:
         data = jax.device_put(data, devices[0])
-        compiled = jax.jit(run, donate_argnums=0, static_argnames="fresh")
+        compiled = jax.jit(run, donate_argnums=0, static_argnames="fresh" if on_cpu else ())
 
         def run_on_one(state, rows, clean_rows, image=None, fresh=None):
-            fresh = fresh or (True,) * rows.shape[-2]
+            fresh = _flags(fresh, rows.shape[-2], on_cpu)
             return compiled(state, data, rows, clean_rows, image, fresh=fresh)
 
         return run_on_one
@@ -130,26 +128,32 @@ def compile_train_steps(step, train: Examples, clean: Examples | None, devices, 
     num_own = len(_own(devices))
 
     @functools.cache
-    def compile_for(rows_axis, clean_axis, fresh):
+    def compile_for(rows_axis, clean_axis, static_fresh):
         shared = {"shared": True, "clean_shared": clean_axis is not None}
+
+        def run_share(state, data, rows, clean_rows, image, fresh):
+            fresh = static_fresh if on_cpu else fresh
+            return run(state, data, rows, clean_rows, image, fresh=fresh, **shared)
+
         return jax.pmap(
-            functools.partial(run, fresh=fresh, **shared),
+            run_share,
             axis_name=AXIS,
-            in_axes=(None, None, rows_axis, clean_axis, 1),
+            in_axes=(None, None, rows_axis, clean_axis, 1, None),
             out_axes=(None, None),
             donate_argnums=0,
             devices=devices,
         )
 
     def run_on_all(state, rows, clean_rows, image=None, fresh=None):
-        fresh = fresh or (True,) * rows.shape[-2]
+        fresh = _flags(fresh, rows.shape[-2], on_cpu)
+        static_fresh, fresh = (fresh, None) if on_cpu else (None, fresh)
         axis, clean_axis = rows.ndim - 1, None
         if clean_rows is not None and clean_rows.shape[-1] % len(devices) == 0:
             own = own_part(clean_rows.shape[-1], devices)
             clean_rows, clean_axis = _shard(clean_rows[..., own], num_own, axis), axis
         key, rows = state.key, _shard(rows, num_own, axis)
-        run_all = compile_for(axis, clean_axis, fresh)
-        state, metrics = run_all(state, data, rows, clean_rows, image)
+        run_all = compile_for(axis, clean_axis, static_fresh)
+        state, metrics = run_all(state, data, rows, clean_rows, image, fresh)
         if processes.count() > 1:
             # `pmap` takes a key there by way of the host, which would have to wait for the device;
             # the one that came in is the same, and on the host already.
@@ -241,6 +245,18 @@ def check_divisible(batch_size: int, devices) -> None:
         raise UserError(
             f"config.batch_size: {batch_size} must be divisible by the {len(devices)} devices"
         )
+
+
+def _is_cpu(device) -> bool:
+    """Whether programs are written as a CPU wants them: without loops and conditions."""
+    return device.platform == "cpu"
+
+
+def _flags(fresh, num_steps, on_cpu):
+    """A CPU's program has the flags in it, an accelerator's takes them as an array, or None."""
+    if on_cpu:
+        return fresh or (True,) * num_steps
+    return None if fresh is None else np.array(fresh)
 
 
 def _unrolled_scan(body, carry, xs, flags):

@@ -126,12 +126,12 @@ class TrainingLog:
     the next steps are on their way: the device does not wait for the log.
     """
 
-    def __init__(self, writers: list[MetricsWriter], bar: tqdm.tqdm):
+    def __init__(self, writers: dict[int, MetricsWriter], bar: tqdm.tqdm):
         """`writers`: of each seed; that of the first knows how long the run has taken."""
-        self._writers, self._bar = writers, bar
+        self._seeds, self._writers, self._bar = list(writers), list(writers.values()), bar
         self._steps: list[dict] = []
         self._due: tuple[int, list[dict]] | None = None
-        self._before = max((r["seconds"] for r in writers[0].records("train")), default=0.0)
+        self._before = max((r["seconds"] for r in self._writers[0].records("train")), default=0.0)
         self._start = self._mark = time.perf_counter()
 
     def add(self, step: int, metrics: dict, *, due: bool) -> None:
@@ -154,10 +154,11 @@ class TrainingLog:
             steps = jax.tree.map(lambda values: values[:, None], steps)
         finite = np.isfinite(steps["loss"]) & np.isfinite(steps["plain_loss"])
         if not finite.all():
-            bad = step - num_steps + 1 + int(np.argmin(finite.all(1)))
+            bad, seed = np.argwhere(~finite)[0]  # the first step, and of its seeds the first
             raise UserError(
-                f"the loss of step {bad} is not finite; the last checkpoint before it is kept. "
-                "Lower config.learning_rate, or look for bad values in the data"
+                f"the loss of step {step - num_steps + 1 + bad} of seed {self._seeds[seed]} is not "
+                "finite; the last checkpoint before it is kept. Lower config.learning_rate, or "
+                "look for bad values in the data"
             )
         now = time.perf_counter()
         no_helpful = steps.pop("no_helpful").sum(0)

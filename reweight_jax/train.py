@@ -94,6 +94,7 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
     shared = None if num_seeds == 1 else workdir
     runs = [Run(one, folder, method, shared) for one, folder in folders_of(config, workdir)]
     workdir = report.open_workdir(workdir, config)
+    data.check_sizes([run.splits.train for run in runs])
     num_classes = max(run.num_classes for run in runs)
     model = create_model(config.model, num_classes, parallel.axis_name(devices))
 
@@ -117,7 +118,10 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
         steps_per_dispatch = dispatch_of(step)
         report.write_config(workdir, config)
         with contextlib.ExitStack() as opened:
-            writers = [opened.enter_context(contextlib.closing(run.open(step))) for run in runs]
+            writers = {
+                run.config.seed: opened.enter_context(contextlib.closing(run.open(step)))
+                for run in runs
+            }
             bar = opened.enter_context(report.progress_bar(config, step, phases[-1].stop))
             log = report.TrainingLog(writers, bar)
             checkpoints.keep({run.best["step"] for run in runs if run.best})
@@ -157,7 +161,8 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
                     saves = step % config.checkpoint_every_steps == 0 or last
                     if evaluates or saves:
                         with log.paused():
-                            check_finite(state)
+                            for i, run in enumerate(runs):
+                                check_finite(parallel.of_seed(state, i, num_seeds), run.config.seed)
                             is_best = evaluates and evaluate(phase, state, step)
                             if saves or is_best:
                                 checkpoints.save(state)
@@ -223,7 +228,9 @@ def make_advance(phase, model, runs, devices, steps, streams):
         clean_rows = None
         if method.needs_clean:
             clean_rows = rows_of_all(clean_samplers, step, num_steps, clean_size)
-        fresh = tuple(i % every == 0 for i in range(step, step + num_steps))
+        fresh = None
+        if every > 1:
+            fresh = tuple(i % every == 0 for i in range(step, step + num_steps))
         return advance_all(state, rows, clean_rows, next(images), fresh)
 
     return advance

@@ -9,7 +9,6 @@ of steps that take turns, and the temporary memory that XLA counts for each (on 
 
 import csv
 import io
-import pathlib
 
 import jax
 from absl import flags
@@ -99,14 +98,13 @@ def main(argv):
         raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
     if jax.config.jax_platforms in (None, "", "cpu"):
         jax.config.update("jax_num_cpu_devices", max(DEVICES))
+    results = cli.make_folder("--results", _RESULTS.value)
     rows = [row for quantity in GROWING for row in measure_size(quantity)] + measure_devices()
     table = io.StringIO()
     writer = csv.DictWriter(table, FIELDS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     platform = jax.default_backend()
-    results = pathlib.Path(_RESULTS.value)
-    results.mkdir(parents=True, exist_ok=True)
     report.write_atomically(results / f"cost_{platform}.csv", table.getvalue())
     title = f"ResNet-{_DEPTH.value}, n = m = 100 unless given, {jax.local_devices()[0].device_kind}"
     plots.save(draw(rows, title), results / f"cost_{platform}.png")

@@ -11,12 +11,10 @@ compiled step does not account for.
 """
 
 import json
-import os
 import pathlib
 import tempfile
 
 import jax
-import numpy as np
 from absl import flags
 
 from reweight_jax import benchmark, cli, report
@@ -31,11 +29,6 @@ _DEVICES = flags.DEFINE_list("devices", [], "Only on so many devices that share 
 _JSON = flags.DEFINE_string("json", None, "File to write the numbers to.")
 
 COLUMNS = ("ms", "quartiles", "x plain", "GFLOP", "temp MiB", "compile s")
-
-
-def num_cores() -> int:
-    """Of this machine that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def networks(on_cpu: bool) -> dict[str, benchmark.Network]:
@@ -54,7 +47,7 @@ def torch_programs(network) -> dict:
         import torch
     except ImportError as error:
         raise UserError(f"--torch: {error}; pip install 'reweight-jax[bench]'") from None
-    torch.set_num_threads(num_cores())
+    torch.set_num_threads(benchmark.num_cores())
     train = benchmark.random_examples(network, network.n, 0)
     clean = benchmark.random_examples(network, network.m, 1)
     arrays = (train.image, train.label, clean.image, clean.label)
@@ -81,14 +74,7 @@ def time_loop(network, num_steps: int) -> float:
         config.data.crop_padding, config.data.flip = 4, True
     with tempfile.TemporaryDirectory() as folder:
         config.data.path = f"{folder}/random.npz"
-        train, test = (benchmark.random_examples(network, size, 2) for size in (2_000, 100))
-        np.savez(
-            config.data.path,
-            train_image=train.image,
-            train_label=train.label,
-            test_image=test.image,
-            test_label=test.label,
-        )
+        benchmark.write_npz(network, config.data.path)
         one = jax.local_devices()[:1]
         return 1e3 / train_and_evaluate(config, f"{folder}/run", one)["steps_per_second"]
 
@@ -166,12 +152,12 @@ def main(argv):
     if most > jax.local_device_count():
         raise UserError(f"--devices: {most}, but there are {jax.local_device_count()}")
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are measured
-    if _JSON.value and not pathlib.Path(_JSON.value).resolve().parent.is_dir():
-        raise UserError(f"--json: no folder {pathlib.Path(_JSON.value).parent}")
+    if _JSON.value:
+        cli.make_folder("--json", pathlib.Path(_JSON.value).parent)
     device = jax.local_devices()[0]
     result = {
         "device": f"{jax.local_device_count()} x {device.device_kind}",
-        "cores": num_cores(),
+        "cores": benchmark.num_cores(),
         "jax": jax.__version__,
         "dtype": _DTYPE.value,
         "networks": {},

@@ -152,6 +152,8 @@ def main(argv):
         raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
     if _SEEDS.value == 1:
         raise UserError("--seeds: 1; an interval needs two (0: no whole runs)")
+    if _JSON.value:
+        cli.make_folder("--json", pathlib.Path(_JSON.value).parent)
     ratios, correlations = time_ratios(), rank_correlations(_STEPS.value)
     rows = {"plain": {"time": ratios["plain"]}, "another clean batch": {}}
     rows |= {name: {"time": ratios[name]} for name in OPTIONS}

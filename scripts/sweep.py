@@ -97,11 +97,8 @@ def main(argv):
         raise UserError("--methods, --ratios and --seeds: name at least one of each")
     for method in _METHODS.value or []:
         choose("--methods", method, METHODS)
-    folder, results = pathlib.Path(_WORKDIR.value), pathlib.Path(_RESULTS.value)
-    try:
-        results.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--results {results}: cannot be used ({error})") from None
+    folder = pathlib.Path(_WORKDIR.value)
+    results = cli.make_folder("--results", _RESULTS.value)
     runs = []
     for config in configs:
         of_noise = ratio_field(config) == "noise_ratio"

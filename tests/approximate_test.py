@@ -1,5 +1,7 @@
 """Approximate epsilon gradients, against inner products of per-example gradients on a small net."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -37,9 +39,12 @@ def loss(params, image, label):
     return optax.softmax_cross_entropy_with_integer_labels(logits, label[None])[0]
 
 
+GRADIENTS = jax.jit(jax.vmap(jax.grad(loss), (None, 0, 0)))
+
+
 def gradients(params, batch, pattern):
     """Each example's gradient [n, P], over the parameters whose path has one of the names."""
-    per_example = jax.vmap(jax.grad(loss), (None, 0, 0))(params, batch["image"], batch["label"])
+    per_example = GRADIENTS(params, batch["image"], batch["label"])
     leaves, _ = jax.tree_util.tree_flatten_with_path(per_example)
     names = pattern.split("|")
     flat = [
@@ -57,24 +62,21 @@ def run(num_steps, **settings):
     tx = create_optimizer(config, optax.constant_schedule(0.1))
     train = Examples(TRAIN["image"], TRAIN["label"], TRAIN["label"], TRAIN["row"])
     state = create_train_state(jax.random.key(0), MODEL, tx, METHOD, config, train, 3)
+    step = functools.partial(
+        train_step,
+        model=MODEL,
+        method=METHOD,
+        tx=tx,
+        epsilon_method="jvp",
+        epsilon_params=config.epsilon_params,
+        augment=augmentation(0, False),
+    )
+    step = jax.jit(step, static_argnames="fresh")
     states, weights = [], []
     for i in range(num_steps):
         states.append(state)
-        state, _ = jax.jit(
-            lambda state, clean, fresh: train_step(
-                state,
-                TRAIN,
-                clean,
-                model=MODEL,
-                method=METHOD,
-                tx=tx,
-                epsilon_method="jvp",
-                epsilon_params=config.epsilon_params,
-                fresh=fresh,
-                augment=augmentation(0, False),
-            ),
-            static_argnums=2,
-        )(state, CLEAN[i], i % config.clean_gradient_every == 0)
+        fresh = i % config.clean_gradient_every == 0
+        state, _ = step(state, TRAIN, CLEAN[i], fresh=fresh)
         weights.append(state.last_weights / 6)
     return states, weights
 

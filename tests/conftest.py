@@ -3,8 +3,10 @@
 import functools
 import importlib.util
 import json
+import os
 import pathlib
 import sys
+import tempfile
 
 import jax
 import pytest
@@ -19,6 +21,18 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of the time here is XLA's, compiling: less optimised, the suite runs twice as fast.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_configure(config):
+    """A cache of compiled programs for this process and those that its tests start."""
+    folder = tempfile.TemporaryDirectory(prefix="reweight_jax_tests_", ignore_cleanup_errors=True)
+    config.add_cleanup(folder.cleanup)
+    for name, value in {
+        "jax_compilation_cache_dir": folder.name,
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+    }.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
 
 
 @pytest.fixture(scope="session")

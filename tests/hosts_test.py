@@ -20,6 +20,7 @@ from whole_runs import saved, without_times
 
 from reweight_jax import parallel, processes, report
 from reweight_jax.checkpoints import Checkpoints
+from reweight_jax.data import sources
 from reweight_jax.data.batches import batch_rows, class_balanced, shuffled
 from reweight_jax.errors import UserError
 from reweight_jax.state import TrainState
@@ -54,12 +55,22 @@ def start(*arguments, devices):
     )
 
 
-def start_pair(folder):
+def write_digits(path):
+    """Writes the digits as a file that can be streamed; returns the flags that name it."""
+    parts = sources.digits(None)
+    arrays = zip(
+        ("train_image", "train_label", "test_image", "test_label"), sum(parts, ()), strict=True
+    )
+    np.savez(path, **dict(arrays))
+    return ["--config.data.name=npz", f"--config.data.path={path}"]
+
+
+def start_pair(folder, *arguments):
     """Starts two processes; the second is given a folder that it has no use for."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = [f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"]
+    flags = [*arguments, f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"]
     return [
         start(*flags, f"--process_id={i}", f"--workdir={folder / name}", devices=2)
         for i, name in enumerate(("run", "unused"))
@@ -95,11 +106,13 @@ def assert_close(actual, expected):
         assert a == (b if isinstance(b, str) else pytest.approx(b, rel=1e-3, abs=2e-3))
 
 
-def test_two_processes_are_one_though_one_of_them_was_killed(tmp_path):
+def test_two_processes_that_stream_are_one_though_one_of_them_was_killed(tmp_path):
     alone, run = tmp_path / "alone", tmp_path / "run"
-    finish(start(f"--workdir={alone}", devices=1))
+    digits = write_digits(tmp_path / "digits.npz")
+    finish(start(*digits, f"--workdir={alone}", devices=1))
 
-    first, second = start_pair(tmp_path)
+    streamed = (*digits, "--config.data.resident=False")
+    first, second = start_pair(tmp_path, *streamed)
     deadline = time.monotonic() + 300
     while not (run / "checkpoints" / "5").is_dir():
         assert first.poll() is None and time.monotonic() < deadline
@@ -113,7 +126,7 @@ def test_two_processes_are_one_though_one_of_them_was_killed(tmp_path):
     second.communicate()
     assert not (run / "result.json").exists()
 
-    out = [finish(process) for process in start_pair(tmp_path)]
+    out = [finish(process) for process in start_pair(tmp_path, *streamed)]
     assert "test error, last step" in out[0] and "test error" not in out[1]
     assert not (tmp_path / "unused").exists()
     chex.assert_trees_all_close(arrays(run), arrays(alone), rtol=1e-4, atol=2e-5)

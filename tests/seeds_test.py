@@ -1,6 +1,5 @@
 """Many seeds in one program: each is the run of it alone."""
 
-import functools
 import json
 
 import chex
@@ -11,7 +10,7 @@ from whole_runs import saved, without_times
 
 from configs import cifar_background_flip
 from reweight_jax import parallel, train
-from reweight_jax.data import Examples, stack
+from reweight_jax.data import Examples, check_sizes, stack
 from reweight_jax.errors import UserError
 from reweight_jax.grid import grid, run_all
 from reweight_jax.report import read_metrics
@@ -71,8 +70,8 @@ def test_three_seeds_stopped_and_resumed_are_three_runs(
 ):
     config = digits_config(method="reweight", seed=3, num_seeds=3, **RUN)
 
-    def stop_at_four(state):
-        if int(state.step[0]) == 4:
+    def stop_at_four(state, seed):
+        if int(state.step) == 4 and seed == SEEDS[-1]:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
@@ -84,8 +83,7 @@ def test_three_seeds_stopped_and_resumed_are_three_runs(
 
 @pytest.mark.parametrize("num_devices", [1, 2])
 def test_vmapped_as_on_accelerators(alone, digits_config, tmp_path, monkeypatch, num_devices):
-    vmapped = functools.partial(lambda real, run, n, _: real(run, n, False), parallel._over_seeds)
-    monkeypatch.setattr(parallel, "_over_seeds", vmapped)
+    monkeypatch.setattr(parallel, "_is_cpu", lambda device: False)
     config = digits_config(method="reweight", seed=3, num_seeds=3, **RUN)
     summary = train_and_evaluate(config, tmp_path, DEVICES[:num_devices])
     check_like_alone(alone, tmp_path, summary, rtol=1e-4)
@@ -97,7 +95,7 @@ def test_sets_of_other_sizes_and_streams_are_refused(digits_config, tmp_path):
 
     chex.assert_shape(stack([examples(3), examples(3)]).image, (2, 3, 2, 2, 1))
     with pytest.raises(UserError, match=r"config.num_seeds: .* sets of \[3, 4\] images"):
-        stack([examples(4), examples(3)])
+        check_sizes([examples(4), examples(3)])
     config = digits_config(num_seeds=2)
     config.data.resident = False
     with pytest.raises(UserError, match="config.num_seeds: 2; a set that is streamed"):

@@ -39,15 +39,16 @@ def examples(size, seed):
 TRAIN, CLEAN = examples(60, 0), examples(12, 1)
 
 
-def make(name, epsilon_method, devices, dropout_rate=0.0):
-    """Returns (state, run, rows -> clean rows or None) for `name` on a network with BatchNorm."""
+def make(name, epsilon_method, devices, dropout_rate=0.0, every=1, max_traces=None):
+    """Returns (state, run, method) for `name` on a network with BatchNorm."""
     method = METHODS[name]
     axis_name = parallel.axis_name(devices)
     model = ResidualNet(dropout_rate, axis_name)
     tx = create_optimizer(CONFIG, SCHEDULE)
-    state = create_train_state(jax.random.key(0), model, tx, method, CONFIG, TRAIN, NUM_CLASSES)
+    config = ConfigDict({**CONFIG, "clean_gradient_every": every})
+    state = create_train_state(jax.random.key(0), model, tx, method, config, TRAIN, NUM_CLASSES)
     step = functools.partial(
-        train_step,
+        chex.assert_max_traces(train_step, max_traces) if max_traces else train_step,
         model=model,
         method=method,
         tx=tx,
@@ -60,16 +61,17 @@ def make(name, epsilon_method, devices, dropout_rate=0.0):
     return parallel.place_state(state, devices), run, method
 
 
-def train(name, epsilon_method, devices, dispatches=(2, 1), num_clean=8, dropout_rate=0.0):
+def train(name, epsilon_method, devices, dispatches=(2, 1), num_clean=8, every=1, **settings):
     """Runs steps in dispatches of the given sizes; returns the state and the metrics [steps]."""
-    state, run, method = make(name, epsilon_method, devices, dropout_rate)
+    state, run, method = make(name, epsilon_method, devices, every=every, **settings)
     collected, first = [], 0
     for size in dispatches:
         rows = batch_rows(method.sampler(TRAIN.label, 0), first, size, 16)
         clean_rows = None
         if method.needs_clean:
             clean_rows = batch_rows(shuffled(CLEAN.label, 0), first, size, num_clean)
-        state, metrics = run(state, rows, clean_rows)
+        fresh = tuple(i % every == 0 for i in range(first, first + size)) if every > 1 else None
+        state, metrics = run(state, rows, clean_rows, fresh=fresh)
         collected.append(jax.device_get(metrics))
         first += size
     return jax.device_get(state.replace(key=jax.random.key_data(state.key))), jax.tree.map(
@@ -139,17 +141,13 @@ def test_steps_per_dispatch_change_nothing(num_devices):
     )
 
 
-def test_the_loop_of_an_accelerator_is_the_unrolled_one_of_a_cpu(monkeypatch):
-    unrolled = train("reweight", "jvp", jax.devices()[:1], (4,))
-    calls = []
-
-    def scan(body, carry, xs, flags):
-        calls.append(1)
-        return jax.lax.scan(lambda carry, x: body(carry, (*x, True)), carry, xs)
-
-    monkeypatch.setattr(parallel, "_unrolled_scan", scan)
-    scanned = train("reweight", "jvp", jax.devices()[:1], (4,))
-    assert calls
+@pytest.mark.parametrize("num_devices, every", [(1, 1), (1, 3), (4, 3)])
+def test_the_loop_of_an_accelerator_is_the_unrolled_one_of_a_cpu(monkeypatch, num_devices, every):
+    arguments = ("reweight", "jvp", jax.devices()[:num_devices], (4, 4))
+    unrolled = train(*arguments, every=every)
+    monkeypatch.setattr(parallel, "_is_cpu", lambda device: False)
+    chex.clear_trace_counter()
+    scanned = train(*arguments, every=every, max_traces=1)
     chex.assert_trees_all_close(scanned, unrolled, rtol=2e-4, atol=2e-6)
 
 

@@ -106,8 +106,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(digits_config, tmp_path):
     every = {"log_every_steps": 1, "eval_every_steps": 6, "checkpoint_every_steps": 1}
     # 1e20: the first update is finite, and the loss after it is not.
     for learning_rate, message, kept in (
-        (1e20, "the loss of step 2 is not finite; the last checkpoint", ["1"]),
-        (3e38, "the parameters after step 1 are not finite", []),
+        (1e20, "the loss of step 2 of seed 0 is not finite; the last checkpoint", ["1"]),
+        (3e38, "the parameters of seed 0 after step 1 are not finite", []),
     ):
         workdir = tmp_path / str(learning_rate)
         config = digits_config(learning_rate=learning_rate, **every)

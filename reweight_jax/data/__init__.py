@@ -3,7 +3,7 @@
 import numpy as np
 
 from reweight_jax.data import corrupt
-from reweight_jax.data.examples import Examples, Splits, concatenate, stack
+from reweight_jax.data.examples import Examples, Splits, check_sizes, concatenate, stack
 from reweight_jax.data.lazy import LazyImages
 from reweight_jax.data.sources import DATASETS, prepare
 from reweight_jax.errors import UserError, choose
@@ -15,6 +15,7 @@ __all__ = [
     "DATASETS",
     "Examples",
     "Splits",
+    "check_sizes",
     "concatenate",
     "load",
     "num_classes_of",

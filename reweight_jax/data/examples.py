@@ -51,14 +51,15 @@ def concatenate(first: Examples, second: Examples) -> Examples:
     return Examples(join(*image), *map(np.concatenate, labels))
 
 
-def stack(sets: list[Examples]) -> Examples:
-    """S sets in memory with a leading [S] on each array; one alone as it is.
-
-    Raises UserError where they are not of one size.
-    """
-    if len(sets) == 1:
-        return sets[0]
+def check_sizes(sets: list[Examples]) -> None:
+    """Raises UserError where the training sets of the seeds of a run differ in size."""
     sizes = {len(examples.label) for examples in sets}
     if len(sizes) > 1:
         raise UserError(f"config.num_seeds: the seeds have training sets of {sorted(sizes)} images")
+
+
+def stack(sets: list[Examples]) -> Examples:
+    """S sets in memory and of one size, with a leading [S] on each array; one alone as it is."""
+    if len(sets) == 1:
+        return sets[0]
     return Examples(*(np.stack(arrays) for arrays in zip(*sets, strict=True)))

@@ -7,7 +7,7 @@ import math
 import pathlib
 import statistics
 
-import scipy.stats
+import scipy.special
 
 
 def read_runs(folder: pathlib.Path) -> list[tuple[dict, dict]]:
@@ -24,7 +24,7 @@ def mean_and_interval(values: list[float]) -> tuple[float, float]:
     if len(values) < 2:
         return mean, math.nan
     error = statistics.stdev(values) / math.sqrt(len(values))
-    return mean, float(scipy.stats.t.ppf(0.975, len(values) - 1)) * error
+    return mean, float(scipy.special.stdtrit(len(values) - 1, 0.975)) * error
 
 
 def to_csv(rows: list[dict]) -> str:
