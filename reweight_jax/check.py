@@ -5,6 +5,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from reweight_jax.errors import UserError, choose
 from reweight_jax.methods import METHODS
@@ -71,11 +72,17 @@ def check_config(config) -> None:
         raise UserError(f"config.lr_drop_steps: {config.lr_drop_steps}; must be at least 1")
 
 
-def check_finite(state, seed: int) -> None:
-    """Raises UserError where an update has left the numbers: such a state is no checkpoint."""
-    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params)):
+def check_finite(state, seeds: list[int]) -> None:
+    """Raises UserError where an update has left the numbers: such a state is no checkpoint.
+
+    `state` is that of one seed, or of many with a leading axis of `seeds`.
+    """
+    leaves = jax.tree.leaves(state.params)
+    of_each = [jnp.isfinite(leaf).reshape(len(seeds), -1).all(1) for leaf in leaves]
+    finite = np.all(jax.device_get(of_each), axis=0)
+    if not finite.all():
         raise UserError(
-            f"the parameters of seed {seed} after step {int(state.step)} are not finite; the last "
-            "checkpoint before it is kept. Lower config.learning_rate, or look for bad values in "
-            "the data"
+            f"the parameters of seed {seeds[finite.argmin()]} after step {np.max(state.step)} are "
+            "not finite; the last checkpoint before it is kept. Lower config.learning_rate, or "
+            "look for bad values in the data"
         )

@@ -33,6 +33,16 @@ def make_folder(flag: str, folder: str | os.PathLike) -> pathlib.Path:
     return folder
 
 
+def output_file(flag: str, path: str | None) -> pathlib.Path | None:
+    """The file that results go to, its folder made; None where `flag` names none."""
+    if path is None:
+        return None
+    path = pathlib.Path(path).expanduser()
+    if path.is_dir():
+        raise UserError(f"{flag} {path}: is a folder; name a file in it")
+    return make_folder(flag, path.parent) / path.name
+
+
 def run(main) -> None:
     """Parses the flags and calls main(argv); a user's mistake ends in one line and status 1."""
     startup.prepare()

@@ -120,10 +120,10 @@ class MetricsWriter:
 
 
 class TrainingLog:
-    """Averages the metrics of an interval and writes them one dispatch late.
+    """Averages the metrics of an interval and writes them once reading them is no waiting.
 
-    Reading a metric waits for the step that makes it, so the interval that has ended is read after
-    the next steps are on their way: the device does not wait for the log.
+    That is at once on a CPU, whose steps are done when a dispatch returns. Where they are not, an
+    interval is read after the next steps are on their way: the device does not wait for the log.
     """
 
     def __init__(self, writers: dict[int, MetricsWriter], bar: tqdm.tqdm):
@@ -137,11 +137,13 @@ class TrainingLog:
     def add(self, step: int, metrics: dict, *, due: bool) -> None:
         """Takes the metrics of a dispatch ending at `step`, each with a leading axis of steps.
 
-        Of many seeds a second one is of the seeds.
+        Of many seeds a second one is of the seeds. Raises UserError as `write_due`.
         """
         self._steps.append(metrics)
         if due:
             self._due, self._steps = (step, self._steps), []
+            if metrics["loss"].is_ready():
+                self.write_due()
 
     def write_due(self) -> None:
         """Writes the interval that has ended, if any; raises UserError at a non-finite loss."""

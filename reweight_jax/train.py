@@ -153,7 +153,7 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
                 advance = make_advance(phase, model, runs, devices, steps, opened)
                 while step < phase.stop:
                     state, metrics = advance(state, step, steps_per_dispatch)
-                    log.write_due()  # the interval before: the device is at work on the next one
+                    log.write_due()  # the interval before: an accelerator is at work on the next
                     step += steps_per_dispatch
                     last = step == phase.stop
                     log.add(step, metrics, due=step % config.log_every_steps == 0 or last)
@@ -161,8 +161,7 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
                     saves = step % config.checkpoint_every_steps == 0 or last
                     if evaluates or saves:
                         with log.paused():
-                            for i, run in enumerate(runs):
-                                check_finite(parallel.of_seed(state, i, num_seeds), run.config.seed)
+                            check_finite(state, list(writers))
                             is_best = evaluates and evaluate(phase, state, step)
                             if saves or is_best:
                                 checkpoints.save(state)

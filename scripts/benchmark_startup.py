@@ -3,8 +3,8 @@
     python scripts/benchmark_startup.py [--rounds=3] [--json=FILE]
 
 Each turn starts python -m reweight_jax.main twice, on random images: once with an empty folder of
-compiled programs ("cold") and once with what the first left there ("warm"). The record of the first
-step is written when the second is on its way.
+compiled programs ("cold") and once with what the first left there ("warm"). On an accelerator the
+record of the first step is written when the second is on its way.
 """
 
 import json
@@ -43,12 +43,17 @@ def seconds_to_first_step(config: str, data: pathlib.Path, folder: pathlib.Path,
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "TQDM_DISABLE": "1"}
     records = folder / "metrics.jsonl"
     start = time.perf_counter()
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=errors
+        ) as process,
+    ):
         while not (records.exists() and records.stat().st_size):
             if process.poll() is not None:
-                raise UserError(f"{' '.join(command)}: {process.stderr.read().decode().strip()}")
+                errors.seek(0)
+                last = errors.read().strip().splitlines()[-1:]
+                raise UserError(f"{' '.join(command)}: {''.join(last)}")
             time.sleep(0.01)
         seconds = time.perf_counter() - start
         process.kill()
@@ -58,9 +63,14 @@ def seconds_to_first_step(config: str, data: pathlib.Path, folder: pathlib.Path,
 def main(argv):
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
-    if _JSON.value:
-        cli.make_folder("--json", pathlib.Path(_JSON.value).parent)
-    result = {"jax": jax.__version__, "cores": benchmark.num_cores(), "networks": {}}
+    path = cli.output_file("--json", _JSON.value)
+    result = {
+        "device": jax.local_devices()[0].device_kind,
+        "cores": benchmark.num_cores(),
+        "jax": jax.__version__,
+        "rounds": _ROUNDS.value,
+        "networks": {},
+    }
     for name, config in CONFIGS.items():
         times = {"cold": [], "warm": []}
         with tempfile.TemporaryDirectory() as temporary:
@@ -75,8 +85,8 @@ def main(argv):
         medians = {kind: round(statistics.median(seconds), 1) for kind, seconds in times.items()}
         result["networks"][name] = medians
         print(f"{name}: first step after {medians['cold']} s cold, {medians['warm']} s warm")
-    if _JSON.value:
-        report.write_atomically(pathlib.Path(_JSON.value), json.dumps(result, indent=2) + "\n")
+    if path:
+        report.write_atomically(path, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

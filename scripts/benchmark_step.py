@@ -11,7 +11,6 @@ compiled step does not account for.
 """
 
 import json
-import pathlib
 import tempfile
 
 import jax
@@ -152,8 +151,7 @@ def main(argv):
     if most > jax.local_device_count():
         raise UserError(f"--devices: {most}, but there are {jax.local_device_count()}")
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are measured
-    if _JSON.value:
-        cli.make_folder("--json", pathlib.Path(_JSON.value).parent)
+    path = cli.output_file("--json", _JSON.value)
     device = jax.local_devices()[0]
     result = {
         "device": f"{jax.local_device_count()} x {device.device_kind}",
@@ -171,8 +169,8 @@ def main(argv):
         sizes = {"n": network.n, "m": network.m, "rounds": rounds}
         result["networks"][name] = {**sizes, "steps": rows, "loop": loop}
         print_table(f"{name} n={network.n} m={network.m}", rows, loop)
-        if _JSON.value:
-            report.write_atomically(pathlib.Path(_JSON.value), json.dumps(result, indent=2) + "\n")
+        if path:
+            report.write_atomically(path, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ step (n = m = 100), relative to exact.
 
 import functools
 import json
-import pathlib
 import tempfile
 
 import jax
@@ -32,7 +31,7 @@ from reweight_jax.train import train_and_evaluate
 
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Whole runs of each, at least 2; 0: none.", 0)
 _STEPS = flags.DEFINE_integer("steps", 300, "Along which weights are compared.", 10)
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each step's timing.", 2)
+_ROUNDS = flags.DEFINE_integer("rounds", 10, "Turns of each step's timing.", 2)
 _JSON = flags.DEFINE_string("json", None, "File to write the numbers to.")
 
 # name -> fields of a config that differ from exact, for digits.
@@ -152,8 +151,7 @@ def main(argv):
         raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
     if _SEEDS.value == 1:
         raise UserError("--seeds: 1; an interval needs two (0: no whole runs)")
-    if _JSON.value:
-        cli.make_folder("--json", pathlib.Path(_JSON.value).parent)
+    path = cli.output_file("--json", _JSON.value)
     ratios, correlations = time_ratios(), rank_correlations(_STEPS.value)
     rows = {"plain": {"time": ratios["plain"]}, "another clean batch": {}}
     rows |= {name: {"time": ratios[name]} for name in OPTIONS}
@@ -168,10 +166,10 @@ def main(argv):
             accuracy = f"{100 * row['accuracy']:.1f} ± {100 * row['interval']:.1f}"
         cells = (row.get("rank correlation", ""), accuracy, row.get("time", ""))
         print("{:30}{!s:>18}{:>20}{!s:>8}".format(name, *cells))
-    if _JSON.value:
+    if path:
         header = {"jax": jax.__version__, "seeds": _SEEDS.value, "steps": _STEPS.value}
         text = json.dumps({**header, "rows": rows}, indent=2)
-        report.write_atomically(pathlib.Path(_JSON.value), text + "\n")
+        report.write_atomically(path, text + "\n")
 
 
 if __name__ == "__main__":

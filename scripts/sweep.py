@@ -97,7 +97,7 @@ def main(argv):
         raise UserError("--methods, --ratios and --seeds: name at least one of each")
     for method in _METHODS.value or []:
         choose("--methods", method, METHODS)
-    folder = pathlib.Path(_WORKDIR.value)
+    folder = cli.make_folder("--workdir", _WORKDIR.value)
     results = cli.make_folder("--results", _RESULTS.value)
     runs = []
     for config in configs:

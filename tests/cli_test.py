@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from reweight_jax import tables
+from reweight_jax import cli, tables
 from reweight_jax.errors import UserError
 from reweight_jax.grid import grid, run_all
 from reweight_jax.tables import imbalance
@@ -36,6 +36,18 @@ def assert_one_line(finished, *parts):
     for part in parts:
         assert part in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+def test_an_output_file_is_one_that_can_be_written(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.output_file("--json", "~/new/a.json") == tmp_path / "new" / "a.json"
+    assert (tmp_path / "new").is_dir()
+    assert cli.output_file("--json", None) is None
+    with pytest.raises(UserError, match="--json .*/new: is a folder"):
+        cli.output_file("--json", "~/new")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--json .*/file: cannot be used"):
+        cli.output_file("--json", "~/file/a.json")
 
 
 @pytest.mark.parametrize(

@@ -106,13 +106,12 @@ def assert_close(actual, expected):
         assert a == (b if isinstance(b, str) else pytest.approx(b, rel=1e-3, abs=2e-3))
 
 
-def test_two_processes_that_stream_are_one_though_one_of_them_was_killed(tmp_path):
+def test_two_processes_are_one_though_they_streamed_and_one_was_killed(tmp_path):
     alone, run = tmp_path / "alone", tmp_path / "run"
     digits = write_digits(tmp_path / "digits.npz")
     finish(start(*digits, f"--workdir={alone}", devices=1))
 
-    streamed = (*digits, "--config.data.resident=False")
-    first, second = start_pair(tmp_path, *streamed)
+    first, second = start_pair(tmp_path, *digits, "--config.data.resident=False")
     deadline = time.monotonic() + 300
     while not (run / "checkpoints" / "5").is_dir():
         assert first.poll() is None and time.monotonic() < deadline
@@ -126,7 +125,7 @@ def test_two_processes_that_stream_are_one_though_one_of_them_was_killed(tmp_pat
     second.communicate()
     assert not (run / "result.json").exists()
 
-    out = [finish(process) for process in start_pair(tmp_path, *streamed)]
+    out = [finish(process) for process in start_pair(tmp_path, *digits)]
     assert "test error, last step" in out[0] and "test error" not in out[1]
     assert not (tmp_path / "unused").exists()
     chex.assert_trees_all_close(arrays(run), arrays(alone), rtol=1e-4, atol=2e-5)

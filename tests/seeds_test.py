@@ -20,6 +20,7 @@ DEVICES = jax.local_devices()
 SEEDS = (3, 4, 5)
 LAST = 8  # six steps and two of fine-tuning
 RUN = {"finetune_from": "best", "finetune_steps": 2, "num_steps": 6, "checkpoint_every_steps": 2}
+RUN["clean_gradient_every"] = 3  # a run resumed at step 4 goes on with that of step 3
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +71,9 @@ def test_three_seeds_stopped_and_resumed_are_three_runs(
 ):
     config = digits_config(method="reweight", seed=3, num_seeds=3, **RUN)
 
-    def stop_at_four(state, seed):
-        if int(state.step) == 4 and seed == SEEDS[-1]:
+    def stop_at_four(state, seeds):
+        assert seeds == list(SEEDS)
+        if state.step.tolist() == [4, 4, 4]:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):

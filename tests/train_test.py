@@ -10,11 +10,12 @@ import sys
 import time
 
 import chex
+import jax
 import numpy as np
 import pytest
 from whole_runs import ONE_DEVICE, records, saved, without_times
 
-from reweight_jax import report
+from reweight_jax import parallel, report
 from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS
 from reweight_jax.train import train_and_evaluate
@@ -211,6 +212,21 @@ def test_checkpoints_of_other_data_are_not_called_damaged(tmp_path):
     assert stopped.returncode == 1
     assert "no checkpoint can be read; of step 40: " in stopped.stderr
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["40"]
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_a_clean_gradient_is_kept_for_as_many_steps_as_said(
+    on_cpu, digits_config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(parallel, "_is_cpu", lambda device: on_cpu)
+    intervals = dict.fromkeys(("log_every_steps", "eval_every_steps", "checkpoint_every_steps"), 1)
+    config = digits_config(method="reweight", clean_gradient_every=2, num_steps=3, **intervals)
+    train_and_evaluate(config, tmp_path, ONE_DEVICE)
+    kept = [saved(tmp_path, step)["clean_gradient"] for step in (1, 2, 3)]
+    chex.assert_trees_all_equal(kept[1], kept[0])
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(kept[0])) > 0
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(kept[2], kept[1])
 
 
 def test_the_digits_run_taught_it_something(uninterrupted):

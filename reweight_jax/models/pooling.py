@@ -3,8 +3,8 @@
 XLA differentiates `reduce_window(max)` into select-and-scatter, which takes a third of a LeNet step
 on a CPU. Here a window is taken apart by axis (the maximum of a 3x3 window is the maximum over rows
 of the maxima over columns), and each maximum of three slices has a derivative that is two selects.
-The slices are the even and the odd positions, each once more moved by one: strided slices have a
-derivative padded in the interior, which takes twice as long.
+The slices are the even and the odd positions, and one of these moved by one window: strided slices
+have a derivative padded in the interior, which takes twice as long.
 tests/models_test.py compares values and gradients with `reduce_window`.
 """
 
