@@ -68,7 +68,8 @@ def create_train_state(key, model, tx, method, config, train, num_classes) -> Tr
     init_key, method_key, run_key = jax.random.split(key, 3)
     image = jnp.zeros((1, *train.image.shape[1:]), jnp.float32)
     # The draws of a deep network are a program that runs once, and that LLVM optimises for half a
-    # minute on a CPU (ResNet-32, jax 0.12: 26 s instead of 2.7).
+    # minute on a CPU (ResNet-32, jax 0.12: 26 s instead of 2.7). It runs on the default device,
+    # whichever ones the run is placed on later.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     initialize = jax.jit(lambda k: model.init(k, image, train=False), compiler_options=options)
     variables = initialize(init_key)
