@@ -1,6 +1,7 @@
 """Times single training steps on random images: what the benchmark scripts share."""
 
 import functools
+import operator
 import os
 import statistics
 import time
@@ -142,11 +143,10 @@ def compile_on_devices(network: Network, step_name: str, devices) -> Callable[[]
     return run
 
 
-def time_in_turns(programs: dict[str, Callable[[], None]], rounds: int) -> dict[str, dict]:
+def time_in_turns(programs: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
     """Runs the programs in turn, so that a slower or busier machine changes all of them alike.
 
-    Returns {name: {"ms": median, "low": and "high": the quartiles}} of `rounds` (at least 2) turns;
-    one goes before them uncounted.
+    Returns {name: its milliseconds in each of `rounds` turns}; one goes before them uncounted.
     """
     times = {name: [] for name in programs}
     for _ in range(rounds + 1):
@@ -154,11 +154,18 @@ def time_in_turns(programs: dict[str, Callable[[], None]], rounds: int) -> dict[
             start = time.perf_counter()
             run()
             times[name].append(1e3 * (time.perf_counter() - start))
-    rows = {}
-    for name, milliseconds in times.items():
-        low, median, high = statistics.quantiles(milliseconds[1:], n=4, method="inclusive")
-        rows[name] = {"ms": round(median, 2), "low": round(low, 2), "high": round(high, 2)}
-    return rows
+    return {name: milliseconds[1:] for name, milliseconds in times.items()}
+
+
+def quartiles(milliseconds: list[float]) -> dict[str, float]:
+    """{"ms": the median, "low": and "high": the quartiles} of at least 2 turns."""
+    low, median, high = statistics.quantiles(milliseconds, n=4, method="inclusive")
+    return {"ms": round(median, 2), "low": round(low, 2), "high": round(high, 2)}
+
+
+def ratio(milliseconds: list[float], to: list[float]) -> float:
+    """Median of the ratios of two programs in the same turn: a slow minute is in both."""
+    return statistics.median(map(operator.truediv, milliseconds, to))
 
 
 def _prepare(network, step_name, axis_name, epsilon_params="", every=1):

@@ -8,6 +8,8 @@ import optax
 
 from reweight_jax.data import Splits
 
+EVALUATED = ("test", "hyper_val", "clean")  # of Splits
+
 
 def evaluate_splits(predict, splits: Splits, state, num_classes: int) -> tuple[dict, dict]:
     """Evaluates on the test, hyper_val and clean split.
@@ -26,7 +28,7 @@ def evaluate_splits(predict, splits: Splits, state, num_classes: int) -> tuple[d
     from sklearn.metrics import confusion_matrix
 
     scores, confusion = {}, {}
-    for name in ("test", "hyper_val", "clean"):
+    for name in EVALUATED:
         examples = getattr(splits, name)
         logits = predict(state.params["model"], state.model_state, examples.image)
         predicted = logits.argmax(-1)

@@ -22,6 +22,7 @@ import tqdm
 
 from reweight_jax import processes
 from reweight_jax.errors import UserError
+from reweight_jax.evaluate import EVALUATED
 from reweight_jax.methods import METHODS
 
 KINDS = ("train", "eval", "confusion")  # of records
@@ -312,9 +313,7 @@ def table(result: dict) -> str:
 
 def _flat_scores(record):
     scores = {
-        f"{split}_{score}": value
-        for split in ("test", "hyper_val", "clean")
-        for score, value in record[split].items()
+        f"{split}_{score}": value for split in EVALUATED for score, value in record[split].items()
     }
     return {"step": record["step"], **scores}
 

@@ -17,6 +17,7 @@ from reweight_jax.checkpoints import Checkpoints
 from reweight_jax.data.batches import CLEAN_SEED, batch_rows, shuffled
 from reweight_jax.data.stream import stream_images
 from reweight_jax.errors import UserError
+from reweight_jax.evaluate import EVALUATED
 from reweight_jax.methods import METHODS, Method
 from reweight_jax.models import create_model
 from reweight_jax.run import Run, folders_of
@@ -105,7 +106,8 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
         arguments = (key, model, tx, method, run.config, run.splits.train, num_classes)
         states.append(create_train_state(*arguments))
     state = parallel.place_state(parallel.stack(states), devices)
-    predict = parallel.compile_predict(model, EVAL_BATCH_SIZE, devices)
+    largest = max(len(getattr(run.splits, name).label) for run in runs for name in EVALUATED)
+    predict = parallel.compile_predict(model, min(EVAL_BATCH_SIZE, largest), devices)
 
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state = checkpoints.restore_latest(like=state) or state

@@ -42,7 +42,7 @@ def measure_size(quantity: str) -> list[dict]:
             "quantity": quantity,
             "value": value,
             "step": step,
-            **times[value, step],
+            **benchmark.quartiles(times[value, step]),
             "temporary_mib": round(program.temporary_bytes / 2**20, 1),
         }
         for (value, step), program in programs.items()
@@ -61,8 +61,8 @@ def measure_devices() -> list[dict]:
     }
     times = benchmark.time_in_turns(runs, _ROUNDS.value)
     return [
-        {"quantity": "devices", "value": count, "step": step, **row}
-        for (count, step), row in times.items()
+        {"quantity": "devices", "value": count, "step": step, **benchmark.quartiles(own)}
+        for (count, step), own in times.items()
     ]
 
 

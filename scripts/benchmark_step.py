@@ -5,9 +5,10 @@
 
 LeNet has n = 100 and m = 10, ResNet-32 and WRN-28-10 n = m = 100 (WRN on a CPU: 2). All programs of
 a network take turns in one process, so that a busier machine changes all of them alike: quote the
-ratios. GFLOP and temporary memory are XLA's own; compile time is without a cache. The loop is a
-whole run of python -m reweight_jax.main with its logging, in turn with the bare compiled step;
-"host" is the share of its time that the bare step does not account for.
+ratios, which are medians over the turns. GFLOP and temporary memory are XLA's own; compile time is
+without a cache. The loop is a whole run of python -m reweight_jax.main with its logging, in turn
+with the bare compiled step; "host" is the share of its time that the bare step does not account
+for.
 """
 
 import json
@@ -22,7 +23,7 @@ from reweight_jax.errors import UserError, choose
 from reweight_jax.train import train_and_evaluate
 
 _NETWORKS = flags.DEFINE_list("networks", ["lenet", "resnet32", "wrn"], "Which ones, and in turn.")
-_ROUNDS = flags.DEFINE_integer("rounds", 20, "Turns of each step; LeNet: 3 times as many.", 3)
+_ROUNDS = flags.DEFINE_integer("rounds", 20, "Turns of each step; LeNet: 10 times as many.", 3)
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
 _TORCH = flags.DEFINE_bool("torch", False, "PyTorch's steps as well (the extra `bench`).")
 _DEVICES = flags.DEFINE_list("devices", [], "Only on so many devices that share a batch, as 1,2,4.")
@@ -87,14 +88,22 @@ def measure(network, rounds: int) -> dict:
     runs = {name: program.run for name, program in programs.items()}
     if _TORCH.value:
         runs |= torch_programs(network)
-    rows = benchmark.time_in_turns(runs, rounds)
+    times = benchmark.time_in_turns(runs, rounds)
+    rows = with_ratios(times, times["plain"])
     for name, row in rows.items():
-        row["x plain"] = round(row["ms"] / rows["plain"]["ms"], 3)
         if name in programs:
             row["GFLOP"] = round(programs[name].flops / 1e9, 2)
             row["temp MiB"] = round(programs[name].temporary_bytes / 2**20)
             row["compile s"] = round(programs[name].compile_seconds, 1)
     return rows
+
+
+def with_ratios(times: dict[str, list[float]], plain: list[float]) -> dict:
+    """{step: its quartiles, and its ratio to the plain step}."""
+    return {
+        name: benchmark.quartiles(own) | {"x plain": round(benchmark.ratio(own, plain), 3)}
+        for name, own in times.items()
+    }
 
 
 def measure_devices(network, rounds: int) -> dict:
@@ -107,9 +116,8 @@ def measure_devices(network, rounds: int) -> dict:
         for name in ("plain", "jvp"):
             run = benchmark.compile_on_devices(network, name, devices)
             runs[f"{name}, devices: {count}"] = run
-    rows = benchmark.time_in_turns(runs, rounds)
-    first = next(iter(rows.values()))["ms"]
-    return {name: row | {"x plain": round(row["ms"] / first, 3)} for name, row in rows.items()}
+    times = benchmark.time_in_turns(runs, rounds)
+    return with_ratios(times, next(iter(times.values())))
 
 
 def measure_loop(network, rounds: int) -> dict:
@@ -117,8 +125,8 @@ def measure_loop(network, rounds: int) -> dict:
     run = {"jvp": benchmark.compile_step(network, "jvp").run}
     bare, loop = [], []
     for _ in range(3):
-        bare.append(benchmark.time_in_turns(run, max(rounds // 3, 2))["jvp"]["ms"])
-        loop.append(round(time_loop(network, 5 * max(rounds // 6, 2)), 2))
+        bare.append(round(statistics.median(benchmark.time_in_turns(run, rounds)["jvp"]), 2))
+        loop.append(round(time_loop(network, 5 * max(rounds // 2, 2)), 2))
     bare_ms, loop_ms = statistics.median(bare), statistics.median(loop)
     return {
         "steps per second": round(1e3 / loop_ms, 3),
@@ -166,7 +174,7 @@ def main(argv):
     valid = networks(device.platform == "cpu")
     for name in _NETWORKS.value:
         network = choose("--networks", name, valid)
-        rounds = _ROUNDS.value * (3 if name == "lenet" else 1)
+        rounds = _ROUNDS.value * (10 if name == "lenet" else 1)
         rows = measure(network, rounds)
         loop = None if _DEVICES.value else measure_loop(network, rounds)
         sizes = {"n": network.n, "m": network.m, "rounds": rounds}
