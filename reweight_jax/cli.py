@@ -43,8 +43,11 @@ def output_file(flag: str, path: str | None) -> pathlib.Path | None:
     return make_folder(flag, path.parent) / path.name
 
 
-def run(main) -> None:
-    """Parses the flags and calls main(argv); a user's mistake ends in one line and status 1."""
+def run(main, *, resumes: bool = False) -> None:
+    """Parses the flags and calls main(argv); a user's mistake ends in one line and status 1.
+
+    So does Ctrl-C, with the status of a shell, 130; `resumes`: the same command goes on from there.
+    """
     startup.prepare()
     logging.set_verbosity(logging.ERROR)  # TFDS and orbax warn of what is no concern of a user's
     # configs/ lies beside the package, and its files import each other from any working folder.
@@ -54,6 +57,10 @@ def run(main) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        rest = ": the same command goes on from the last checkpoint" if resumes else ""
+        print(f"\ninterrupted{rest}", file=sys.stderr)
+        sys.exit(130)
 
 
 def _parse(argv):

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import signal
 import sys
 from typing import Any, NamedTuple
 
@@ -132,6 +133,7 @@ def _run_side_by_side(runs, workers):
 def _begin_worker(counter, workers):
     """What a worker does first; a core of its own is worth twice a share of two (measured)."""
     startup.prepare()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is for the sweep to speak of
     if not hasattr(os, "sched_setaffinity"):
         return
     with counter.get_lock():

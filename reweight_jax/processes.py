@@ -33,7 +33,8 @@ ABORTED = (
     "this process was killed, or JAX aborted it because another process of the run has ended or "
     f"cannot be reached; {RESUME}"
 )
-# What a JaxRuntimeError says where a peer was lost, rather than memory or a kernel's mistake.
+# What JAX says where a peer was lost, rather than memory or a kernel's mistake: in a
+# JaxRuntimeError, or where a step runs on the thread that asks for it (jax 0.12) a ValueError.
 LOST_SIGNS = ("gloo", "nccl", "coordination", "socket closed", "connection")
 
 
@@ -75,7 +76,8 @@ def joined(coordinator_address: str | None, num_processes: int | None, process_i
         # Not in an orderly way: JAX would have this process wait for the others' goodbye.
         atexit.register(_exit_at_once, last_word)
         text = str(error).lower()
-        if isinstance(error, jax.errors.JaxRuntimeError) and any(s in text for s in LOST_SIGNS):
+        is_of_jax = isinstance(error, (jax.errors.JaxRuntimeError, ValueError))
+        if is_of_jax and any(sign in text for sign in LOST_SIGNS):
             raise UserError(LOST) from error
         raise
 

@@ -285,9 +285,10 @@ WEIGHT_ROWS = {
 
 def table(result: dict) -> str:
     """The lines that a run ends with."""
+    config_name = ":".join(filter(None, (result["config"], result["variant"])))
     rows = [
         ("method", result["method"]),
-        ("dataset", f"{result['dataset']} ({result['config']}:{result['variant']})"),
+        ("dataset", f"{result['dataset']} ({config_name})"),
         ("seed", result["seed"]),
         ("test error, last step", f"{result['last']['test_error']:.2%}"),
         (

@@ -190,3 +190,17 @@ def test_benchmark_refuses(load_script):
     benchmark_step = load_script("benchmark_step")
     with pytest.raises(UserError, match="'stray'"):
         benchmark_step.main(["benchmark_step.py", "stray"])
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_an_interrupt_is_one_line(resumes, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.startup, "prepare", lambda: None)  # of a process of its own
+    monkeypatch.setattr(cli.app, "run", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        cli.run(None, resumes=resumes)
+    assert ended.value.code == 130
+    (line,) = capsys.readouterr().err.split("\n")[1:-1]
+    assert line.startswith("interrupted") and resumes == line.endswith("from the last checkpoint")

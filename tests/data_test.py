@@ -193,7 +193,7 @@ def test_not_an_npz(tmp_path):
     with pytest.raises(UserError, match="config.data.path: empty"):
         data.load(npz_data(""), 0)
     (tmp_path / "text.npz").write_text("hello")
-    with pytest.raises(UserError, match="not a readable npz file"):
+    with pytest.raises(UserError, match="not a readable npz file .no archive of arrays"):
         data.load(npz_data(tmp_path / "text.npz"), 0)
     np.savez(tmp_path / "whole.npz", **arrays())
     whole = (tmp_path / "whole.npz").read_bytes()

@@ -78,7 +78,9 @@ def draw_per_class(
     for k, count in enumerate(counts):
         available = np.flatnonzero(labels == k)
         if count > len(available):
-            raise UserError(f"{what}: needs {count} examples of class {k}, of {len(available)}")
+            raise UserError(
+                f"{what}: needs {count} examples of class {k}, which has {len(available)}"
+            )
         rows.append(rng.choice(available, count, replace=False))
     return rng.permutation(np.concatenate(rows))
 

@@ -73,7 +73,8 @@ def npz(config):
         try:
             archive = np.load(file, allow_pickle=False)
         except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-            raise UserError(f"{path}: not a readable npz file ({_first_line(error)})") from None
+            why = "no archive of arrays" if "pickle" in str(error) else _first_line(error)
+            raise UserError(f"{path}: not a readable npz file ({why})") from None
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise UserError(f"{path}: a single array; save the four arrays with np.savez")
         parts = [_npz_part(archive, path, split, config.resident) for split in ("train", "test")]
