@@ -75,11 +75,15 @@ def joined(coordinator_address: str | None, num_processes: int | None, process_i
     except BaseException as error:
         # Not in an orderly way: JAX would have this process wait for the others' goodbye.
         atexit.register(_exit_at_once, last_word)
-        text = str(error).lower()
-        is_of_jax = isinstance(error, (jax.errors.JaxRuntimeError, ValueError))
-        if is_of_jax and any(sign in text for sign in LOST_SIGNS):
+        if says_lost(error):
             raise UserError(LOST) from error
         raise
+
+
+def says_lost(error: BaseException) -> bool:
+    """Whether an error of a step or a transfer means that another process cannot be reached."""
+    is_of_jax = isinstance(error, (jax.errors.JaxRuntimeError, ValueError))
+    return is_of_jax and any(sign in str(error).lower() for sign in LOST_SIGNS)
 
 
 def count() -> int:

@@ -150,6 +150,15 @@ def test_the_parts_of_a_batch_are_the_batch(sampler, monkeypatch):
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), batch_rows(rows_of, 4, 7, 12))
 
 
+def test_what_says_that_a_process_is_lost():
+    gloo = "UNKNOWN: Gloo all-reduce failed: Read error [127.0.0.1]:4005: Connection reset by peer"
+    assert processes.says_lost(jax.errors.JaxRuntimeError(gloo))
+    assert processes.says_lost(ValueError(gloo))  # of a step on the caller's thread, jax 0.12
+    assert not processes.says_lost(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"))
+    assert not processes.says_lost(ValueError("shapes (3,) and (4,) do not match"))
+    assert not processes.says_lost(UserError("--coordinator_address: no connection"))
+
+
 def test_devices_go_process_by_process_and_each_has_as_many(monkeypatch):
     def devices_of(*numbers):
         monkeypatch.setattr(processes, "count", lambda: len(numbers))
