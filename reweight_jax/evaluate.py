@@ -7,6 +7,7 @@ import numpy as np
 import optax
 
 from reweight_jax.data import Splits
+from reweight_jax.history import WeightHistory
 
 EVALUATED = ("test", "hyper_val", "clean")  # of Splits
 
@@ -48,28 +49,40 @@ def evaluate_splits(predict, splits: Splits, state, num_classes: int) -> tuple[d
     return scores, confusion
 
 
-def weight_statistics(last_weights: np.ndarray, wrong: np.ndarray) -> dict[str, float]:
+def weight_statistics(history: WeightHistory, wrong: np.ndarray) -> dict[str, float]:
     """How well weights tell wrong labels from right ones.
 
     Args:
-      last_weights: float [N], each example's last weight; NaN where it was never in a batch.
-      wrong: bool [N], whether its label is wrong.
+      history: of N examples.
+      wrong: bool [N], whether each one's label is wrong.
 
     Returns:
-      auc: area under the ROC curve: the probability that an example with a right label weighs more
-        than one with a wrong label, ties counting half. 0.5 is what equal weights have.
-      wrong_mass: fraction of the whole weight that lies on wrong labels.
-      zero_right, zero_wrong: fraction of the right and of the wrong labels that weigh nothing.
+      auc: area under the ROC curve of the last weights: the probability that an example with a
+        right label weighs more than one with a wrong label, ties counting half. 0.5 is what equal
+        weights have.
+      mean_auc: likewise, of the mean weights over all visits.
+      alignment_auc: likewise, of the mean alignment; left out where the method has none.
+      wrong_mass: fraction of the whole last weight that lies on wrong labels.
+      zero_right, zero_wrong: fraction of the right and of the wrong labels whose last weight is 0.
       Empty where the examples seen are not of both kinds.
     """
-    seen = np.isfinite(last_weights)
-    weights, wrong = last_weights[seen], wrong[seen]
+    seen = np.asarray(history.visits) > 0
+    wrong = wrong[seen]
+    weights, mean_weights, alignment = (
+        np.asarray(values)[seen]
+        for values in (history.last_weight, history.mean_weight, history.mean_alignment)
+    )
     if wrong.all() or not wrong.any():
         return {}
     from sklearn.metrics import roc_auc_score
 
-    return {
-        "auc": float(roc_auc_score(~wrong, weights)),
+    scores = {"auc": weights, "mean_auc": mean_weights, "alignment_auc": alignment}
+    areas = {
+        name: float(roc_auc_score(~wrong, values))
+        for name, values in scores.items()
+        if np.isfinite(values).all()
+    }
+    return areas | {
         "wrong_mass": float(weights[wrong].sum() / max(weights.sum(), np.finfo(float).tiny)),
         "zero_right": float(np.mean(weights[~wrong] == 0)),
         "zero_wrong": float(np.mean(weights[wrong] == 0)),

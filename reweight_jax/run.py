@@ -92,12 +92,12 @@ class Run:
         record = {"step": step, "kind": "eval", **scores}
         is_best = False
         if chooses:
-            weights = np.asarray(state.last_weights)
-            record["weights"] = weight_statistics(weights, self._wrong)
+            record["weights"] = weight_statistics(state.history, self._wrong)
             is_best = not self.best or report.goodness(record) >= report.goodness(self.best)
             if is_best:
                 self.best = record
             if ends:
+                weights = np.asarray(state.history.last_weight)
                 plots.plot_weights(weights, self._groups(), self.workdir / "plots" / "weights.png")
         self.writer.write(record)
         if is_best or ends:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from reweight_jax.approximate import initial_clean_gradient
+from reweight_jax.history import WeightHistory, empty_history
 
 
 @flax.struct.dataclass
@@ -23,9 +24,7 @@ class TrainState:
       clean_gradient: of an earlier step, where `config.clean_gradient_every` keeps it, else ().
       step: int32 [], steps taken.
       key: typed PRNG key of the run, never advanced: a step folds its number into it.
-      last_weights: float32 [N_train], each training example's weight in the last batch that held
-        it, times the batch size (1 is plain training); NaN before it is first seen. Where a batch
-        holds an example twice, one of its weights.
+      history: how each training example was weighed.
     """
 
     params: Any
@@ -35,7 +34,7 @@ class TrainState:
     clean_gradient: Any
     step: jax.Array
     key: jax.Array
-    last_weights: jax.Array
+    history: WeightHistory
 
 
 def create_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -84,5 +83,5 @@ def create_train_state(key, model, tx, method, config, train, num_classes) -> Tr
         clean_gradient=initial_clean_gradient(params, config) if method.needs_clean else (),
         step=jnp.zeros((), jnp.int32),
         key=run_key,
-        last_weights=jnp.full(len(train.label), jnp.nan, jnp.float32),
+        history=empty_history(len(train.label)),
     )

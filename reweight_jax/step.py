@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from reweight_jax.approximate import approximate_epsilon_gradient
+from reweight_jax.history import add_visits
 from reweight_jax.methods.base import Context, Method
 from reweight_jax.reweight import weighted_step
 from reweight_jax.state import TrainState
@@ -66,13 +67,14 @@ def train_step(
 
     labels = _gather(batch["label"], axis_name)
     method_state, clean_gradient = state.method_state, state.clean_gradient
+    epsilon_gradients = None
 
     def weigh(linearized):
         nonlocal method_state
         losses = _gather(linearized.losses, axis_name)
 
         def epsilon_gradient():
-            nonlocal clean_gradient
+            nonlocal clean_gradient, epsilon_gradients
             gradient, clean_gradient = approximate_epsilon_gradient(
                 loss_fn,
                 state.params,
@@ -85,7 +87,8 @@ def train_step(
                 kept=state.clean_gradient,
                 axis_name=axis_name,
             )
-            return _gather(gradient, axis_name)
+            epsilon_gradients = _gather(gradient, axis_name)
+            return epsilon_gradients
 
         weights, method_state = method.weights(
             Context(losses, labels, method_key, state.step, state.method_state, epsilon_gradient)
@@ -109,15 +112,15 @@ def train_step(
         "class_mass": jnp.zeros(logits.shape[-1]).at[labels].add(weights),
         "no_helpful": (square_sum == 0).astype(jnp.float32),
     }
-    last_weights = state.last_weights
+    history = state.history
     if not method.trains_on_clean:  # whose rows are not the training set's
-        last_weights = last_weights.at[rows].set(weights * len(weights))
+        history = add_visits(history, rows, weights, epsilon_gradients)
     new_state = new_state.replace(
         model_state=model_state,
         method_state=method_state,
         clean_gradient=clean_gradient,
         step=state.step + 1,
-        last_weights=last_weights,
+        history=history,
     )
     return new_state, metrics
 

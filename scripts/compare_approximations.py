@@ -100,7 +100,7 @@ def rank_correlations(num_steps: int) -> dict[str, float]:
         two = batch_rows(clean_rows_of, 2 * t, 2, config.clean_batch_size // 2)
         clean_rows, other_rows = two  # halves of one epoch: different images
         new, _ = exact(state, batch, take(splits.clean, clean_rows), fresh=True)
-        expected = np.asarray(new.last_weights)[rows]
+        expected = np.asarray(new.history.last_weight)[rows]
         for name, options in others.items():
             mine = other_rows if name == "another clean batch" else clean_rows
             size = options.get("clean_batch_size", config.clean_batch_size)
@@ -109,7 +109,7 @@ def rank_correlations(num_steps: int) -> dict[str, float]:
             begin = state.replace(clean_gradient=kept[name])
             approximate, _ = steps[name](begin, batch, take(splits.clean, mine), fresh=fresh)
             kept[name] = approximate.clean_gradient
-            weights = np.asarray(approximate.last_weights)[rows]
+            weights = np.asarray(approximate.history.last_weight)[rows]
             if np.ptp(weights) and np.ptp(expected):  # all zero: nothing to rank
                 found[name].append(spearmanr(weights, expected).statistic)
         state = new

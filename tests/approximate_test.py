@@ -77,7 +77,7 @@ def run(num_steps, **settings):
         states.append(state)
         fresh = i % config.clean_gradient_every == 0
         state, _ = step(state, TRAIN, CLEAN[i], fresh=fresh)
-        weights.append(state.last_weights / 6)
+        weights.append(state.history.last_weight / 6)
     return states, weights
 
 

@@ -7,8 +7,8 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "reweight_jax"
 ORDER = (
-    "errors reweight approximate data models methods state step processes parallel checkpoints "
-    "evaluate report plots check tables run train benchmark startup grid cli main"
+    "errors reweight approximate data models methods history state step processes parallel "
+    "checkpoints evaluate report plots check tables run train benchmark startup grid cli main"
 ).split()
 
 

@@ -14,6 +14,7 @@ from configs import cifar_background_flip, cifar_uniform_flip
 from reweight_jax import data, report
 from reweight_jax.errors import UserError
 from reweight_jax.evaluate import weight_statistics
+from reweight_jax.history import WeightHistory, empty_history
 from reweight_jax.run import load_splits
 from reweight_jax.state import learning_rate_schedule
 from reweight_jax.train import phases_of, train_and_evaluate
@@ -112,8 +113,8 @@ def test_the_best_checkpoint_is_kept_and_tuned(finished):
     assert 0 < distance(tuned_best["params"]["model"], best["params"]["model"]) < 0.05
     assert distance(tuned_last["params"]["model"], best["params"]["model"]) > 0.1
     # What is trained on is the clean set: the training set's weights stay as they were.
-    np.testing.assert_array_equal(tuned_best["last_weights"], best["last_weights"])
-    assert np.isfinite(tuned_last["last_weights"]).sum() > np.isfinite(best["last_weights"]).sum()
+    chex.assert_trees_all_equal(tuned_best["history"], best["history"])
+    assert tuned_last["history"]["visits"].sum() > best["history"]["visits"].sum()
 
 
 def test_stopped_anywhere_it_ends_the_same(finished, tmp_path, monkeypatch):
@@ -219,15 +220,24 @@ def test_a_run_whose_steps_depend_on_its_length_is_not_extended(noisy_config, tm
 
 
 def test_weight_statistics_by_hand():
-    weights = np.array([0.0, 2.0, 1.0, 0.0, 0.0, 3.0, np.nan])
+    nan = np.nan
+    weights = np.array([0.0, 2.0, 1.0, 0.0, 0.0, 3.0, nan])
+    mean_weights = np.array([1.0, 1.0, 1.0, 2.0, 0.0, 0.0, nan])  # 6 pairs of 9
+    alignment = np.array([-1.0, 2.0, 0.5, -2.0, 0.5, 3.0, nan])  # 1, 2 and 1 and a tie
+    history = WeightHistory(np.array([1, 2, 1, 2, 1, 1, 0]), weights, mean_weights, alignment)
     wrong = np.array([False, False, False, True, True, True, True])
     # Pairs (right, wrong): 0 against 0, 0, 3: 1/2 1/2 0; 2 against them: 1 1 0; 1: 1 1 0. 5 of 9.
     expected = {"auc": 5 / 9, "wrong_mass": 3 / 6, "zero_right": 1 / 3, "zero_wrong": 2 / 3}
-    assert weight_statistics(weights, wrong) == pytest.approx(expected)
+    expected |= {"mean_auc": 6 / 9, "alignment_auc": 4.5 / 9}
+    assert weight_statistics(history, wrong) == pytest.approx(expected)
+    del expected["alignment_auc"]
+    none = history.replace(mean_alignment=np.full(7, nan))
+    assert weight_statistics(none, wrong) == pytest.approx(expected)
     assert roc_auc_score(~wrong[:6], weights[:6]) == pytest.approx(5 / 9)
-    assert weight_statistics(weights, np.zeros(7, bool)) == {}
-    assert weight_statistics(np.zeros(4), np.array([True, False] * 2))["wrong_mass"] == 0
-    assert weight_statistics(np.full(3, np.nan), np.array([True, False, True])) == {}
+    assert weight_statistics(history, np.zeros(7, bool)) == {}
+    nothing = history.replace(last_weight=np.zeros(7))
+    assert weight_statistics(nothing, wrong)["wrong_mass"] == 0
+    assert weight_statistics(empty_history(7), wrong) == {}
 
 
 def test_the_weights_of_a_run_are_in_its_result(noisy_config, tmp_path):

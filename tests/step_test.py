@@ -89,7 +89,7 @@ def test_four_devices_are_one(name, epsilon_method, short_mentor, confusion_run)
     chex.assert_trees_all_close(four, one, rtol=2e-4, atol=2e-6)
     # It trained: weights of two epochs' worth of rows were written, and the statistics moved.
     state, metrics = one
-    weighed = np.isfinite(state.last_weights).sum()
+    weighed = (state.history.visits > 0).sum()
     assert weighed == 0 if name == "clean_only" else weighed >= 16
     assert np.abs(state.model_state["batch_stats"]["BatchNorm_0"]["mean"]).max() > 0
     np.testing.assert_allclose(metrics["class_mass"].sum(-1), 1, rtol=1e-5)
@@ -207,8 +207,30 @@ def test_metrics_by_hand():
         "no_helpful": 0.0,
     }
     chex.assert_trees_all_close(metrics, jax.tree.map(np.float32, expected), rtol=1e-5)
-    np.testing.assert_allclose(new_state.last_weights[:16], 16 * weights, rtol=1e-5)
-    assert np.isnan(new_state.last_weights[16:]).all()
+    np.testing.assert_allclose(new_state.history.last_weight[:16], 16 * weights, rtol=1e-5)
+    assert np.isnan(new_state.history.last_weight[16:]).all()
+
+
+@pytest.mark.parametrize("name", ["reweight", "baseline"])
+def test_the_alignment_before_it_is_rectified_is_the_weight(name):
+    method = METHODS[name]
+    model, tx = ResidualNet(), create_optimizer(CONFIG, SCHEDULE)
+    state = create_train_state(jax.random.key(0), model, tx, method, CONFIG, TRAIN, NUM_CLASSES)
+    rows = np.arange(16, dtype=np.int32)
+    batch = {"image": TRAIN.image[rows], "label": TRAIN.label[rows], "row": rows, "place": rows}
+    clean = {"image": CLEAN.image, "label": CLEAN.label, "row": rows[:12], "place": rows[:12]}
+    state, _ = jax.jit(bare_step(method, model, tx))(state, batch, clean)
+    history = jax.device_get(state.history)
+    assert np.isnan(history.mean_alignment[16:]).all()
+    seen = history.mean_alignment[:16]
+    if name == "baseline":
+        assert np.isnan(seen).all()
+        return
+    assert seen.min() < 0 < seen.max()
+    np.testing.assert_allclose(np.abs(seen).mean(), 1, rtol=1e-5)
+    positive = np.maximum(seen, 0)
+    expected = 16 * positive / positive.sum()
+    np.testing.assert_allclose(history.last_weight[:16], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_no_helpful_example_takes_no_step_on_the_loss():

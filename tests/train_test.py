@@ -207,7 +207,7 @@ def test_checkpoints_of_other_data_are_not_called_damaged(tmp_path):
     arguments = [f"--config.data.{field}" for field in (*fields, "num_train=0")]
     write(60)
     assert run(tmp_path / "run", *arguments, "--config.num_steps=40").returncode == 0
-    write(64)  # last_weights has another shape now
+    write(64)  # the history of weights has another shape now
     stopped = run(tmp_path / "run", *arguments)
     assert stopped.returncode == 1
     assert "no checkpoint can be read; of step 40: " in stopped.stderr

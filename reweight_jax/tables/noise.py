@@ -70,7 +70,8 @@ PAPER = {
 }
 # What makes a column of the table, and the statistics of weights.
 COLUMN = ("dataset", "noise_ratio", "imbalance_factor", "model", "num_clean", "num_train")
-WEIGHTS = ("auc", "wrong_mass", "zero_right", "zero_wrong")
+AREAS = ("auc", "mean_auc", "alignment_auc")
+SHARES = ("wrong_mass", "zero_right", "zero_wrong")
 
 
 def collect(folder: pathlib.Path, name: str) -> list[dict]:
@@ -108,10 +109,12 @@ def _row(row, runs):
     accuracies, results = zip(*runs, strict=True)
     accuracy, interval = mean_and_interval(list(accuracies))
     paper, paper_interval = _paper(row)
-    weights = dict.fromkeys(WEIGHTS, math.nan)
+    weights = dict.fromkeys(AREAS + SHARES, math.nan)
     if CHOICES[row["choice"]][0] == "last" and all(result["weights"] for result in results):
-        for name in WEIGHTS:
-            weights[name] = statistics.fmean(result["weights"][name] for result in results)
+        for name in weights:
+            weights[name] = statistics.fmean(
+                result["weights"].get(name, math.nan) for result in results
+            )
     return row | {
         "seeds": len(results),
         "test_accuracy": accuracy,
@@ -159,7 +162,9 @@ def to_markdown(rows: list[dict]) -> str:
         parts.append(f"{noise}: test accuracy, %\n\n{_accuracies(here)}")
         told = [row for row in here if row["auc"] != 0.5 and not math.isnan(row["auc"])]
         if told:
-            parts.append(f"{noise}: each example's last weight\n\n{_weights(told)}")
+            parts.append(
+                f"{noise}: how weights tell right labels from wrong ones\n\n{_weights(told)}"
+            )
     return "\n".join(parts)
 
 
@@ -214,11 +219,12 @@ def _paper_cell(row):
 
 def _weights(rows):
     lines = [
-        "| method | AUC, right against wrong labels | weight on wrong labels "
-        "| right labels at zero | wrong labels at zero |",
-        "|---" * 5 + "|",
+        "| method | AUC of the last weights | of the mean weights | of the mean alignment "
+        "| weight on wrong labels | right labels at zero | wrong labels at zero |",
+        "|---" * 7 + "|",
     ]
     for row in rows:
-        shares = " | ".join(f"{100 * row[name]:.1f}%" for name in WEIGHTS[1:])
-        lines.append(f"| {row['method']} ({_column(row)}) | {row['auc']:.3f} | {shares} |")
+        areas = ["" if math.isnan(row[name]) else f"{row[name]:.3f}" for name in AREAS]
+        shares = [f"{100 * row[name]:.1f}%" for name in SHARES]
+        lines.append(_line([f"{row['method']} ({_column(row)})", *areas, *shares]))
     return "\n".join(lines) + "\n"
