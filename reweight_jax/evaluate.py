@@ -76,12 +76,10 @@ def weight_statistics(history: WeightHistory, wrong: np.ndarray) -> dict[str, fl
         return {}
     from sklearn.metrics import roc_auc_score
 
-    scores = {"auc": weights, "mean_auc": mean_weights, "alignment_auc": alignment}
-    areas = {
-        name: float(roc_auc_score(~wrong, values))
-        for name, values in scores.items()
-        if np.isfinite(values).all()
-    }
+    scores = {"auc": weights, "mean_auc": mean_weights}
+    if not np.isnan(alignment).all():
+        scores["alignment_auc"] = alignment
+    areas = {name: float(roc_auc_score(~wrong, score)) for name, score in scores.items()}
     return areas | {
         "wrong_mass": float(weights[wrong].sum() / max(weights.sum(), np.finfo(float).tiny)),
         "zero_right": float(np.mean(weights[~wrong] == 0)),

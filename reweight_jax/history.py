@@ -12,17 +12,20 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class WeightHistory:
-    """One entry for each training example; where a batch holds one twice, it is visited once.
+    """One entry for each training example.
+
+    Where a batch holds one twice, that is one visit, of one of its two weights.
 
     Attributes:
       visits: int32 [N_train], how many batches held it.
       last_weight: float32 [N_train], its weight in the last of them, times the batch size (1 is
         plain training); NaN before the first.
       mean_weight: float32 [N_train], the mean of all of them; NaN before the first.
-      mean_alignment: float32 [N_train], the mean of its negative gradients by epsilon, each in
-        units of its batch's mean absolute one: how far its own gradient and the clean set's point
-        the same way. Below zero, its label is at odds with the clean set. NaN before the first
-        visit, and always where the method takes no gradient by epsilon.
+      mean_alignment: float32 [N_train], the mean of its negative gradients by epsilon, exact or
+        not as the weights', each divided by the mean absolute value of its batch: how far its own
+        gradient and the clean set's point the same way. Below zero: steps on it would on average
+        have raised the clean loss. NaN before the first visit, and where the method needs no clean
+        set.
     """
 
     visits: jax.Array
@@ -33,15 +36,23 @@ class WeightHistory:
 
 def empty_history(num_train: int) -> WeightHistory:
     """The history of examples that no batch has held."""
-    nothing = [jnp.full(num_train, jnp.nan, jnp.float32) for _ in range(3)]  # apart: all donated
-    return WeightHistory(jnp.zeros(num_train, jnp.int32), *nothing)
+
+    def unseen():  # a buffer for each, as each is donated
+        return jnp.full(num_train, jnp.nan, jnp.float32)
+
+    return WeightHistory(
+        visits=jnp.zeros(num_train, jnp.int32),
+        last_weight=unseen(),
+        mean_weight=unseen(),
+        mean_alignment=unseen(),
+    )
 
 
 def add_visits(
     history: WeightHistory,
     rows: jax.Array,
     weights: jax.Array,
-    epsilon_gradients: jax.Array | None,
+    epsilon_gradient: jax.Array | None,
 ) -> WeightHistory:
     """Returns the history with one batch more.
 
@@ -49,19 +60,19 @@ def add_visits(
       history: of the batches before.
       rows: int32 [N], which training examples the batch over all devices holds.
       weights: [N], their weights, which sum to one or to zero.
-      epsilon_gradients: [N], as `reweight_jax.epsilon_gradient` returns them, or None.
+      epsilon_gradient: [N], as `reweight_jax.epsilon_gradient` returns it, or None.
     """
     visits = history.visits[rows] + 1
 
-    def mean(before, value):
+    def mean(before, value):  # as a change, so that equal weights keep equal means to the bit
         before = before[rows]
         return jnp.where(visits == 1, value, before + (value - before) / visits)
 
     weights = weights * len(weights)
     mean_alignment = history.mean_alignment
-    if epsilon_gradients is not None:
-        scale = jnp.mean(jnp.abs(epsilon_gradients))
-        alignment = -epsilon_gradients / jnp.where(scale == 0, 1.0, scale)
+    if epsilon_gradient is not None:
+        scale = jnp.mean(jnp.abs(epsilon_gradient))
+        alignment = -epsilon_gradient / jnp.where(scale == 0, 1.0, scale)
         mean_alignment = mean_alignment.at[rows].set(mean(mean_alignment, alignment))
     return WeightHistory(
         visits=history.visits.at[rows].set(visits),

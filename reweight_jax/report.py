@@ -276,12 +276,12 @@ def to_json(result: dict) -> str:
 
 
 WEIGHT_ROWS = {
-    "weights, right against wrong labels, AUC": "auc",
+    "last weights, right against wrong labels, AUC": "auc",
     "mean weights, likewise": "mean_auc",
     "mean alignment, likewise": "alignment_auc",
-    "weight on wrong labels": "wrong_mass",
-    "right labels at zero weight": "zero_right",
-    "wrong labels at zero weight": "zero_wrong",
+    "last weight on wrong labels": "wrong_mass",
+    "right labels whose last weight is 0": "zero_right",
+    "wrong labels whose last weight is 0": "zero_wrong",
 }
 
 

@@ -67,14 +67,12 @@ def train_step(
 
     labels = _gather(batch["label"], axis_name)
     method_state, clean_gradient = state.method_state, state.clean_gradient
-    epsilon_gradients = None
+    epsilon_gradient = None
 
     def weigh(linearized):
-        nonlocal method_state
+        nonlocal method_state, clean_gradient, epsilon_gradient
         losses = _gather(linearized.losses, axis_name)
-
-        def epsilon_gradient():
-            nonlocal clean_gradient, epsilon_gradients
+        if method.needs_clean:
             gradient, clean_gradient = approximate_epsilon_gradient(
                 loss_fn,
                 state.params,
@@ -87,9 +85,7 @@ def train_step(
                 kept=state.clean_gradient,
                 axis_name=axis_name,
             )
-            epsilon_gradients = _gather(gradient, axis_name)
-            return epsilon_gradients
-
+            epsilon_gradient = _gather(gradient, axis_name)
         weights, method_state = method.weights(
             Context(losses, labels, method_key, state.step, state.method_state, epsilon_gradient)
         )
@@ -114,7 +110,7 @@ def train_step(
     }
     history = state.history
     if not method.trains_on_clean:  # whose rows are not the training set's
-        history = add_visits(history, rows, weights, epsilon_gradients)
+        history = add_visits(history, rows, weights, epsilon_gradient)
     new_state = new_state.replace(
         model_state=model_state,
         method_state=method_state,

@@ -26,6 +26,21 @@ def test_means_over_visits():
     chex.assert_trees_all_close(history, expected, rtol=1e-6)
 
 
+def test_an_example_twice_in_a_batch_is_one_visit():
+    history = empty_history(2)
+    history = add_visits(history, jnp.array([1, 1, 0]), jnp.array([0.2, 0.3, 0.5]), None)
+    np.testing.assert_array_equal(history.visits, [1, 1])
+    assert float(history.mean_weight[1]) in (np.float32(0.2) * 3, np.float32(0.3) * 3)
+
+
+def test_equal_weights_keep_equal_means_whatever_the_visits():
+    history = empty_history(61)
+    for other in range(1, 61):
+        history = add_visits(history, jnp.array([0, other]), jnp.full(2, 1 / 3), None)
+    assert history.visits[0] == 60
+    np.testing.assert_array_equal(history.mean_weight, np.full(61, np.float32(1 / 3) * 2))
+
+
 def test_without_a_gradient_there_is_no_alignment():
     history = add_visits(empty_history(3), jnp.array([1, 2]), jnp.array([0.5, 0.5]), None)
     np.testing.assert_array_equal(history.mean_weight, [NAN, 1, 1])

@@ -23,7 +23,7 @@ from reweight_jax.checkpoints import Checkpoints
 from reweight_jax.data import sources
 from reweight_jax.data.batches import batch_rows, class_balanced, shuffled
 from reweight_jax.errors import UserError
-from reweight_jax.history import empty_history
+from reweight_jax.history import add_visits, empty_history
 from reweight_jax.state import TrainState
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -221,7 +221,7 @@ def test_a_checkpoint_of_several_hosts_is_one_of_a_single_one(monkeypatch, tmp_p
         clean_gradient=(),
         step=jnp.asarray(3),
         key=jax.random.key(7),
-        history=empty_history(2),
+        history=add_visits(empty_history(2), jnp.array([1]), jnp.array([1.0]), jnp.array([-3.0])),
     )
     with Checkpoints(tmp_path) as checkpoints:
         monkeypatch.setattr(processes, "count", lambda: 2)

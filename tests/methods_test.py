@@ -27,7 +27,7 @@ def weigh(name, losses, labels, epsilon_gradient=None, seed=0):
         key=jax.random.key(seed),
         step=jnp.int32(10),
         method_state=state,
-        epsilon_gradient=lambda: jnp.asarray(epsilon_gradient, jnp.float32),
+        epsilon_gradient=None if epsilon_gradient is None else jnp.float32(epsilon_gradient),
     )
     weights, new_state = method.weights(context)
     chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)

@@ -10,14 +10,15 @@ from reweight_jax.grid import CLEAN_ONLY_STEPS, grid, run_all
 from reweight_jax.tables import noise
 
 
-def finished(folder, config, seed, **accuracies):
-    """Writes what the tables read of a finished run."""
+def finished(folder, config, seed, before=False, **accuracies):
+    """Writes what the tables read of a finished run; or of one `before` weights had means."""
     workdir = folder / f"{config.name}-{config.variant}" / "ratio0.4" / config.method
     workdir /= f"seed{seed}"
     workdir.mkdir(parents=True)
     (workdir / "config.json").write_text(config.to_json())
-    statistics = {"auc": 0.9, "mean_auc": 0.95, "wrong_mass": 0.1, "zero_right": 0.2}
-    statistics |= {"zero_wrong": 0.8}
+    statistics = {"auc": 0.9, "wrong_mass": 0.1, "zero_right": 0.2, "zero_wrong": 0.8}
+    if not before:
+        statistics |= {"mean_auc": 0.95, "alignment_auc": 0.97}
     result = {
         "method": config.method,
         "variant": config.variant,
@@ -62,7 +63,7 @@ def test_rows_of_a_table(tmp_path):
     names = [line.split(" | ")[0][2:] for line in lines if line.startswith(("| base", "| rew"))]
     assert names.index("baseline +ES, short schedule") < names.index("baseline +FT")
     assert names.index("baseline +ES+FT") < names.index("reweight")
-    assert "0.900 | 0.950 |  | 10.0% | 20.0% | 80.0% |" in lines[-1]
+    assert "| 0.900 | 0.950 | 0.970 | 10.0% | 20.0% | 80.0% |" in lines[-1]
     header, *cells = tables.to_csv(rows).splitlines()
     assert header.startswith(
         "noise,dataset,noise_ratio,imbalance_factor,model,num_clean,num_train,method,choice,num_steps,seeds,"
@@ -72,6 +73,15 @@ def test_rows_of_a_table(tmp_path):
         "background_flip,cifar10,0.4,0,resnet-32-1,100,0,baseline,+ES,80000,1,0.65,"
     )
     assert ",0.6496,0.0119,,,,,,,10,1 x test" in baseline  # one seed: no interval; no weights
+
+
+def test_statistics_of_weights_that_some_runs_lack(tmp_path):
+    config = cifar_background_flip.get_config("cifar10")
+    config.method = "reweight"
+    finished(tmp_path, config, 0, last=0.85, best=0.8)
+    finished(tmp_path, config, 1, before=True, last=0.85, best=0.8)
+    text = noise.to_markdown(noise.collect(tmp_path, "cifar_background_flip"))
+    assert text.splitlines()[-1].endswith("| 0.900 |  |  | 10.0% | 20.0% | 80.0% |")
 
 
 def test_the_papers_numbers_are_only_beside_the_papers_setting(tmp_path):

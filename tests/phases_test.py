@@ -17,6 +17,7 @@ from reweight_jax.evaluate import weight_statistics
 from reweight_jax.history import WeightHistory, empty_history
 from reweight_jax.run import load_splits
 from reweight_jax.state import learning_rate_schedule
+from reweight_jax.tables import noise
 from reweight_jax.train import phases_of, train_and_evaluate
 
 
@@ -230,6 +231,7 @@ def test_weight_statistics_by_hand():
     expected = {"auc": 5 / 9, "wrong_mass": 3 / 6, "zero_right": 1 / 3, "zero_wrong": 2 / 3}
     expected |= {"mean_auc": 6 / 9, "alignment_auc": 4.5 / 9}
     assert weight_statistics(history, wrong) == pytest.approx(expected)
+    assert expected.keys() == {*noise.AREAS, *noise.SHARES} == set(report.WEIGHT_ROWS.values())
     del expected["alignment_auc"]
     none = history.replace(mean_alignment=np.full(7, nan))
     assert weight_statistics(none, wrong) == pytest.approx(expected)
@@ -255,3 +257,6 @@ def test_the_weights_of_a_run_are_in_its_result(noisy_config, tmp_path):
     share = weights[wrong].sum() / weights.sum()
     assert result["weights"]["wrong_mass"] == pytest.approx(share, abs=0.05)
     assert result["weights"]["zero_wrong"] == 0
+    # The mean over visits is of many mixtures, and so nearer still.
+    assert result["weights"]["mean_auc"] == pytest.approx(expected, abs=0.03)
+    assert "alignment_auc" not in result["weights"]

@@ -18,6 +18,7 @@ from reweight_jax.data.batches import batch_rows, shuffled
 from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS
 from reweight_jax.models.dropout import Dropout
+from reweight_jax.reweight import normalize_weights
 from reweight_jax.state import create_optimizer, create_train_state
 from reweight_jax.step import augmentation, train_step
 
@@ -89,6 +90,7 @@ def test_four_devices_are_one(name, epsilon_method, short_mentor, confusion_run)
     chex.assert_trees_all_close(four, one, rtol=2e-4, atol=2e-6)
     # It trained: weights of two epochs' worth of rows were written, and the statistics moved.
     state, metrics = one
+    assert np.isfinite(state.history.mean_alignment).any() == METHODS[name].needs_clean
     weighed = (state.history.visits > 0).sum()
     assert weighed == 0 if name == "clean_only" else weighed >= 16
     assert np.abs(state.model_state["batch_stats"]["BatchNorm_0"]["mean"]).max() > 0
@@ -211,9 +213,8 @@ def test_metrics_by_hand():
     assert np.isnan(new_state.history.last_weight[16:]).all()
 
 
-@pytest.mark.parametrize("name", ["reweight", "baseline"])
-def test_the_alignment_before_it_is_rectified_is_the_weight(name):
-    method = METHODS[name]
+def test_the_alignment_rectified_is_the_weight():
+    method = METHODS["reweight"]
     model, tx = ResidualNet(), create_optimizer(CONFIG, SCHEDULE)
     state = create_train_state(jax.random.key(0), model, tx, method, CONFIG, TRAIN, NUM_CLASSES)
     rows = np.arange(16, dtype=np.int32)
@@ -223,14 +224,34 @@ def test_the_alignment_before_it_is_rectified_is_the_weight(name):
     history = jax.device_get(state.history)
     assert np.isnan(history.mean_alignment[16:]).all()
     seen = history.mean_alignment[:16]
-    if name == "baseline":
-        assert np.isnan(seen).all()
-        return
     assert seen.min() < 0 < seen.max()
     np.testing.assert_allclose(np.abs(seen).mean(), 1, rtol=1e-5)
     positive = np.maximum(seen, 0)
     expected = 16 * positive / positive.sum()
     np.testing.assert_allclose(history.last_weight[:16], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_method_may_use_the_gradient_under_a_condition():
+    """Plain training for one step, and reweighting from then on."""
+
+    def warm(context):
+        uniform = jnp.full_like(context.losses, 1 / len(context.losses))
+        weights = jax.lax.cond(
+            context.step < 1, lambda: uniform, lambda: normalize_weights(context.epsilon_gradient)
+        )
+        return weights, context.method_state
+
+    method = METHODS["reweight"]._replace(weights=warm)
+    model, tx = ResidualNet(), create_optimizer(CONFIG, SCHEDULE)
+    state = create_train_state(jax.random.key(0), model, tx, method, CONFIG, TRAIN, NUM_CLASSES)
+    rows = np.arange(16, dtype=np.int32)
+    batch = {"image": TRAIN.image[rows], "label": TRAIN.label[rows], "row": rows, "place": rows}
+    clean = {"image": CLEAN.image, "label": CLEAN.label, "row": rows[:12], "place": rows[:12]}
+    step = jax.jit(bare_step(method, model, tx))
+    state, _ = step(state, batch, clean)
+    np.testing.assert_allclose(state.history.last_weight[:16], 1, rtol=1e-6)
+    state, metrics = step(state, batch, clean)
+    assert metrics["zero_weights"] > 0
 
 
 def test_no_helpful_example_takes_no_step_on_the_loss():

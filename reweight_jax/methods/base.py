@@ -19,8 +19,8 @@ class Context(NamedTuple):
       key: this step's PRNG key, the same on every device.
       step: int32 [], steps taken before this one.
       method_state: what `Method.init` made, or the last `Method.weights` returned.
-      epsilon_gradient: () -> [N], `reweight_jax.epsilon_gradient` of this step; only a method that
-        `needs_clean` may call it.
+      epsilon_gradient: [N], `reweight_jax.epsilon_gradient` of this step where the method
+        `needs_clean`, else None.
     """
 
     losses: jax.Array
@@ -28,7 +28,7 @@ class Context(NamedTuple):
     key: jax.Array
     step: jax.Array
     method_state: Any
-    epsilon_gradient: Callable[[], jax.Array]
+    epsilon_gradient: jax.Array | None
 
 
 def no_state(key, config, train, num_classes):

@@ -79,7 +79,7 @@ def collect(folder: pathlib.Path, name: str) -> list[dict]:
 
     One row per data set, noise, model, method and choice, over seeds; accuracies are fractions and
     intervals are of the mean (Student's t at 95%, NaN for one seed). The statistics of the weights
-    (`evaluate.weight_statistics`) are means, NaN where there are none; they are of the last step,
+    (`evaluate.weight_statistics`) are means, NaN where a run lacks one; they are of the last step,
     and stand with the rows of it.
     """
     groups = collections.defaultdict(list)
@@ -111,10 +111,9 @@ def _row(row, runs):
     paper, paper_interval = _paper(row)
     weights = dict.fromkeys(AREAS + SHARES, math.nan)
     if CHOICES[row["choice"]][0] == "last" and all(result["weights"] for result in results):
-        for name in weights:
-            weights[name] = statistics.fmean(
-                result["weights"].get(name, math.nan) for result in results
-            )
+        for name in weights:  # the alignment is ours alone; runs of before it lack the mean too
+            found = [result["weights"].get(name, math.nan) for result in results]
+            weights[name] = statistics.fmean(found)
     return row | {
         "seeds": len(results),
         "test_accuracy": accuracy,
@@ -220,7 +219,7 @@ def _paper_cell(row):
 def _weights(rows):
     lines = [
         "| method | AUC of the last weights | of the mean weights | of the mean alignment "
-        "| weight on wrong labels | right labels at zero | wrong labels at zero |",
+        "| last weight on wrong labels | right labels whose last weight is 0 | wrong ones |",
         "|---" * 7 + "|",
     ]
     for row in rows:
