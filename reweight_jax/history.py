@@ -22,10 +22,10 @@ class WeightHistory:
         plain training); NaN before the first.
       mean_weight: float32 [N_train], the mean of all of them; NaN before the first.
       mean_alignment: float32 [N_train], the mean of its negative gradients by epsilon, exact or
-        not as the weights', each divided by the mean absolute value of its batch: how far its own
-        gradient and the clean set's point the same way. Below zero: steps on it would on average
-        have raised the clean loss. NaN before the first visit, and where the method needs no clean
-        set.
+        not as the weights', each divided by the mean absolute value of its batch: the inner product
+        of its own gradient with the clean set's, on a scale that batches share. Below zero: by and
+        large, steps on it would have raised the clean loss. NaN before the first visit, and where
+        the method needs no clean set.
     """
 
     visits: jax.Array
