@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     # "jvp" or "lookahead": two ways to the same weights (reweight_jax.epsilon_gradient). Forward
     # mode costs less: 1.5 times a plain LeNet step on two CPU cores, against 2.0 for lookahead.
     config.epsilon_method = "jvp"
-    # Cheaper than exact, and not exact (scripts/compare_approximations.py measures what they cost):
+    # Cheaper and not exact (scripts/benchmarks/approximations.py measures what they cost):
     # weights from the parameters alone whose path, as model/Conv_0/kernel, has a match of this
     # regular expression ("": from all); and a clean gradient that is used for so many steps.
     config.epsilon_params = ""

@@ -3,9 +3,11 @@
 from absl import flags
 from ml_collections import config_flags
 
-from reweight_jax import cli, processes, report
-from reweight_jax.tables import seeds
-from reweight_jax.train import train_and_evaluate
+from reweight_jax import cli
+from reweight_jax.paper import seeds
+from reweight_jax.records import report
+from reweight_jax.train import hosts as processes
+from reweight_jax.train.loop import train_and_evaluate
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:VARIANT")
 _WORKDIR = flags.DEFINE_string(

@@ -17,11 +17,12 @@ import runpy
 from absl import flags
 from ml_collections import config_flags
 
-from reweight_jax import cli, report, tables
+from reweight_jax import cli
 from reweight_jax.errors import UserError, choose
-from reweight_jax.grid import grid, ratio_field, run_all
 from reweight_jax.methods import METHODS
-from reweight_jax.tables import imbalance, noise
+from reweight_jax.paper import imbalance, noise, tables
+from reweight_jax.paper.grid import grid, ratio_field, run_all
+from reweight_jax.records import report
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:VARIANT")
 _ALSO = flags.DEFINE_list(

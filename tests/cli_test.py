@@ -10,10 +10,10 @@ import sys
 import numpy as np
 import pytest
 
-from reweight_jax import cli, tables
+from reweight_jax import cli
 from reweight_jax.errors import UserError
-from reweight_jax.grid import grid, run_all
-from reweight_jax.tables import imbalance
+from reweight_jax.paper import imbalance, tables
+from reweight_jax.paper.grid import grid, run_all
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = "--config=configs/mnist_imbalance.py:digits"
@@ -187,9 +187,9 @@ def test_sweep_refuses_an_unknown_method():
 
 
 def test_benchmark_refuses(load_script):
-    benchmark_step = load_script("benchmark_step")
+    benchmark_step = load_script("benchmarks/step")
     with pytest.raises(UserError, match="'stray'"):
-        benchmark_step.main(["benchmark_step.py", "stray"])
+        benchmark_step.main(["step.py", "stray"])
 
 
 @pytest.mark.parametrize("resumes", [False, True])

@@ -8,8 +8,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from reweight_jax.check import check_config
-from reweight_jax.train import train_and_evaluate
+from reweight_jax.train.config import check_config
+from reweight_jax.train.loop import train_and_evaluate
 
 FILES = sorted(pathlib.Path(default.__file__).parent.glob("*.py"))
 

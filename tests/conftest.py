@@ -14,7 +14,7 @@ import pytest
 from reweight_jax.methods import mentornet
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))  # configs/ and scripts/ lie beside the package
+sys.path += [str(ROOT), str(ROOT / "scripts" / "benchmarks")]  # they lie beside the package
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)

@@ -22,6 +22,6 @@ def test_the_training_loop_of_the_readme():
 def test_files_that_the_readme_names_exist():
     root = pathlib.Path(__file__).resolve().parents[1]
     for path in re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(
-        r"scripts/\w+\.(?:py|sh)", README
+        r"scripts/[\w/]+\.(?:py|sh)", README
     ):
         assert (root / path).exists(), path

@@ -3,7 +3,7 @@
 import jax
 import orbax.checkpoint as ocp
 
-from reweight_jax import report
+from reweight_jax.records import report
 
 ONE_DEVICE = jax.devices()[:1]
 
