@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from reweight_jax.data.batches import batch_rows
-from reweight_jax.data.splits import Examples
+from reweight_jax.data.examples import Examples
 from reweight_jax.methods import METHODS, Context
 
 # A training set of 8 nines (label 1) and 2 fours (label 0).
@@ -17,7 +17,7 @@ TRAIN = Examples(np.zeros((10, 2, 2, 1), np.uint8), LABELS, LABELS, np.arange(10
 
 
 def weigh(name, losses, labels, epsilon_gradient=None, seed=0):
-    """The weights that a method gives to one batch, a quarter through the run."""
+    """Returns the weights that a method gives to one batch, a quarter through the run."""
     method = METHODS[name]
     config = ConfigDict({"num_steps": 40, "mentor_percentile": 70.0})
     state = () if method.trainable else method.init(jax.random.key(1), config, TRAIN, 2)
@@ -40,7 +40,7 @@ def test_plain_weights(name):
 
 
 def test_proportion_is_inverse_frequency():
-    # Frequencies 2/10 and 8/10: a four weighs four times what a nine does, 4 : 1 : 1 : 1.
+    # Frequencies 2/10 and 8/10: the weight of a four is four times that of a nine.
     np.testing.assert_allclose(
         weigh("proportion", [1, 2, 3, 4], [0, 1, 1, 1]), [4 / 7, 1 / 7, 1 / 7, 1 / 7], rtol=1e-6
     )
@@ -48,13 +48,13 @@ def test_proportion_is_inverse_frequency():
 
 def test_hard_mining_keeps_the_hardest_of_the_majority():
     losses = [9, 0.1, 0.5, 7, 0.3, 0.2]
-    # Two fours (label 0), so the two nines of highest loss stay: 0.5 and 7.
+    # Two fours (label 0), so the two nines with the highest losses are kept: 0.5 and 7.
     np.testing.assert_allclose(
         weigh("hard_mining", losses, [0, 0, 1, 1, 1, 1]), [0.25, 0.25, 0.25, 0.25, 0, 0]
     )
-    # No four in the batch: the one hardest nine stays.
+    # No four in the batch: the one hardest nine is kept.
     np.testing.assert_allclose(weigh("hard_mining", losses, [1] * 6), [1, 0, 0, 0, 0, 0])
-    # No nine in the batch: all fours stay.
+    # No nine in the batch: all fours are kept.
     np.testing.assert_allclose(weigh("hard_mining", losses, [0] * 6), [1 / 6] * 6, rtol=1e-6)
 
 
@@ -90,7 +90,7 @@ def test_weights_sum_to_one_and_do_not_depend_on_the_order(name, short_mentor):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_samplers(name):
-    """Every method but resample sees each example once an epoch; resample sees classes equally."""
+    """resample draws the classes equally often; every other method takes each example once."""
     rows = batch_rows(METHODS[name].sampler(LABELS, 3), 0, 4, 5)  # two epochs of ten
     counts = np.bincount(rows.ravel(), minlength=10)
     if name == "resample":
@@ -98,3 +98,14 @@ def test_samplers(name):
         assert counts[LABELS == 0].sum() == 10 and counts[LABELS == 0].min() == 5
     else:
         np.testing.assert_array_equal(counts, 2)
+
+
+def test_methods_that_need_classes_say_so():
+    """Whatever reads a class from a label, or probabilities from the outputs, names the task."""
+    any_task = {name for name, method in METHODS.items() if method.tasks is None}
+    assert any_task == {"baseline", "random", "clean_only", "reweight"}
+    assert {METHODS[name].tasks for name in METHODS.keys() - any_task} == {("classification",)}
+    tags = np.array([[0, 1, -1], [1, 1, 0]])  # labels of another task: three tags an example
+    for name in any_task:
+        assert METHODS[name].loss is None
+        assert weigh(name, [1.0, 2.0], tags, [-1.0, -3.0]).shape == (2,)

@@ -5,7 +5,6 @@ import json
 from fractions import Fraction
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +12,13 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from reweight_jax.data.splits import Examples
+from reweight_jax.data.examples import Examples
 from reweight_jax.errors import UserError
+from reweight_jax.history import empty_history
 from reweight_jax.methods import METHODS, Context, mentornet
-from reweight_jax.train.state import create_train_state
+from reweight_jax.models import Model
+from reweight_jax.tasks import TASKS
+from reweight_jax.train.state import TrainState
 from reweight_jax.train.step import augmentation, train_step
 
 LOGITS = np.random.default_rng(0).normal(0, 2, (6, 3)).astype(np.float32)
@@ -46,7 +48,7 @@ def slopes(function, x, h=1e-5):
 
 
 def gradient(name, logits, labels, method_state=()):
-    """Of the summed losses by the logits: one row for each example."""
+    """Returns the gradient of the summed losses by the logits: one row for each example."""
     loss = METHODS[name].loss
     return jax.grad(lambda z: jnp.sum(loss(z, jnp.asarray(labels), method_state)))(
         jnp.asarray(logits)
@@ -113,11 +115,11 @@ def test_reed_against_numpy(name, reference):
 
 
 def test_reed_soft_differentiates_its_target():
-    # Were the target a constant, the gradient would be q - target.
+    # If the target were a constant, the gradient would be q - target.
     q = np.exp(log_softmax(LOGITS))
     constant_target = q - (0.95 * np.eye(3)[LABELS] + 0.05 * q)
     difference = np.abs(gradient("reed_soft", LOGITS, LABELS) - constant_target)
-    # What the target's own derivative adds: -0.05 q_k (log q_k - sum_j q_j log q_j).
+    # The target's own derivative adds -0.05 q_k (log q_k - sum_j q_j log q_j).
     log_q = np.log(q)
     added = 0.05 * q * (log_q - np.sum(q * log_q, axis=1, keepdims=True))
     np.testing.assert_allclose(difference, np.abs(added), atol=1e-6)
@@ -129,7 +131,7 @@ def test_reed_hard_takes_its_target_as_constant():
     np.testing.assert_allclose(gradient("reed_hard", LOGITS, LABELS), expected, atol=1e-6)
 
 
-def test_hard_bootstrap_is_cross_entropy_where_the_prediction_is_the_label():
+def test_hard_bootstrap_is_cross_entropy_if_the_prediction_is_the_label():
     labels = np.argmax(LOGITS, axis=1)
     expected = -log_softmax(LOGITS)[np.arange(6), labels]
     losses = METHODS["reed_hard"].loss(jnp.asarray(LOGITS), jnp.asarray(labels), ())
@@ -174,7 +176,7 @@ def test_s_model_starts_from_a_smoothed_identity(num_classes):
 
 
 def test_s_model_loss_and_gradients_against_numpy():
-    # Not symmetric, to tell theta's rows (true classes) from its columns.
+    # Not symmetric: theta's rows (true classes) differ from its columns.
     b = np.random.default_rng(1).normal(size=(3, 3)).astype(np.float32)
     state = {"transition": jnp.asarray(b)}
     loss = METHODS["s_model"].loss
@@ -193,7 +195,7 @@ def test_s_model_loss_and_gradients_against_numpy():
 
 
 def test_s_model_without_noise_is_cross_entropy():
-    state = {"transition": 50 * jnp.eye(3)}  # exp(-50) of each row goes to another class
+    state = {"transition": 50 * jnp.eye(3)}  # all but exp(-50) of each row is the class's own
     arguments = jnp.asarray(LOGITS), jnp.asarray(LABELS)
     np.testing.assert_allclose(
         METHODS["s_model"].loss(*arguments, state),
@@ -206,42 +208,42 @@ def test_s_model_without_noise_is_cross_entropy():
     )
 
 
-class Flat(nn.Module):
-    """Logits that are the image's own pixels, scaled: no derivative but by one parameter."""
-
-    @nn.compact
-    def __call__(self, x, *, train):
-        del train
-        return x.reshape(len(x), -1) * self.param("scale", nn.initializers.constant(3.0), ())
+# Outputs that are the inputs, scaled by the only parameter.
+SCALED = Model(
+    init=lambda key, inputs: ({"scale": jnp.float32(3.0)}, {}),
+    apply=lambda params, state, inputs, *, train, key: (params["scale"] * inputs, state),
+)
 
 
 def test_a_step_trains_the_transition_with_the_model():
-    image = np.random.default_rng(2).integers(0, 256, (6, 1, 3, 1)).astype(np.uint8)
-    tx = optax.sgd(0.5)
-    method = METHODS["s_model"]
-    train = examples(LABELS)._replace(image=image)
-    state = create_train_state(jax.random.key(0), Flat(), tx, method, ConfigDict(), train, 3)
-    assert state.method_state == ()
-    b = np.asarray(state.params["method"]["transition"])
-    batch = {
-        "image": image,
-        "label": jnp.asarray(train.label),
-        "row": jnp.arange(6),
-        "place": jnp.arange(6),
-    }
-    new_state, metrics = jax.jit(
-        functools.partial(
-            train_step,
-            model=Flat(),
-            method=method,
-            tx=tx,
-            epsilon_method="jvp",
-            augment=augmentation(0, False),
-        )
-    )(state, batch, None)
+    inputs = np.random.default_rng(2).uniform(size=(6, 3)).astype(np.float32)
+    tx, method = optax.sgd(0.5), METHODS["s_model"]
+    params = {"model": {"scale": jnp.float32(3.0)}}
+    params["method"] = method.init(jax.random.key(0), ConfigDict(), None, 3)
+    b = np.asarray(params["method"]["transition"])
+    state = TrainState(
+        params=params,
+        model_state={},
+        opt_state=tx.init(params),
+        method_state=(),
+        step=jnp.int32(0),
+        key=jax.random.key_data(jax.random.key(0)),
+        history=empty_history(6, {"weight": (), "margin": ()}),
+    )
+    rows = jnp.arange(6)
+    batch = {"inputs": inputs, "label": jnp.asarray(LABELS), "row": rows, "place": rows}
+    step = functools.partial(
+        train_step,
+        model=SCALED,
+        task=TASKS["classification"](LABELS, 3),
+        method=method,
+        tx=tx,
+        augment=augmentation(0, False),
+    )
+    new_state, metrics = jax.jit(step)(state, batch, None)
 
     def mean_loss(b, scale=3.0):
-        return mixture(scale * image.reshape(6, 3) / 255, LABELS, b).mean()
+        return mixture(scale * inputs, LABELS, b).mean()
 
     np.testing.assert_allclose(metrics["loss"], mean_loss(b), rtol=1e-5)
     np.testing.assert_allclose(
@@ -264,11 +266,16 @@ def from_run(folder, result, num_classes=3):
         text = result if isinstance(result, str) else json.dumps(result)
         (folder / "result.json").write_text(text)
     config = ConfigDict({"confusion_from": str(folder)})
-    return METHODS["s_model_conf"].init(jax.random.key(0), config, None, num_classes)
+    method = METHODS["s_model_conf"]
+    host_input = json.loads(json.dumps(method.host_input(config)))  # as it is sent to the others
+    if result is not None:
+        (folder / "result.json").unlink()  # only the first process reads it
+    arguments = (jax.random.key(0), config, None, num_classes)
+    return method.init(*arguments, host_input=host_input)
 
 
 def confusion_result(matrix):
-    # The others would give other transitions.
+    # Any of the other matrices would give another transition.
     other = [[1, 1, 1]] * 3
     return {
         "confusion": {
@@ -305,9 +312,12 @@ def test_s_model_conf_trains_like_s_model(tmp_path):
         ({"confusion": None}, "no confusion matrix in .*result.json"),
         (confusion_result("abc"), "no confusion matrix in .*result.json"),
         (confusion_result([[1, 0], [0]]), "no confusion matrix in .*result.json"),
-        (confusion_result([[1, 0], [0, 1]]), r"\(2, 2\), is not one of counts of 3 classes"),
-        (confusion_result(5), r"\(\), is not one of counts of 3 classes"),
-        (confusion_result([[1, 0, None]] * 3), r"\(3, 3\), is not one of counts of 3 classes"),
+        (confusion_result([[1, 0], [0, 1]]), "has 2 classes, this data set 3"),
+        (confusion_result(5), r"\(\), is not a square one of counts"),
+        (confusion_result([]), r"\(0,\), is not a square one of counts"),
+        (confusion_result([[1, 0, 2]] * 2), r"\(2, 3\), is not a square one of counts"),
+        (confusion_result([[1, 0, None]] * 3), r"\(3, 3\), is not a square one of counts"),
+        (confusion_result([[1, 0, -1]] * 3), r"\(3, 3\), is not a square one of counts"),
     ],
 )
 def test_what_is_no_run_with_a_confusion_matrix_is_named(tmp_path, result, message):
@@ -319,7 +329,7 @@ def test_what_is_no_run_with_a_confusion_matrix_is_named(tmp_path, result, messa
 def test_s_model_conf_needs_a_run():
     config = ConfigDict({"confusion_from": ""})
     with pytest.raises(UserError, match="^config.confusion_from: empty; .*--workdir") as error:
-        METHODS["s_model_conf"].init(jax.random.key(0), config, None, 3)
+        METHODS["s_model_conf"].host_input(config)
     assert "\n" not in str(error.value)
 
 
@@ -327,7 +337,7 @@ def test_s_model_conf_needs_a_run():
 
 
 def test_weighted_knows_the_clean_fraction_of_each_label():
-    # Label 0: two of three right; 1: both; 2: its one is wrong; 3: no example, which counts as one.
+    # Label 0: two of three are right; 1: both; 2: the only one is wrong; 3: no example, so 1.
     train = examples([0, 0, 0, 1, 1, 2], [0, 1, 0, 1, 1, 0])
     fractions = METHODS["weighted"].init(jax.random.key(0), ConfigDict(), train, 4)
     exact = [Fraction(2, 3), Fraction(1), Fraction(0), Fraction(1)]
@@ -339,7 +349,11 @@ def test_weighted_knows_the_clean_fraction_of_each_label():
     weights, state = weigh("weighted", fractions, [9, 1, 5, 0, 2], batch)
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
     chex.assert_trees_all_equal(state, fractions)
-    # No label of the batch can be right: the step moves nothing, and nothing is NaN.
+    with pytest.raises(UserError, match="^config.method: weighted needs the true label"):
+        METHODS["weighted"].init(
+            jax.random.key(0), ConfigDict(), train._replace(true_label=None), 4
+        )
+    # No label of the batch can be right: all weights are zero, and nothing is NaN.
     np.testing.assert_array_equal(weigh("weighted", fractions, [1, 2], [2, 2])[0], [0, 0])
 
 
@@ -352,12 +366,12 @@ def mentor_config(percentile=50.0, num_steps=10):
 
 @pytest.fixture(scope="module")
 def mentor_state():
-    """Method state for three classes: training the mentor takes most of this file's time."""
+    """The method state for three classes; training the mentor takes most of this file's time."""
     return METHODS["mentornet"].init(jax.random.key(0), mentor_config(), None, 3)
 
 
 def self_paced_weight(loss, percentile):
-    """argmin over v in 0..1 of v * loss - percentile * v (Kumar et al., 2010), by looking."""
+    """argmin over v in 0..1 of v * loss - percentile * v (Kumar et al., 2010), by search."""
     candidates = np.linspace(0, 1, 11)
     values = candidates * (loss - percentile)[..., None]
     return candidates[np.argmin(values, axis=-1)]
@@ -452,6 +466,4 @@ def test_clean_only_is_plain_training_on_the_clean_set():
     assert [name for name in METHODS if METHODS[name].trains_on_clean] == ["clean_only"]
     weights, state = weigh("clean_only", (), [5, 1, 0, 2], [0, 1, 2, 2])
     np.testing.assert_array_equal(weights, [0.25] * 4)
-    assert state == ()
-    losses = method.loss(jnp.asarray(LOGITS), jnp.asarray(LABELS), ())
-    np.testing.assert_allclose(losses, -log_softmax(LOGITS)[np.arange(6), LABELS], rtol=1e-5)
+    assert state == () and method.loss is None  # the task's loss
