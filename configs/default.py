@@ -30,7 +30,8 @@ def get_config() -> ConfigDict:
     config.clean_batch_size = 10  # m; the whole clean set if that is smaller
     config.learning_rate = 1e-3
     config.lr_drop_steps = ()  # at each of these steps the learning rate falls to a tenth
-    config.momentum = 0.9  # 0 is plain SGD
+    config.optimizer = "sgd"  # or "adam"
+    config.momentum = 0.9  # of sgd, 0 is plain SGD; of adam the decay rate of the first moment
     config.weight_decay = 0.0  # L2 coefficient on kernels, in the update only
 
     # More steps of plain training on the clean set: "none"; from the "last" step (the paper's +FT);

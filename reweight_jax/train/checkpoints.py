@@ -6,35 +6,34 @@ import warnings
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from reweight_jax.errors import UserError
-from reweight_jax.train import hosts as processes
+from reweight_jax.train import hosts
 
-KEEP = 3  # the last one, and two to fall back on; the best one beside them
+KEEP = 3  # the last one, and two to fall back on; the best one besides
 
 
 class Checkpoints:
     """The checkpoints/ folder of a run. Use as a context manager: leaving waits for the last save.
 
     A save is written beside and renamed when it is whole, so a killed run leaves none that is half.
-    Of several processes the first alone saves and restores; elsewhere nothing is done or found.
+    Of several processes only the first saves and restores; in the others nothing is done or found.
     """
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder.resolve()
         self._best = _Best()
-        self._manager = self._open() if processes.is_first() else None
+        self._manager = self._open() if hosts.is_first() else None
 
     def _open(self):
         kept = policy.AnyPreservationPolicy([policy.LatestN(n=KEEP), self._best])
-        # Orbax is to wait for no other process: it would have each of them write and read.
-        alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+        # Orbax must not wait for other processes: it would have each of them write and read.
+        only_first = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
         self._folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=kept, create=False, multiprocessing_options=alone
+            preservation_policy=kept, create=False, multiprocessing_options=only_first
         )
         return ocp.CheckpointManager(self._folder, options=options)
 
@@ -45,22 +44,21 @@ class Checkpoints:
         if self._manager:
             self._manager.close()
 
-    def keep(self, steps: set[int]) -> None:
-        """From now on keeps the checkpoints of `steps`, however old, in the place of others."""
-        self._best.steps = steps
+    def keep(self, step: int | None) -> None:
+        """From now on keeps the checkpoint of `step`, however old, instead of an earlier best."""
+        self._best.step = step
 
     def save(self, state) -> None:
-        """Saves `state` under its step, in the background, and drops what is not kept."""
+        """Saves `state` under its step, in the background, and deletes what is not kept."""
         if not self._manager:
             return
-        # A copy, because the next step donates these buffers while the writer still reads them.
-        state = jax.tree.map(jnp.copy, state)
-        if processes.count() > 1:  # orbax takes no arrays there that are on one host's devices
-            state = jax.device_get(state.replace(key=jax.random.key_data(state.key)))
-        self._manager.save(int(np.max(state.step)), args=ocp.args.StandardSave(state))
+        # A copy, because the next step donates these buffers while the writer still reads them;
+        # with several processes in numpy, because orbax takes no arrays of one host's devices.
+        state = jax.device_get(state) if hosts.count() > 1 else jax.tree.map(jnp.copy, state)
+        self._manager.save(int(state.step), args=ocp.args.StandardSave(state))
 
     def restore(self, step: int, like):
-        """Returns the state saved at `step`; raises UserError where it cannot be read."""
+        """Returns the state saved at `step`; raises UserError if it cannot be read."""
         if not self._manager:
             return like
         self._manager.wait_until_finished()
@@ -71,21 +69,17 @@ class Checkpoints:
 
     def _restore(self, step, like):
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-        if not jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key):  # several hosts saved it
-            impl = jax.random.key_impl(like.key)
-            state = state.replace(key=jax.random.wrap_key_data(state.key, impl=impl))
-        return state
+        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
 
     def restore_latest(self, like):
-        """Returns the newest readable state, or None where there is no checkpoint.
+        """Returns the newest readable state, or None if there is no checkpoint.
 
         Args:
           like: a state with the structure, shapes and placement to restore to.
 
-        A damaged checkpoint is named in a warning, set aside as <step>.damaged, and the one before
-        it is used. Where none can be read, nothing is set aside and UserError says why: the data or
-        the program may have changed, and starting anew would lose the run.
+        A damaged checkpoint is named in a warning, renamed to <step>.damaged, and the one before it
+        is used. If none can be read, nothing is renamed and UserError says why: the data or the
+        program may have changed, and a fresh start would lose the run.
         """
         if not self._manager:
             return None
@@ -109,7 +103,7 @@ class Checkpoints:
             path = self._folder / str(step)
             warnings.warn(f"checkpoint {path} is damaged, set aside: {reason}", stacklevel=3)
             aside = path.with_name(f"{step}.damaged")
-            shutil.rmtree(aside, ignore_errors=True)  # of an earlier time at the same step
+            shutil.rmtree(aside, ignore_errors=True)  # from an earlier time at the same step
             path.rename(aside)
         if reasons:
             self._manager.close()
@@ -117,13 +111,13 @@ class Checkpoints:
 
 
 class _Best:
-    """The policy of orbax that keeps some steps beside the latest."""
+    """A policy of orbax that keeps one step besides the latest."""
 
-    steps: set[int] = frozenset()
+    step: int | None = None
 
     def should_preserve(self, checkpoints, *, context):
         del context
-        return [checkpoint.step in self.steps for checkpoint in checkpoints]
+        return [checkpoint.step == self.step for checkpoint in checkpoints]
 
 
 def _reason(error):

@@ -7,8 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from reweight_jax.approximate import initial_clean_gradient
-from reweight_jax.history import WeightHistory, empty_history
+from reweight_jax.history import History, empty_history
+
+OPTIMIZERS = {
+    "sgd": lambda schedule, momentum: optax.sgd(schedule, momentum=momentum or None),
+    "adam": lambda schedule, momentum: optax.adam(schedule, b1=momentum),
+}
 
 
 @flax.struct.dataclass
@@ -16,72 +20,68 @@ class TrainState:
     """The whole state of a run.
 
     Attributes:
-      params: {"model": the model's parameters, "method": those of a `trainable` method, or ()}, all
-        float32.
-      model_state: the model's other collections (batch statistics), {} where it has none.
+      params: {"model": the model's parameters, "method": those of a `trainable` method, or ()}.
+      model_state: what else the model has (batch statistics), {} if nothing.
       opt_state: optax state.
-      method_state: the method's own pytree, () where it is `trainable`.
-      clean_gradient: of an earlier step, where `config.clean_gradient_every` keeps it, else ().
+      method_state: the method's own pytree, () if it is `trainable`.
       step: int32 [], steps taken.
-      key: typed PRNG key of the run, never advanced: a step folds its number into it.
-      history: how each training example was weighed.
+      key: uint32 key data of the run, never advanced: a step folds its number into it.
+      history: what is remembered of each training example.
     """
 
     params: Any
     model_state: Any
     opt_state: Any
     method_state: Any
-    clean_gradient: Any
     step: jax.Array
     key: jax.Array
-    history: WeightHistory
+    history: History
 
 
 def create_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """SGD with momentum (0: plain) and weight decay on kernels, from the fields of `config`.
+    """Returns `config.optimizer` with weight decay on the model's kernels.
 
-    The decay, as an L2 term in the update alone, is no part of the lookahead or the clean loss.
-    The learning rate follows `schedule`; optimisers of different schedules share one state.
+    Kernels are the model's arrays of two or more dimensions. The decay, an L2 term of the update
+    only, is no part of the lookahead or of the clean loss. The learning rate follows `schedule`;
+    optimisers of different schedules share one state.
     """
 
     def kernels(params):
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: getattr(path[-1], "key", None) == "kernel", params
-        )
+        is_kernel = jax.tree.map(lambda leaf: leaf.ndim > 1, params["model"])
+        return {"model": is_kernel, "method": jax.tree.map(lambda _: False, params["method"])}
 
     return optax.chain(
         optax.add_decayed_weights(config.weight_decay, mask=kernels),
-        optax.sgd(schedule, momentum=config.momentum or None),
+        OPTIMIZERS[config.optimizer](schedule, config.momentum),
     )
 
 
-def learning_rate_schedule(config) -> optax.Schedule:
-    """`config.learning_rate`, falling to a tenth at each of `config.lr_drop_steps`."""
-    return optax.piecewise_constant_schedule(
-        config.learning_rate, dict.fromkeys(config.lr_drop_steps, 0.1)
-    )
+def create_train_state(experiment, host_input: Any = None) -> TrainState:
+    """Initialises the state of a run from its seed.
 
-
-def create_train_state(key, model, tx, method, config, train, num_classes) -> TrainState:
-    """Initialises a run from its key: `train` is the training set, whose shapes it takes."""
-    init_key, method_key, run_key = jax.random.split(key, 3)
-    image = jnp.zeros((1, *train.image.shape[1:]), jnp.float32)
+    Args:
+      experiment: `reweight_jax.train.config.Experiment`.
+      host_input: what `Method.host_input` read, the same in every process.
+    """
+    config, model, method = experiment.config, experiment.model, experiment.method
+    keys = jax.random.split(jax.random.key(config.seed), 3)
+    init_key, method_key, run_key = keys
     # The draws of a deep network are a program that runs once, and that LLVM optimises for half a
     # minute on a CPU (ResNet-32, jax 0.12: 26 s instead of 2.7). It runs on the default device,
-    # whichever ones the run is placed on later.
+    # whichever ones the run uses later.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    initialize = jax.jit(lambda k: model.init(k, image, train=False), compiler_options=options)
-    variables = initialize(init_key)
-    method_state = method.init(method_key, config, train, num_classes)
+    initialize = jax.jit(model.init, compiler_options=options)
+    params, model_state = initialize(init_key, experiment.sample)
+    train, num_outputs = experiment.splits.train, experiment.task.num_outputs
+    method_state = method.init(method_key, config, train, num_outputs, host_input=host_input)
     trained, kept = (method_state, ()) if method.trainable else ((), method_state)
-    params = {"model": variables.pop("params"), "method": trained}
+    params = {"model": params, "method": trained}
     return TrainState(
         params=params,
-        model_state=variables,
-        opt_state=tx.init(params),
+        model_state=model_state,
+        opt_state=create_optimizer(config, optax.constant_schedule(0.0)).init(params),
         method_state=kept,
-        clean_gradient=initial_clean_gradient(params, config) if method.needs_clean else (),
         step=jnp.zeros((), jnp.int32),
-        key=run_key,
-        history=empty_history(len(train.label)),
+        key=jax.random.key_data(run_key),
+        history=empty_history(train.size, experiment.remembered),
     )

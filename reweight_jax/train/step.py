@@ -1,137 +1,138 @@
 """One training step and one evaluation step: pure functions of arrays."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from reweight_jax.approximate import approximate_epsilon_gradient
-from reweight_jax.history import add_visits
+from reweight_jax.history import add_visits, alignment
 from reweight_jax.methods.base import Context, Method
-from reweight_jax.reweight import weighted_step
+from reweight_jax.models import Model, scale_inputs
+from reweight_jax.reweight import apply_weights, epsilon_gradient, linearize_losses
+from reweight_jax.tasks import Task
 from reweight_jax.train.state import TrainState
+
+Augment = Callable[[jax.Array, Any, jax.Array], Any]
 
 
 def train_step(
     state: TrainState,
-    batch: dict[str, jax.Array],
-    clean_batch: dict[str, jax.Array] | None,
+    batch: dict[str, Any],
+    clean_batch: dict[str, Any] | None,
     *,
-    model,
+    model: Model,
+    task: Task,
     method: Method,
-    tx,
-    epsilon_method: str,
-    epsilon_params: str = "",
-    fresh: bool | jax.Array = True,
-    augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    tx: optax.GradientTransformation,
+    epsilon_method: str = "jvp",
+    epsilon_over: str = "",
+    augment: Augment,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Takes one step of `method`.
+    """Takes one step of `method`: Algorithm 1 with the method's weights in line 11.
 
     Args:
       state: the state before, the same on every device.
-      batch: this device's share: image uint8 [n, H, W, C], label int32 [n], row int32 [n] in the
-        set trained on, place int32 [n] in the batch over all devices.
-      clean_batch: likewise, m examples of the clean set; None where the method needs none.
-      model: a Flax linen module.
+      batch: this device's share of n examples: inputs, label, row int32 [n] in the set trained on,
+        place int32 [n] in the batch over all devices.
+      clean_batch: likewise, m examples of the clean set; None if the method needs none.
+      model, task: the outputs, and what they are compared with.
       method: what chooses loss and weights.
       tx: optax optimiser.
-      epsilon_method: "lookahead" or "jvp"; see `reweight_jax.epsilon_gradient`.
-      epsilon_params, fresh: `pattern` and `fresh` of `reweight_jax.approximate`.
-      augment: what happens to the images of both batches; see `augmentation`.
+      epsilon_method, epsilon_over: `method` and `over` of `reweight_jax.epsilon_gradient`.
+      augment: what happens to the inputs of both batches; see `augmentation`.
       axis_name: device axis, or None on one device.
 
     Returns:
-      The state after, and scalar metrics of the global batch (class_mass is [K]): loss (weighted),
-      plain_loss (mean), error (before the update), zero_weights (fraction), effective_sample_size
-      (1 / sum w^2), class_mass (sum of weights by label), no_helpful (1 where all weights are 0).
+      The state after, and scalar metrics of the global batch: loss (weighted), plain_loss (mean),
+      error (before the update), zero_weights (fraction), effective_sample_size (1 / sum w^2),
+      no_helpful (1 if all weights are 0); for classification also class_mass [K], the sum of
+      weights by label.
     """
-    step_key = jax.random.fold_in(state.key, state.step)
+    step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     method_key, dropout_key, train_key, clean_key = jax.random.split(step_key, 4)
-    batch = batch | {"image": augment(train_key, batch["image"], batch["place"])}
-    if clean_batch is not None:
-        image = augment(clean_key, clean_batch["image"], clean_batch["place"])
-        clean_batch = clean_batch | {"image": image}
 
     def loss_fn(params, examples):
-        logits, model_state = model.apply(
-            {"params": params["model"], **state.model_state},
-            to_float(examples["image"]),
+        outputs, model_state = model.apply(
+            params["model"],
+            state.model_state,
+            scale_inputs(examples["inputs"]),
             train=True,
-            mutable=list(state.model_state),
-            rngs={"dropout": dropout_key},
+            key=dropout_key,
         )
-        method_state = params["method"] if method.trainable else state.method_state
-        losses = method.loss(logits, examples["label"], method_state)
-        return losses, (logits, dict(model_state))
+        if method.loss is None:
+            losses = task.loss(outputs, examples["label"])
+        else:
+            method_state = params["method"] if method.trainable else state.method_state
+            losses = method.loss(outputs, examples["label"], method_state)
+        return losses, (outputs, model_state)
 
-    labels = _gather(batch["label"], axis_name)
-    method_state, clean_gradient = state.method_state, state.clean_gradient
-    epsilon_gradient = None
+    def gather(local):
+        """This device's rows -> the rows of all devices, in order."""
+        return local if axis_name is None else jax.lax.all_gather(local, axis_name, tiled=True)
 
-    def weigh(linearized):
-        nonlocal method_state, clean_gradient, epsilon_gradient
-        losses = _gather(linearized.losses, axis_name)
-        if method.needs_clean:
-            gradient, clean_gradient = approximate_epsilon_gradient(
-                loss_fn,
-                state.params,
-                batch,
-                clean_batch,
-                linearized,
-                method=epsilon_method,
-                pattern=epsilon_params,
-                fresh=fresh,
-                kept=state.clean_gradient,
-                axis_name=axis_name,
-            )
-            epsilon_gradient = _gather(gradient, axis_name)
-        weights, method_state = method.weights(
-            Context(losses, labels, method_key, state.step, state.method_state, epsilon_gradient)
+    batch = batch | {"inputs": augment(train_key, batch["inputs"], batch["place"])}
+    linearized = linearize_losses(loss_fn, state.params, batch)
+    gradient = None
+    if method.needs_clean:
+        inputs = augment(clean_key, clean_batch["inputs"], clean_batch["place"])
+        gradient = epsilon_gradient(
+            loss_fn,
+            state.params,
+            batch,
+            clean_batch | {"inputs": inputs},
+            method=epsilon_method,
+            over=epsilon_over,
+            axis_name=axis_name,
+            linearized=linearized,
         )
-        return _own_share(weights, linearized.losses, axis_name)
+        gradient = gather(gradient)
+    losses, labels = gather(linearized.losses), gather(batch["label"])
+    context = Context(losses, labels, method_key, state.step, state.method_state, gradient)
+    weights, method_state = method.weights(context)
+    own_weights = weights[batch["place"]]
+    new_state, loss = apply_weights(state, linearized, own_weights, tx=tx, axis_name=axis_name)
 
-    new_state, step_metrics = weighted_step(
-        state, batch, weigh, loss_fn=loss_fn, tx=tx, axis_name=axis_name
-    )
-    logits, model_state = step_metrics["aux"]
-    weights = _gather(step_metrics["weights"], axis_name)
-    rows = _gather(batch["row"], axis_name)
-    wrong = jnp.argmax(logits, axis=-1) != batch["label"]
+    outputs, model_state = linearized.aux
     square_sum = jnp.sum(weights**2)
     metrics = {
-        "loss": step_metrics["loss"],
-        "plain_loss": jnp.mean(_gather(step_metrics["losses"], axis_name)),
-        "error": jnp.mean(_gather(wrong.astype(jnp.float32), axis_name)),
+        "loss": loss,
+        "plain_loss": jnp.mean(losses),
+        "error": jnp.mean(gather(task.error(outputs, batch["label"]))),
         "zero_weights": jnp.mean((weights == 0).astype(jnp.float32)),
         "effective_sample_size": jnp.where(square_sum == 0, 0.0, 1 / square_sum),
-        "class_mass": jnp.zeros(logits.shape[-1]).at[labels].add(weights),
         "no_helpful": (square_sum == 0).astype(jnp.float32),
     }
+    if task.name == "classification":
+        metrics["class_mass"] = jnp.zeros(task.num_outputs).at[labels].add(weights)
     history = state.history
-    if not method.trains_on_clean:  # whose rows are not the training set's
-        history = add_visits(history, rows, weights, epsilon_gradient)
+    if not method.trains_on_clean:  # its rows are not the training set's
+        values = {
+            "weight": len(weights) * weights,
+            "margin": gather(task.margin(outputs, batch["label"])),
+        }
+        if "alignment" in history.sums:
+            values["alignment"] = alignment(gradient)
+        history = add_visits(history, gather(batch["row"]), values)
     new_state = new_state.replace(
-        model_state=model_state,
-        method_state=method_state,
-        clean_gradient=clean_gradient,
-        step=state.step + 1,
-        history=history,
+        model_state=model_state, method_state=method_state, step=state.step + 1, history=history
     )
     return new_state, metrics
 
 
-def eval_step(params, model_state, image, *, model) -> jax.Array:
-    """Returns the logits [n, K] of images uint8 [n, H, W, C], in evaluation mode."""
-    return model.apply({"params": params, **model_state}, to_float(image), train=False)
+def eval_step(params, model_state, inputs, *, model: Model) -> jax.Array:
+    """Returns the model's outputs [n, K] in evaluation mode; inputs as they are in the data."""
+    return model.apply(params, model_state, scale_inputs(inputs), train=False, key=None)[0]
 
 
-def augmentation(crop_padding: int, flip: bool):
-    """Returns augment(key, image uint8 [n, H, W, C], place int32 [n]) -> image, alike.
+def augmentation(crop_padding: int, flip: bool) -> Augment:
+    """Returns augment(key, image uint8 [n, H, W, C], place int32 [n]) -> image of the same shape.
 
     Each image is padded with `crop_padding` black pixels a side and cropped at random, and half of
     them are mirrored. What happens to an example depends on the key and on its place in the batch
-    over all devices, and so not on their number.
+    over all devices, not on the number of devices. With neither, any inputs pass through.
     """
 
     def augment_one(key, image):
@@ -152,21 +153,3 @@ def augmentation(crop_padding: int, flip: bool):
         return jax.vmap(augment_one)(keys, image)
 
     return augment
-
-
-def to_float(image: jax.Array) -> jax.Array:
-    """uint8 0..255 -> float32 0..1."""
-    return image.astype(jnp.float32) / 255
-
-
-def _gather(local, axis_name):
-    """This device's rows -> the rows of all devices, in order."""
-    return local if axis_name is None else jax.lax.all_gather(local, axis_name, tiled=True)
-
-
-def _own_share(everywhere, local, axis_name):
-    """The rows of all devices -> the rows that belong to this one."""
-    if axis_name is None:
-        return everywhere
-    start = jax.lax.axis_index(axis_name) * len(local)
-    return jax.lax.dynamic_slice_in_dim(everywhere, start, len(local))
