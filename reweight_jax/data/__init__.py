@@ -1,1 +1,1 @@
-"""Data sets: read, split, corrupted and drawn into batches, by the seed alone."""
+"""Data: read, cut into splits, corrupted and drawn into batches, by the seed and nothing else."""

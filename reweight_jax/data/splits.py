@@ -1,162 +1,300 @@
-"""Data: a source, cut into splits and corrupted by the seed and by nothing else."""
+"""Cuts a data set into splits, and corrupts them, by the seed and by nothing else."""
 
 import numpy as np
 
-from reweight_jax.data import corrupt
-from reweight_jax.data.examples import Examples, Splits, check_sizes, concatenate, stack
-from reweight_jax.data.lazy import LazyImages
-from reweight_jax.data.sources import DATASETS, prepare
-from reweight_jax.errors import UserError, choose
+from reweight_jax.data import corrupt, targets
+from reweight_jax.data.examples import Data, Examples, Part, Splits, concatenate
+from reweight_jax.data.inputs import as_inputs, like_train
+from reweight_jax.data.randomness import generator
+from reweight_jax.data.sources import DATASETS, LABELS_ARE_RIGHT
+from reweight_jax.errors import UserError, choose, prefix
 
 # The paper's background classes, one for each of its five trials (section 4.2): K -> classes.
 BACKGROUND_CLASSES = {10: (0, 1, 3, 5, 7), 100: (7, 12, 41, 62, 85)}
-
-__all__ = [
-    "DATASETS",
-    "Examples",
-    "Splits",
-    "check_sizes",
-    "concatenate",
-    "load",
-    "num_classes_of",
-    "prepare",
-    "stack",
-]
+PARTS = Splits._fields
+NUMBERED = ("train", "clean", "calibration", "hyper_val")  # `Examples.index` runs through these
+CLEAN_MISSING = (
+    "there is no trusted set, and none is drawn from labels of unknown quality; check some labels "
+    "by hand and give them as config.data.clean_path or clean_column (npz: clean_input and "
+    "clean_label; fit: clean=(x, y)), or, if all labels are right, set "
+    "config.data.labels_are_right=True"
+)
 
 
-def load(config, seed: int) -> Splits:
-    """Reads the set `config.name` and cuts it into disjoint splits with exact sizes.
+def load(config, seed: int) -> Data:
+    """Reads the set `config.data.name` and cuts it into splits; see `make_data`.
 
     Args:
-      config: the fields of `config.data`; configs/default.py says what each means.
-      seed: int, draws everything that is drawn.
-
-    Returns:
-      Splits. `train` and `clean` have config.num_train examples together (0: all but hyper_val),
-      config.num_clean of them clean; `clean` is stratified by class and split from the training
-      set; `hyper_val` is as imbalanced as the training set, and has the same label noise; `clean`
-      and `test` have none. `test` is balanced where config.balanced_test is set. Where
-      config.resident is not set, all images are `LazyImages`, and the same ones.
+      config: the whole config; configs/default.py says what each field means.
+      seed: integer that draws everything that is drawn.
 
     Raises:
       UserError: unknown name, missing or malformed data, or sizes that the set cannot give.
     """
-    train, test = choose("config.data.name", config.name, DATASETS)(config)
-    if not config.resident:
-        train, test = ((LazyImages(image), label) for image, label in (train, test))
-    num_classes = _num_classes(config, train[1], test[1])
-    train, test = (_examples(part, config.classes) for part in (train, test))
-    rng = np.random.default_rng([seed, 0])
-    add_noise = _noise(config, num_classes, seed, rng)
-    if config.imbalance_factor:
-        if config.imbalance_ratio:
-            raise UserError("config.data.imbalance_factor and imbalance_ratio: set one of the two")
-        available = np.bincount(train.label, minlength=num_classes)
-        kept = corrupt.long_tailed_counts(available, config.imbalance_factor)
-        field = "config.data.imbalance_factor"
-        train = train.take(corrupt.draw_per_class(train.label, kept, rng, field))
-    if config.imbalance_ratio:
-        if not config.num_train:
-            raise UserError("config.data.num_train: 0; imbalance_ratio needs a number")
-        dominant = _dominant(config, num_classes)
-
-        def counts(examples, size):
-            del examples
-            return corrupt.imbalanced_counts(num_classes, dominant, size, config.imbalance_ratio)
-    else:
-
-        def counts(examples, size):
-            return _proportional_counts(examples.label, num_classes, size)
-
-    def draw(examples, wanted, field):
-        rows = corrupt.draw_per_class(examples.label, wanted, rng, f"config.data.{field}")
-        rest = np.setdiff1d(np.arange(len(examples.label)), rows)
-        return examples.take(rows), examples.take(rest)
-
-    if config.num_train:
-        chosen, rest = draw(train, counts(train, config.num_train), "num_train")
-        hyper_val, _ = draw(rest, counts(rest, config.num_hyper_val), "num_hyper_val")
-    else:
-        hyper_val, chosen = draw(train, counts(train, config.num_hyper_val), "num_hyper_val")
-    even = corrupt.even_counts(num_classes, config.num_clean, "config.data.num_clean")
-    clean, chosen = draw(chosen, even, "num_clean")
-    if not len(chosen.label):
-        raise UserError("config.data.num_clean: takes the whole training set")
-    if config.balanced_test:
-        per_class = np.bincount(test.label, minlength=num_classes).min()
-        if not per_class:
-            raise UserError("config.data.balanced_test: a class has no test example")
-        test, _ = draw(test, np.full(num_classes, per_class), "balanced_test")
-    chosen = chosen.take(rng.permutation(len(chosen.label)))
-    return Splits(add_noise(chosen), clean, add_noise(hyper_val), test)
+    name = config.data.name
+    parts = choose("config.data.name", name, DATASETS)(config.data)
+    source = config.data.path or name
+    return make_data(parts, config, seed, source=source, labels_are_right=name in LABELS_ARE_RIGHT)
 
 
-def num_classes_of(config, splits: Splits) -> int:
-    """How many classes a loaded set has, K; the training set may lack one that is rare."""
-    largest = max(int(part.label.max()) for part in splits)
-    return len(config.classes) or config.num_classes or largest + 1
+def make_data(
+    parts: dict[str, Part],
+    config,
+    seed: int,
+    *,
+    source: str = "data",
+    labels_are_right: bool = False,
+) -> Data:
+    """Encodes the labels of a source, cuts it into disjoint splits, and adds label noise.
 
+    Parts that the source has are taken whole, and never get noise: "clean" (num_clean is then
+    ignored), "calibration", "hyper_val" and "test". Else:
 
-def _num_classes(config, train_label, test_label):
-    """K of the source, after choosing classes; raises UserError for labels beyond it."""
-    num_classes = config.num_classes or int(train_label.max()) + 1
-    for name, label in (("train", train_label), ("test", test_label)):
-        if label.min() < 0 or label.max() >= num_classes:
-            raise UserError(
-                f"{config.path or config.name}: {name} labels are {label.min()}..{label.max()}; "
-                f"valid: 0..{num_classes - 1} (config.data.num_classes; 0: by the train labels)"
-            )
-    if num_classes < 2:
-        raise UserError(f"{config.path or config.name}: all labels are 0; two classes are needed")
-    return len(config.classes) or num_classes
+    - hyper_val: config.data.num_hyper_val examples of train, as imbalanced and as noisy as it is.
+    - clean: config.data.num_clean examples of train, equally many of each class, before noise is
+      added. Only if train's labels are known to be right: `labels_are_right`,
+      config.data.labels_are_right, or noise or imbalance that is injected here. None otherwise.
+    - calibration: config.data.num_calibration examples out of clean, with its shares of classes.
+    - test: None.
 
+    If config.data.num_train is set, this many examples are kept for train, and for clean if that is
+    drawn from it. For multi_label and regression all draws are uniform over the examples.
 
-def _examples(part, classes):
-    """Keeps the chosen classes (all where none is named) and numbers them 0..K-1, in that order."""
-    image, label = part
-    index = np.arange(len(label), dtype=np.int64)
-    if classes:
-        missing = [k for k in classes if not np.any(label == k)]
-        if missing or len(set(classes)) < max(2, len(classes)):
-            raise UserError(
-                f"config.data.classes: {tuple(classes)}; must be two or more different labels of "
-                f"the set, 0..{label.max()}"
-            )
-        new_label = np.full(max(label.max(), *classes) + 1, -1)
-        new_label[list(classes)] = np.arange(len(classes))
-        keep = np.flatnonzero(new_label[label] >= 0)
-        image, index, label = image.take(keep, axis=0), index[keep], new_label[label[keep]]
-    label = label.astype(np.int32)
-    return Examples(image, label, label.copy(), index)
+    Args:
+      parts: split name -> Part; "train" is required.
+      config: the whole config; its fields `task` and `data` are read.
+      seed: integer that draws everything that is drawn.
+      source: a file or name of the set, with which messages about its contents begin.
+      labels_are_right: whether the labels of `parts` are known to be right.
 
+    Returns:
+      Data. true_label is None unless the labels are known to be right.
 
-def _noise(config, num_classes, seed, rng):
-    """Returns Examples -> Examples with the label noise that `config` names."""
-
-    def none(labels):
-        return labels
-
-    def uniform(labels):
-        return corrupt.uniform_flip(labels, config.noise_ratio, num_classes, rng)
-
-    def background(labels):
-        return corrupt.background_flip(labels, config.noise_ratio, background_class, rng)
-
-    kinds = {"none": none, "uniform_flip": uniform, "background_flip": background}
-    flip = choose("config.data.noise", config.noise, kinds)
-    if config.noise == "none" and config.noise_ratio:
-        raise UserError(
-            f"config.data.noise_ratio: {config.noise_ratio:g}, but config.data.noise is none; "
-            "choose uniform_flip or background_flip"
+    Raises:
+      UserError: malformed data, or sizes that the set cannot give.
+    """
+    fields = config.data
+    with prefix(source):
+        unknown = [name for name in parts if name not in PARTS]
+        if unknown or "train" not in parts:
+            raise ValueError(f"has the parts {sorted(parts)}; valid: {', '.join(PARTS)}")
+        is_known = labels_are_right or fields.labels_are_right or _is_corrupted(fields)
+        columns = _columns(parts["train"].columns, parts["train"].inputs)
+        tags = _columns(parts["train"].tags, parts["train"].label)
+        encoded, classes, num_outputs = targets.encode(
+            config.task,
+            {name: part.label for name, part in parts.items()},
+            num_classes=fields.num_classes if config.task == "classification" else 0,
+            tags=tags,
         )
-    if config.noise == "background_flip":
-        background_class = _background(config, num_classes, seed)
-    return lambda examples: examples._replace(label=flip(examples.label).astype(np.int32))
+        sets = _number(parts, encoded, is_known)
+    if config.task == "classification":
+        sets, classes = _choose_classes(sets, classes, tuple(fields.classes))
+        num_outputs = len(classes)
+    else:
+        _check_unclassified(config)
+    has_classes = config.task == "classification"
+    splits = _split(sets, fields, seed, classes if has_classes else None, is_known)
+    return Data(splits, classes, num_outputs, _ids(parts), columns)
 
 
-def _background(config, num_classes, seed):
-    """The class named by the config, or the one of the paper's trials that the seed stands for."""
-    chosen = config.background_class
+def with_clean_in_train(splits: Splits) -> Splits:
+    """Returns the splits with the clean examples appended to the training set."""
+    return splits._replace(train=concatenate(splits.train, splits.clean))
+
+
+def _is_corrupted(fields):
+    return fields.noise != "none" or bool(fields.imbalance_ratio or fields.imbalance_factor)
+
+
+def _columns(names, table):
+    """Names of a table's columns, which a DataFrame has itself."""
+    return tuple(names) or tuple(str(name) for name in getattr(table, "columns", ()))
+
+
+def _number(parts, encoded, is_known):
+    """Returns Examples of each part, with inputs checked and rows numbered."""
+    sets, start, train = {}, 0, None
+    for name in PARTS:  # train first, which the others must be like
+        if name not in parts:
+            continue
+        inputs = as_inputs(parts[name].inputs, f"{name}_input")
+        inputs = inputs if train is None else like_train(inputs, train, f"{name}_input")
+        train = inputs if train is None else train
+        label = encoded[name]
+        size = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
+        if size != len(label):
+            raise ValueError(f"{name}_input has {size} rows, but {name}_label has {len(label)}")
+        first = start if name in NUMBERED else 0
+        index = np.arange(first, first + size, dtype=np.int64)
+        start += size
+        sets[name] = Examples(inputs, label, label.copy() if is_known else None, index)
+    return sets
+
+
+def _ids(parts):
+    """Names of all numbered rows, str [M], or None if there are no names."""
+    numbered = [parts[name] for name in NUMBERED if name in parts]
+    if all(part.id is None for part in numbered):
+        return None
+    ids = [np.arange(len(part.label)) if part.id is None else part.id for part in numbered]
+    return np.concatenate([np.asarray(part_ids).astype(str) for part_ids in ids])
+
+
+def _choose_classes(sets, classes, chosen):
+    """Keeps the examples of the chosen classes, renumbered in their order; of all if none is."""
+    if not chosen:
+        return sets, classes
+    if set(chosen) - set(classes) or len(set(chosen)) < max(2, len(chosen)):
+        valid = ", ".join(map(str, classes[:10])) + (", ..." if classes[10:] else "")
+        raise UserError(
+            f"config.data.classes: {chosen}; must be two or more different labels of: {valid}"
+        )
+    new_label = np.full(len(classes), -1, np.int32)
+    new_label[[classes.index(name) for name in chosen]] = np.arange(len(chosen))
+    kept = {}
+    for name, examples in sets.items():
+        rows = np.flatnonzero(new_label[examples.label] >= 0)
+        examples = examples.take(rows)
+        label = new_label[examples.label]
+        is_known = examples.true_label is not None
+        kept[name] = examples._replace(label=label, true_label=label.copy() if is_known else None)
+        if not len(rows):
+            raise UserError(f"config.data.classes: {chosen}; the {name} part has none of them")
+    return kept, chosen
+
+
+def _check_unclassified(config):
+    """Raises UserError if a field is set that has a meaning only for classes."""
+    default = {"noise": "none", "classes": (), "balanced_test": False}
+    default |= dict.fromkeys(("noise_ratio", "imbalance_ratio", "imbalance_factor"), 0)
+    for name, value in (default | {"num_classes": 0}).items():
+        if config.data[name] != value:
+            raise UserError(
+                f"config.data.{name}: {config.data[name]}; only for task='classification', but "
+                f"config.task is {config.task}"
+            )
+
+
+def _split(sets, fields, seed, classes, is_known):
+    """Draws what the source has no part of; returns Splits, with noise. `classes`: or None."""
+    train = sets["train"]
+    num_classes = classes and len(classes)
+    rows = np.arange(train.size)  # of train; only rows move until the end, to copy inputs once
+
+    def draw(rows, total, field, counts=corrupt.proportional_counts, label=train.label):
+        """Returns (`total` of the rows, the others), both sorted."""
+        rng = generator(seed, field.replace("num_", "split_"))
+        with prefix(f"config.data.{field}"):
+            if num_classes is None:
+                if total > len(rows):
+                    raise ValueError(f"{total} examples wanted, of {len(rows)} left")
+                drawn = np.sort(rng.choice(len(rows), total, replace=False))
+            else:
+                wanted = counts(label[rows], num_classes, total)
+                drawn = corrupt.draw_per_class(label[rows], wanted, rng)
+        return rows[drawn], np.delete(rows, drawn)
+
+    if fields.imbalance_factor:
+        with prefix("config.data.imbalance_factor"):
+            available = np.bincount(train.label, minlength=num_classes)
+            kept = corrupt.long_tailed_counts(available, fields.imbalance_factor)
+        rows = corrupt.draw_per_class(train.label, kept, generator(seed, "long_tail"))
+    counts = _train_counts(fields, classes)
+    if fields.num_train:
+        rows, pool = draw(rows, fields.num_train, "num_train", counts)
+    hyper_val, clean, calibration, test = map(sets.get, ("hyper_val", *PARTS[1:3], "test"))
+    noise = _noise(fields, num_classes, seed)
+    if hyper_val is None and fields.num_hyper_val:
+        if fields.num_train:
+            drawn, _ = draw(pool, fields.num_hyper_val, "num_hyper_val", counts)
+        else:
+            drawn, rows = draw(rows, fields.num_hyper_val, "num_hyper_val", counts)
+        hyper_val = noise(train.take(drawn), "noise_hyper_val")
+    if clean is None and fields.num_clean and is_known:
+        drawn, rows = draw(rows, fields.num_clean, "num_clean", _even_counts)
+        if not len(rows):
+            raise UserError("config.data.num_clean: takes the whole training set")
+        clean = train.take(drawn)
+    if calibration is None and fields.num_calibration:
+        if clean is None:
+            raise UserError(f"config.data.num_calibration: {CLEAN_MISSING}")
+        every = np.arange(clean.size)
+        drawn, rest = draw(every, fields.num_calibration, "num_calibration", label=clean.label)
+        if not len(rest):
+            raise UserError("config.data.num_calibration: takes the whole clean set")
+        clean, calibration = clean.take(rest), clean.take(drawn)
+    if fields.balanced_test and test is not None:
+        test = _balance(test, num_classes, generator(seed, "balanced_test"))
+    train = train if len(rows) == train.size else train.take(rows)
+    return Splits(noise(train, "noise_train"), clean, calibration, hyper_val, test)
+
+
+def _even_counts(label, num_classes, total):
+    del label
+    return corrupt.even_counts(num_classes, total)
+
+
+def _train_counts(fields, classes):
+    """Returns (label, K, total) -> how many examples of each class train and hyper_val have."""
+    if not fields.imbalance_ratio:
+        return corrupt.proportional_counts
+    if fields.imbalance_factor:
+        raise UserError("config.data.imbalance_factor and imbalance_ratio: set one of the two")
+    if not fields.num_train:
+        raise UserError("config.data.num_train: 0; imbalance_ratio needs a number")
+    if fields.dominant_class not in classes:
+        raise UserError(f"config.data.dominant_class: {fields.dominant_class} is not in {classes}")
+
+    def counts(label, num_classes, total):
+        del label
+        dominant = classes.index(fields.dominant_class)
+        with prefix("config.data.imbalance_ratio"):
+            return corrupt.imbalanced_counts(num_classes, dominant, total, fields.imbalance_ratio)
+
+    return counts
+
+
+def _balance(test, num_classes, rng):
+    """Returns as many examples of each class as the rarest one has."""
+    per_class = np.bincount(test.label, minlength=num_classes).min()
+    if not per_class:
+        raise UserError("config.data.balanced_test: a class has no test example")
+    return test.take(corrupt.draw_per_class(test.label, np.full(num_classes, per_class), rng))
+
+
+def _noise(fields, num_classes, seed):
+    """Returns (Examples, stream) -> Examples with the label noise that the config names."""
+
+    def uniform(labels, rng):
+        return corrupt.uniform_flip(labels, fields.noise_ratio, num_classes, rng)
+
+    def background(labels, rng):
+        return corrupt.background_flip(labels, fields.noise_ratio, background_class, rng)
+
+    kinds = {"none": None, "uniform_flip": uniform, "background_flip": background}
+    flip = choose("config.data.noise", fields.noise, kinds)
+    if flip is None:
+        if fields.noise_ratio:
+            raise UserError(
+                f"config.data.noise_ratio: {fields.noise_ratio:g}, but config.data.noise is none; "
+                "choose uniform_flip or background_flip"
+            )
+        return lambda examples, stream: examples
+    if flip is background:
+        background_class = _background(fields, num_classes, seed)
+
+    def add_noise(examples, stream):
+        with prefix("config.data.noise_ratio"):
+            label = flip(examples.label, generator(seed, stream))
+        return examples._replace(label=label.astype(np.int32))
+
+    return add_noise
+
+
+def _background(fields, num_classes, seed):
+    """Returns the class named by the config, or that of the paper's trial with this seed."""
+    chosen = fields.background_class
     if chosen == -1 and num_classes in BACKGROUND_CLASSES:
         classes = BACKGROUND_CLASSES[num_classes]
         return classes[seed % len(classes)]
@@ -166,23 +304,3 @@ def _background(config, num_classes, seed):
             + (", or -1" if num_classes in BACKGROUND_CLASSES else "")
         )
     return chosen
-
-
-def _dominant(config, num_classes):
-    classes = tuple(config.classes) or tuple(range(num_classes))
-    if config.dominant_class not in classes:
-        raise UserError(f"config.data.dominant_class: {config.dominant_class} is not in {classes}")
-    return classes.index(config.dominant_class)
-
-
-def _proportional_counts(label, num_classes, size):
-    """`size` split over the classes as the labels are, to rounding; the largest remainders win."""
-    if size > len(label):
-        raise UserError(
-            f"config.data.num_train and num_hyper_val: {size} examples wanted, of {len(label)} left"
-        )
-    share = np.bincount(label, minlength=num_classes) * (size / max(len(label), 1))
-    counts = np.floor(share).astype(np.int64)
-    order = np.argsort(-(share - counts), kind="stable")
-    counts[order[: size - counts.sum()]] += 1
-    return counts
