@@ -86,7 +86,7 @@ class TrainingLog:
                 self.write_due()
 
     def write_due(self) -> None:
-        """Writes the interval that has ended, if any; UserError if one of its losses is not finite."""
+        """Writes the interval that has ended, if any; UserError if a loss is not finite."""
         if self._due is None:
             return
         (step, metrics), self._due = self._due, None

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from reweight_jax import data
 from reweight_jax.data.examples import Data, Splits, arrays_of, map_inputs
-from reweight_jax.data.splits import CLEAN_MISSING, with_clean_in_train
-from reweight_jax.errors import UserError, choose, prefix
+from reweight_jax.data.splits import CLEAN_MISSING, load, with_clean_in_train
+from reweight_jax.errors import UserError, prefix
 from reweight_jax.methods import METHODS, Method
 from reweight_jax.models import (
     MODELS,
@@ -70,11 +69,11 @@ class Experiment(NamedTuple):
 
 
 def load_experiment(config, devices=None) -> Experiment:
-    """Returns the experiment that `config` describes, with its data read; UserError if it cannot."""
+    """Returns the experiment that `config` describes, with its data read."""
     check_config(config)
     devices = list(devices or on_devices.all_devices())
     check_batch(config, devices)
-    return make_experiment(config, data.load(config, config.seed), devices=devices)
+    return make_experiment(config, load(config, config.seed), devices=devices)
 
 
 def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> Experiment:
@@ -99,7 +98,9 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
             f"config.task is {config.task}"
         )
     phases = phases_of(config)
-    if splits.clean is None and any(p.method.needs_clean or p.method.trains_on_clean for p in phases):
+    if splits.clean is None and any(
+        p.method.needs_clean or p.method.trains_on_clean for p in phases
+    ):
         raise UserError(CLEAN_MISSING)
     if splits.clean is not None:
         if CLEAN_IN_TRAIN[config.data.clean_in_train](method):

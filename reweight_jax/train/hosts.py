@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from reweight_jax.errors import UserError
+from reweight_jax.records.workdir import flatten
 
 JOIN_TIMEOUT_S = 300  # hosts of one job may start minutes apart
 HEARTBEAT_TIMEOUT_S = 30  # JAX then considers a silent process lost, and ends the others
@@ -89,6 +90,14 @@ def from_first(compute):
     text = json.dumps(compute()).encode() if is_first() else b""
     size = int(broadcast(np.int32(len(text))))
     return json.loads(bytes(broadcast(np.frombuffer(text.ljust(size), np.uint8))))
+
+
+def check_same(config_json: str) -> None:
+    """Raises UserError, naming a field, if the processes have configs that differ."""
+    own = flatten(json.loads(config_json))
+    for name, value in from_first(lambda: own).items():
+        if own[name] != value:
+            raise UserError(f"config.{name}: {own[name]}, but {value} in the first process")
 
 
 def broadcast(tree):

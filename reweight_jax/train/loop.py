@@ -1,239 +1,219 @@
-"""The story of a run, top to bottom."""
+"""The story of one run, top to bottom."""
 
 import contextlib
 import functools
+import io
 import itertools
 import os
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from reweight_jax.data import splits as data
-from reweight_jax.data.batches import CLEAN_SEED, batch_rows, shuffled
-from reweight_jax.data.stream import stream_images
+from reweight_jax.data.batches import batch_rows, shuffled
+from reweight_jax.data.examples import map_inputs
+from reweight_jax.data.feed import stream_inputs
 from reweight_jax.errors import UserError
-from reweight_jax.methods import METHODS, Method
-from reweight_jax.models import create_model
-from reweight_jax.paper import seeds
-from reweight_jax.records import report
-from reweight_jax.train import devices as parallel
+from reweight_jax.history import history_means
+from reweight_jax.records import metrics, plots, result
+from reweight_jax.records.workdir import Workdir
+from reweight_jax.train import devices as on_devices
+from reweight_jax.train import hosts
 from reweight_jax.train.checkpoints import Checkpoints
-from reweight_jax.train.config import FINETUNE_FROM, check_config, check_finite
-from reweight_jax.train.evaluate import EVALUATED
-from reweight_jax.train.run import Run, folders_of
-from reweight_jax.train.state import create_optimizer, create_train_state, learning_rate_schedule
-from reweight_jax.train.step import augmentation, train_step
+from reweight_jax.train.config import Experiment, load_experiment
+from reweight_jax.train.evaluate import evaluate_splits, weight_statistics, wrong_labels
+from reweight_jax.train.phases import Phase
+from reweight_jax.train.state import create_optimizer, create_train_state
+from reweight_jax.train.step import train_step
 
-EVAL_BATCH_SIZE = 500
-
-
-class Phase(NamedTuple):
-    """Steps `start` to `stop` of a run, of one method and one learning rate schedule.
-
-    Attributes:
-      name: of its scores in result.json.
-      start, stop: steps of the run.
-      method: how it trains.
-      schedule: of the learning rate.
-      from_best: whether it starts from the state that was best on hyper_val, not from the last one.
-    """
-
-    name: str
-    start: int
-    stop: int
-    method: Method
-    schedule: optax.Schedule
-    from_best: bool = False
-
-
-def phases_of(config) -> list[Phase]:
-    """The training of `config.method`, and fine-tuning on the clean set where that is asked for."""
-    schedule = learning_rate_schedule(config)
-    phases = [Phase("last", 0, config.num_steps, METHODS[config.method], schedule)]
-    constant = optax.constant_schedule(config.finetune_learning_rate)
-    for begin in FINETUNE_FROM[config.finetune_from]:
-        start = phases[-1].stop
-        stop = start + config.finetune_steps
-        clean_only = METHODS["clean_only"]
-        name = f"finetuned_{begin}"
-        phases.append(Phase(name, start, stop, clean_only, constant, begin == "best"))
-    return phases
+STEPS_PER_DISPATCH = 25  # on accelerators; a CPU takes one: a dispatch costs it nothing
 
 
 def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict:
-    """Trains as `config` says, or goes on where an earlier run in `workdir` stopped.
+    """Trains as `config` says, or goes on from where an earlier run in `workdir` stopped.
 
     Args:
       config: locked ConfigDict; configs/default.py says what each field means.
       workdir: folder of the run.
-      devices: those to use, of all processes; all of them where None.
+      devices: those to use, of all processes; all of them if None.
 
     Returns:
-      The contents of result.json; of many seeds (config.num_seeds) their means and intervals, and
-      each seed has a folder of its own, workdir/seed<seed>, as a run of it alone would fill.
+      The contents of result.json.
 
     Raises:
-      UserError: what the user can mend, in one line, before anything is trained; or a loss that is
+      UserError: a mistake of the user, in one line, before anything is trained; or a loss that is
         no longer finite (the last checkpoint before it is kept).
     """
-    devices = list(devices or parallel.all_devices())
-    check_config(config)
-    parallel.check_divisible(config.batch_size, devices)
-    phases = phases_of(config)
-    dispatch_of = functools.partial(
-        parallel.steps_per_dispatch,
-        config.steps_per_dispatch,
-        devices,
-        *(phase.stop for phase in phases),
-        config.log_every_steps,
-        config.eval_every_steps,
-        config.checkpoint_every_steps,
-    )
-    dispatch_of(0)  # a value that does not fit is named before anything is read
-    method, num_seeds = METHODS[config.method], config.num_seeds
-    shared = None if num_seeds == 1 else workdir
-    runs = [Run(one, folder, method, shared) for one, folder in folders_of(config, workdir)]
-    workdir = report.open_workdir(workdir, config)
-    data.check_sizes([run.splits.train for run in runs])
-    num_classes = max(run.num_classes for run in runs)
-    model = create_model(config.model, num_classes, parallel.axis_name(devices))
+    return train(load_experiment(config, devices), workdir)
 
-    tx = create_optimizer(config, phases[0].schedule)
-    states = []
-    for run in runs:
-        key = jax.random.key(run.config.seed)
-        arguments = (key, model, tx, method, run.config, run.splits.train, num_classes)
-        states.append(create_train_state(*arguments))
-    state = parallel.place_state(parallel.stack(states), devices)
-    largest = max(len(getattr(run.splits, name).label) for run in runs for name in EVALUATED)
-    predict = parallel.compile_predict(model, min(EVAL_BATCH_SIZE, largest), devices)
 
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        state = checkpoints.restore_latest(like=state) or state
-        state = parallel.place_state(state, devices)
-        step = int(np.max(state.step))
+def train(experiment: Experiment, workdir: str | os.PathLike, *, progress: bool = True) -> dict:
+    """Runs the phases of `experiment`; arguments, result and errors as `train_and_evaluate`."""
+    config, task, phases, devices = (
+        experiment.config, experiment.task, experiment.phases, experiment.devices,
+    )  # fmt: skip
+    hosts.check_same(config.to_json())
+    folder = Workdir(workdir, config, experiment.facts, writes=hosts.is_first())
+    host_input = experiment.method.host_input
+    host_input = hosts.from_first(lambda: host_input(config)) if host_input else None
+    state = on_devices.place_state(create_train_state(experiment, host_input), devices)
+    predict = on_devices.compile_predict(experiment.model, devices)
+    wrong = wrong_labels(experiment.splits.train)
+
+    with Checkpoints(folder.path / "checkpoints") as checkpoints, contextlib.ExitStack() as stack:
+        state = on_devices.place_state(checkpoints.restore_latest(like=state) or state, devices)
+        step = int(state.step)
         if step > phases[-1].stop:
+            raise UserError(f"config.num_steps: {config.num_steps}; {workdir} is at step {step}")
+        records = hosts.from_first(lambda: metrics.read_metrics(folder.path))
+        writer = metrics.MetricsWriter(folder, [r for r in records if r["step"] <= step])
+        stack.callback(writer.close)
+        name = f"{config.method} seed {config.seed}"
+        shown = progress and folder.writes
+        bar = metrics.progress_bar(name, step, phases[-1].stop, shown=shown)
+        log = metrics.TrainingLog(writer, stack.enter_context(bar))
+        best = result.best_evaluation(writer.of_kind("eval"), task, config.num_steps)
+        if best is None and step >= config.eval_every_steps:
             raise UserError(
-                f"config.num_steps: {config.num_steps}, but {workdir} has come to step {step}"
+                f"{folder.path}/metrics.jsonl: has no evaluation, but there is a checkpoint of "
+                f"step {step}; put the file back, or remove the folder"
             )
-        steps_per_dispatch = dispatch_of(step)
-        report.write_config(workdir, config)
-        with contextlib.ExitStack() as opened:
-            writers = {
-                run.config.seed: opened.enter_context(contextlib.closing(run.open(step)))
-                for run in runs
-            }
-            bar = opened.enter_context(report.progress_bar(config, step, phases[-1].stop))
-            log = report.TrainingLog(writers, bar)
-            checkpoints.keep({run.best["step"] for run in runs if run.best})
+        checkpoints.keep(best and best["step"])
 
-            def evaluate(phase, state, step):
-                """Evaluates all seeds; returns whether one of them is at its best."""
-                ends, chooses = step == phase.stop, phase is phases[0]
-                states = (parallel.of_seed(state, i, num_seeds) for i in range(num_seeds))
-                is_best = [
-                    run.evaluate(predict, own, step, chooses=chooses, ends=ends)
-                    for run, own in zip(runs, states, strict=True)
-                    if not run.has_confusion(step)  # one that was stopped while it was evaluated
-                ]
-                checkpoints.keep({run.best["step"] for run in runs})
-                return any(is_best)
+        def evaluate(phase, step) -> bool:
+            """Records the scores of `step`; returns whether they are the best of the training."""
+            scores, confusion = evaluate_splits(predict, experiment.splits, task, state)
+            record = {"step": step, "kind": "eval", **scores}
+            if phase is phases[0]:
+                known = wrong is not None
+                means = history_means(state.history)
+                record["weights"] = weight_statistics(means, wrong) if known else {}
+            writer.write(record)
+            best = result.best_evaluation(writer.of_kind("eval"), task, config.num_steps)["step"]
+            if confusion and step in (best, phase.stop):
+                writer.write({"step": step, "kind": "confusion", **confusion})
+            checkpoints.keep(best)
+            return step == best
 
-            if step == phases[0].stop and not all(run.has_confusion(step) for run in runs):
-                evaluate(phases[0], state, step)  # a run that is told to end where it was stopped
-            for phase in phases:
-                if step >= phase.stop:
-                    continue
-                if phase.from_best and step == phase.start:
-                    best = [checkpoints.restore(run.best["step"], like=state) for run in runs]
-                    best = [parallel.of_seed(s, i, num_seeds) for i, s in enumerate(best)]
-                    state = parallel.stack(best)
-                    state = state.replace(step=jnp.full_like(state.step, step))
-                    state = parallel.place_state(state, devices)
-                steps = range(step, phase.stop, steps_per_dispatch)
-                advance = make_advance(phase, model, runs, devices, steps, opened)
-                while step < phase.stop:
-                    state, metrics = advance(state, step, steps_per_dispatch)
-                    log.write_due()  # the interval before: an accelerator is at work on the next
-                    step += steps_per_dispatch
-                    last = step == phase.stop
-                    log.add(step, metrics, due=step % config.log_every_steps == 0 or last)
-                    evaluates = step % config.eval_every_steps == 0 or last
-                    saves = step % config.checkpoint_every_steps == 0 or last
-                    if evaluates or saves:
-                        with log.paused():
-                            check_finite(state, list(writers))
-                            is_best = evaluates and evaluate(phase, state, step)
-                            if saves or is_best:
-                                checkpoints.save(state)
+        if step == phases[0].stop and all(r["step"] != step for r in writer.of_kind("confusion")):
+            evaluate(phases[0], step)  # a longer run that was stopped here, and now ends here
+        for phase in phases:
+            if step >= phase.stop:
+                continue
+            if phase.begin == "best" and step == phase.start:
+                best = result.best_evaluation(writer.of_kind("eval"), task, config.num_steps)
+                best_state = checkpoints.restore(best["step"], like=state)
+                state = best_state.replace(step=jnp.asarray(step), history=state.history)
+                state = on_devices.place_state(state, devices)
+            for end, dispatch in dispatches(experiment, phase, step, stack):
+                step, (state, step_metrics) = end, dispatch(state)
+                log.write_due()  # of the interval before: an accelerator is at work on the next
+                is_last = step == phase.stop
+                log.add(step, step_metrics, due=step % config.log_every_steps == 0 or is_last)
+                evaluates = step % config.eval_every_steps == 0 or is_last
+                saves = step % config.checkpoint_every_steps == 0 or is_last
+                if evaluates or saves:
+                    with log.paused():
+                        check_finite(state)
+                        is_best = evaluates and evaluate(phase, step)
+                        if saves or is_best:
+                            checkpoints.save(state)
 
-    results = [run.finish(phases, devices) for run in runs]
-    if num_seeds == 1:
-        return results[0]
-    summary = seeds.summarize(results)
-    report.write_atomically(workdir / "result.json", report.to_json(summary))
-    return summary
+    return finish(experiment, folder, writer.records, state)
 
 
-def make_advance(phase, model, runs, devices, steps, streams):
-    """Compiles a phase: advance(state, step, k) -> (state, metrics [k, ...]) takes its k steps.
+def dispatches(experiment: Experiment, phase: Phase, start: int, stack: contextlib.ExitStack):
+    """Compiles a phase, and yields (the step it ends at, state -> (state, metrics)) in turn.
 
-    It must be called for each of `steps` in turn, a range in strides of k. Where the set trained on
-    is lazy, its images are read ahead until the ExitStack `streams` is left.
+    A dispatch is `config.steps_per_dispatch` steps, or those that are left of the logging interval
+    or of the phase. Streamed inputs are read ahead until `stack` is closed.
     """
-    config, method = runs[0].config, phase.method  # which differ between the seeds by the seed
-    trains = [run.splits.clean if method.trains_on_clean else run.splits.train for run in runs]
-    cleans = [run.splits.clean for run in runs]
+    config, method, devices = experiment.config, phase.method, experiment.devices
+    splits, seed, n = experiment.splits, config.seed, config.batch_size
+    train = splits.clean if method.trains_on_clean else splits.train
+    clean = splits.clean if method.needs_clean else None
     step_function = functools.partial(
         train_step,
-        model=model,
+        model=experiment.model,
+        task=experiment.task,
         method=method,
         tx=create_optimizer(config, phase.schedule),
         epsilon_method=config.epsilon_method,
-        epsilon_params=config.epsilon_params,
-        augment=augmentation(config.data.crop_padding, config.data.flip),
-        axis_name=parallel.axis_name(devices),
+        epsilon_over=config.epsilon_over,
+        augment=experiment.augment,
+        axis_name=on_devices.axis_name(devices),
     )
-    advance_all = parallel.compile_train_steps(
-        step_function,
-        data.stack(trains),
-        data.stack(cleans) if method.needs_clean else None,
-        devices,
-        len(runs),
-    )
-    samplers = [
-        method.sampler(train.label, run.config.seed)
-        for run, train in zip(runs, trains, strict=True)
-    ]
-    clean_samplers = [
-        shuffled(clean.label, run.config.seed + CLEAN_SEED)
-        for run, clean in zip(runs, cleans, strict=True)
-    ]
-    own_part = parallel.own_part(config.batch_size, devices)
-    clean_size = min(config.clean_batch_size, len(cleans[0].label))
-    every = config.clean_gradient_every if method.needs_clean else 1
-    images = itertools.repeat(None)  # of a resident set the rows say it all
-    if trains[0].is_lazy:
-        batches = stream_images(
-            trains[0].image, samplers[0], steps, config.batch_size, config.data.workers, own_part
+    resident = config.data.resident or method.trains_on_clean
+    run = on_devices.compile_steps(step_function, train, clean, devices, resident=resident)
+    rows_of = method.sampler(train.label, seed)
+    clean_rows_of = clean and shuffled(clean.label, seed, "clean")
+    m = clean and min(config.clean_batch_size, clean.size)
+    most = config.steps_per_dispatch or (1 if on_devices.on_cpu(devices) else STEPS_PER_DISPATCH)
+    lengths = [*_lengths(start, phase.stop, most, config.log_every_steps)]
+    inputs: Iterator[Any] = itertools.repeat(None)  # a resident set needs only the rows
+    if not resident:
+        part = on_devices.own_part(n, devices)
+        settings = (start, phase.stop, n, config.data.workers, part)
+        batches = stack.enter_context(
+            contextlib.closing(stream_inputs(train.inputs, rows_of, *settings))
         )
-        images = parallel.put_ahead(streams.enter_context(contextlib.closing(batches)), devices)
+        parts = (list(itertools.islice(batches, k)) for k in lengths)
+        stacked = (map_inputs(lambda *arrays: np.stack(arrays), *part) for part in parts)
+        inputs = on_devices.put_ahead(stacked, devices)
+    step = start
+    for k in lengths:
+        rows = batch_rows(rows_of, step, k, n)
+        clean_rows = clean and batch_rows(clean_rows_of, step, k, m)
+        step += k
+        yield step, lambda state: run(state, rows, clean_rows, next(inputs))  # noqa: B023
 
-    def rows_of_all(samplers, *arguments):
-        rows = [batch_rows(rows_of, *arguments) for rows_of in samplers]
-        return rows[0] if len(rows) == 1 else np.stack(rows)
 
-    def advance(state, step, num_steps):
-        rows = rows_of_all(samplers, step, num_steps, config.batch_size, own_part)
-        clean_rows = None
-        if method.needs_clean:
-            clean_rows = rows_of_all(clean_samplers, step, num_steps, clean_size)
-        fresh = None
-        if every > 1:
-            fresh = tuple(i % every == 0 for i in range(step, step + num_steps))
-        return advance_all(state, rows, clean_rows, next(images), fresh)
+def _lengths(start, stop, most, interval):
+    while start < stop:
+        k = min(most, stop - start, interval - start % interval)
+        start += k
+        yield k
 
-    return advance
+
+def check_finite(state) -> None:
+    """Raises UserError if a parameter is not finite: such a state must not become a checkpoint."""
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)]
+    if not all(jax.device_get(finite)):
+        raise UserError(
+            f"the parameters after step {int(state.step)} are not finite; the last checkpoint "
+            "before it is kept. Lower config.learning_rate, or look for bad values in the data"
+        )
+
+
+def finish(experiment: Experiment, folder: Workdir, records: list[dict], state) -> dict:
+    """Writes examples.npz, the plots and, last, result.json; returns its contents."""
+    train, phases = experiment.splits.train, experiment.phases
+    means = history_means(state.history)
+    arrays = {"index": train.index, "label": train.label, **means}
+    if train.true_label is not None:
+        arrays["true_label"] = train.true_label
+    if experiment.ids is not None:
+        arrays["id"] = experiment.ids[train.index]
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    folder.write("examples.npz", content.getvalue())
+    stops = {phase.name: phase.stop for phase in phases}
+    outcome = result.build_result(
+        experiment.config, records, experiment.task, stops, experiment.devices
+    )
+    wrong = wrong_labels(train)
+    pictures = plots.draw_run(
+        records,
+        outcome,
+        means["weight"],
+        wrong,
+        train.label,
+        experiment.classes,
+        [phase.start for phase in phases[1:]],
+    )
+    for name, png in pictures.items():
+        folder.write(f"plots/{name}.png", png)
+    folder.write("result.json", result.to_json(outcome))
+    return outcome
