@@ -17,6 +17,9 @@ import urllib.request
 import numpy as np
 
 from reweight_jax.data.examples import LazyInputs, Part
+from reweight_jax.data.files import read_npz
+from reweight_jax.data.images import read_image_folder
+from reweight_jax.data.tables import read_csv
 from reweight_jax.errors import UserError
 
 # TFDS set -> the host that its builder downloads from, asked before TFDS starts: left to itself,
@@ -209,3 +212,4 @@ def _first_line(error):
 
 DATASETS = {"digits": digits} | {name: _tfds(name) for name in TFDS_SETS}
 LABELS_ARE_RIGHT = set(DATASETS)  # of the user's files, only the user can say
+DATASETS |= {"npz": read_npz, "csv": read_csv, "image_folder": read_image_folder}

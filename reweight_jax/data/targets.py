@@ -79,7 +79,7 @@ def encode_tags(labels, num_classes, tags):
     encoded = {}
     for split, label in labels.items():
         name = f"{split}_label"
-        array = _numbers(name, label, "0, 1, or -1 or an empty value if it is unknown")
+        array = _numbers(name, label, "0, 1, or -1 if it is unknown")
         if array.ndim == 1:
             array = array[:, None]
         if array.ndim != 2 or not array.shape[1]:
@@ -202,12 +202,16 @@ def _numbers(name, label, what):
             for value in array.ravel()
         ]
         array = np.array(flat, dtype=object).reshape(array.shape)
-    if array.dtype.kind not in "Oiufb":
-        raise ValueError(f"{name}: is {array.dtype}; each value must be {what}")
     try:
         return array.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: {error}; each value must be {what}") from None
+    except (TypeError, ValueError):
+        pass
+    for row, values in enumerate(array.reshape(len(array), -1)):
+        try:
+            values.astype(np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name}: row {row} is {values.tolist()}; must be {what}") from None
+    raise ValueError(f"{name}: is {array.dtype}; must be numbers")
 
 
 def _check_width(encoded):
