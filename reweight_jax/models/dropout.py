@@ -18,8 +18,8 @@ def drop(x, rate, key, axis_name=None, broadcast_dims=()) -> jax.Array:
       axis_name: device axis over which the batch is split, or None.
       broadcast_dims: axes along which all values share one draw.
     """
-    if rate == 0:
-        return x
+    if rate in (0, 1):
+        return x if rate == 0 else jnp.zeros_like(x)
     dims = {dim % x.ndim for dim in broadcast_dims}
     shape = [1 if dim in dims else size for dim, size in enumerate(x.shape)]
     if 0 in dims:
@@ -28,8 +28,6 @@ def drop(x, rate, key, axis_name=None, broadcast_dims=()) -> jax.Array:
         first = 0 if axis_name is None else len(x) * jax.lax.axis_index(axis_name)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(len(x)))
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape[1:]))(keys)
-    if rate == 1:
-        return jnp.zeros_like(x)
     return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
 
 

@@ -19,7 +19,7 @@ class Transformer(nn.Module):
 
     Attributes:
       num_outputs: K.
-      vocabulary: number of token ids, padding included.
+      vocabulary: number of token ids, padding included. A larger id makes the outputs NaN.
       num_layers: encoder layers: self-attention and two dense layers each.
       num_heads: of attention.
       features: of a token, a multiple of num_heads; the inner dense layer has four times as many.
@@ -59,8 +59,11 @@ class Transformer(nn.Module):
 
 
 def transformer(config, num_outputs, dtype, on_cpu) -> Transformer:
-    """Returns the transformer of `config`; raises UserError if num_heads do not divide features."""
+    """Returns the transformer of `config`; raises UserError for impossible sizes."""
     del on_cpu
+    with prefix("config.model.vocabulary"):
+        if config.vocabulary < 1:
+            raise ValueError(f"{config.vocabulary}; must be the number of token ids")
     with prefix("config.model.features"):
         if config.features % config.num_heads:
             raise ValueError(f"{config.features}; must be a multiple of num_heads")

@@ -1,4 +1,4 @@
-"""What speeds single operations up, against the operations that it stands for."""
+"""The operations for XLA:CPU against those that they replace."""
 
 import re
 
@@ -6,10 +6,10 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from reweight_jax.models.materialize import materialize
-from reweight_jax.models.planes import conv_general_dilated
+from reweight_jax.models.cpu import conv_general_dilated, materialize, max_pool_3x3
 
 
 @pytest.mark.parametrize("size", [(5, 5), (4, 4), (3, 2), (1, 1)])
@@ -66,3 +66,42 @@ def test_a_residual_stage_computes_each_activation_once():
     kernels = [jnp.ones((3, 3, 8, 8))] * depth
     compiled = jax.jit(jax.grad(loss)).lower(kernels, jnp.ones((4, 8, 8, 8))).compile()
     assert len(re.findall(r" maximum\(", compiled.as_text())) == depth
+
+
+# --- pooling -------------------------------------------------------------------------------------
+
+SHAPES = [(2, 28, 28, 3), (2, 7, 7, 4), (1, 8, 5, 2), (1, 2, 1, 1), (1, 3, 4, 1)]
+
+
+def reference(x):
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pooling_value_and_derivatives(shape):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, tangent = (jax.random.normal(key, shape) for key in keys[:2])  # no ties
+    value, pushed = jax.jvp(max_pool_3x3, (x,), (tangent,))
+    expected, expected_pushed = jax.jvp(reference, (x,), (tangent,))
+    chex.assert_trees_all_equal(value, expected)
+    chex.assert_trees_all_equal(pushed, expected_pushed)
+    cotangent = jax.random.normal(keys[2], value.shape)
+    pulled = jax.vjp(max_pool_3x3, x)[1](cotangent)
+    expected_pulled = jax.vjp(reference, x)[1](cotangent)
+    # An input that is the maximum of several windows adds up their cotangents in another order.
+    chex.assert_trees_all_close(pulled, expected_pulled, rtol=1e-6, atol=1e-6)
+
+
+def test_pooling_of_ties_shares_out_one_cotangent_a_window():
+    pulled = jax.grad(lambda x: jnp.sum(max_pool_3x3(x)))(jnp.zeros((1, 6, 6, 1)))
+    assert float(jnp.sum(pulled)) == 9.0  # 3x3 windows, each giving exactly one
+    assert set(np.unique(pulled)) <= {0.0, 1.0, 2.0, 4.0}
+
+
+def test_pooling_in_reverse_over_reverse():
+    x = jax.random.normal(jax.random.key(0), (1, 5, 5, 1))
+
+    def hessian_trace(pool):
+        return jax.grad(lambda x: jnp.sum(jax.grad(lambda y: jnp.sum(pool(y) ** 3))(x) ** 2))(x)
+
+    chex.assert_trees_all_close(hessian_trace(max_pool_3x3), hessian_trace(reference), rtol=1e-5)
