@@ -22,14 +22,14 @@ Image folder: one sub-folder for each class; its name is the name of the class.
 
 Regression needs --config.task=regression. Several tags per example need --config.task=multi_label:
 labels [N, K] of 0 and 1 in an npz file, or one column for each tag in a CSV file
-(--config.data.label_column=cat,dog,outdoors). A tag that nobody has checked is -1, or an empty cell.
+(--config.data.label_column=cat,dog,outdoors). A tag that is unknown is -1, or an empty cell.
 
 The model is chosen by the inputs: an MLP for rows of floats, a small CNN for images, a transformer
 for rows of token ids; --config.model.name=resnet chooses another one. Without a trusted set, only
 methods that need none can run, such as --config.method=baseline.
 """
 
-from configs import default
+from reweight_jax.configs import default
 
 VARIANTS = ("npz", "csv", "image_folder")
 

@@ -4,10 +4,12 @@ import difflib
 import pathlib
 import zipfile
 import zlib
+
 import numpy as np
 
 from reweight_jax.data import images, tables
 from reweight_jax.data.examples import Inputs, Part
+from reweight_jax.data.images import first_line
 from reweight_jax.data.inputs import as_inputs, like_train
 from reweight_jax.errors import UserError, prefix
 
@@ -57,7 +59,7 @@ def load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
         try:
             archive = np.load(file, allow_pickle=False)
         except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-            why = "no archive of arrays" if "pickle" in str(error) else _first_line(error)
+            why = "no archive of arrays" if "pickle" in str(error) else first_line(error)
             raise UserError(f"{path}: not a readable npz file ({why})") from None
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise UserError(f"{path}: a single array; save the arrays by name with np.savez")
@@ -70,7 +72,7 @@ def load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
                     raise UserError(
                         f"{path}: {name} holds pickled objects; save an array of numbers or strings"
                     ) from None
-                raise UserError(f"{path}: {name} is damaged ({_first_line(error)})") from None
+                raise UserError(f"{path}: {name} is damaged ({first_line(error)})") from None
             if not isinstance(arrays[name], np.ndarray):
                 raise UserError(f"{path}: {name} is not a numpy array; save it with np.savez")
     return arrays
@@ -99,7 +101,7 @@ def read_inputs(
         training set's feature columns or a column `file`, an image file, or a folder of images,
         which may lie in folders within it. Other columns of a CSV file are not read.
       fields: config.data of the run.
-      like: inputs of the training set, or `inputs.empty_like` of their description.
+      like: inputs of the training set, of which only the types and the shapes of rows are read.
       columns: `Data.columns` of the run.
 
     Returns:
@@ -159,7 +161,3 @@ def _new_arrays(path, like):
 def _checked(inputs, like, path, name="input"):
     with prefix(str(path)):
         return like_train(as_inputs(inputs, name), like, name, "the training set")
-
-
-def _first_line(error):
-    return (str(error) or type(error).__name__).splitlines()[0]

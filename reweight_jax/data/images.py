@@ -43,7 +43,7 @@ class ImageFiles:
                     image = image.resize((width, height), Image.Resampling.BILINEAR)
                 return np.asarray(image).reshape(height, width, channels)
         except Exception as error:  # Pillow's decoders raise many kinds
-            raise UserError(f"{path}: not a readable image ({_first_line(error)})") from None
+            raise UserError(f"{path}: not a readable image ({first_line(error)})") from None
 
     def read_all(self) -> np.ndarray:
         """Returns all images, uint8 [N, H, W, C]."""
@@ -140,6 +140,11 @@ def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
     return files
 
 
+def first_line(error: Exception) -> str:
+    """Returns what the error of another library says, for a message of one line."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def part_paths(fields, what: str) -> dict[str, pathlib.Path]:
     """Returns split -> path, from config.data.path and clean_path, calibration_path, test_path."""
     if not fields.path:
@@ -184,11 +189,7 @@ def _header(path):
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:
-        raise UserError(f"{path}: not a readable image ({_first_line(error)})") from None
+        raise UserError(f"{path}: not a readable image ({first_line(error)})") from None
     if mode in DEEP:
         raise UserError(f"{path}: has more than 8 bits per pixel and channel; save it with 8")
     return size, mode in GRAY
-
-
-def _first_line(error):
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -71,26 +71,6 @@ def like_train(inputs: Inputs, train: Inputs, name: str, train_name: str = "trai
     raise ValueError(f"{name}: is {inputs.dtype}, but {train_name} is {train.dtype}")
 
 
-def describe(inputs: Inputs) -> dict:
-    """Returns the shape of a row and the type of each array, to be kept as JSON.
-
-    The keys are the names of a dict, or "" for a single array.
-    """
-    arrays = inputs if isinstance(inputs, dict) else {"": inputs}
-    return {
-        name: {"shape": list(array.shape[1:]), "dtype": str(array.dtype)}
-        for name, array in arrays.items()
-    }
-
-
-def empty_like(description: dict) -> Inputs:
-    """Returns arrays without rows of the types that `describe` gave, for `like_train`."""
-    arrays = {
-        name: np.empty((0, *each["shape"]), each["dtype"]) for name, each in description.items()
-    }
-    return arrays.get("", arrays)
-
-
 def _as_array(values, name):
     array = np.asarray(values)
     if array.ndim == 0:

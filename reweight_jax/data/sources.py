@@ -18,7 +18,7 @@ import numpy as np
 
 from reweight_jax.data.examples import LazyInputs, Part
 from reweight_jax.data.files import read_npz
-from reweight_jax.data.images import read_image_folder
+from reweight_jax.data.images import first_line, read_image_folder
 from reweight_jax.data.tables import read_csv
 from reweight_jax.errors import UserError
 
@@ -128,7 +128,7 @@ def read_records(records, rows, where: str) -> list[dict]:
     try:
         return records.__getitems__(rows)
     except Exception as error:  # array_record, protobuf and the image decoder raise many kinds
-        reason = _first_line(error)
+        reason = first_line(error)
         raise UserError(
             f"{where}: a record cannot be read ({reason}); prepare the set again"
         ) from error
@@ -159,7 +159,7 @@ def prepare(name: str, data_dir: str | os.PathLike | None = None) -> bool:
         os.makedirs(data_dir, exist_ok=True)
         builder.download_and_prepare()
     except Exception as error:  # TFDS raises many kinds: disk, checksum, parsing, connection
-        raise UserError(f"{missing}: preparing it failed ({_first_line(error)})") from error
+        raise UserError(f"{missing}: preparing it failed ({first_line(error)})") from error
     return True
 
 
@@ -178,7 +178,7 @@ def _builder(name, data_dir):
     except ValueError as error:  # TFDS keeps the format of a set that is prepared already
         raise UserError(
             f"{name} in {data_dir} is prepared in a format that needs TensorFlow "
-            f"({_first_line(error)}); give another config.data.data_dir"
+            f"({first_line(error)}); give another config.data.data_dir"
         ) from None
 
 
@@ -204,10 +204,6 @@ def _reachable(url):
     thread.start()
     thread.join(NETWORK_TIMEOUT_S)
     return bool(answers and answers[0])
-
-
-def _first_line(error):
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 DATASETS = {"digits": digits} | {name: _tfds(name) for name in TFDS_SETS}

@@ -3,7 +3,7 @@
 import numpy as np
 
 from reweight_jax.data import corrupt, targets
-from reweight_jax.data.examples import Data, Examples, Part, Splits, concatenate
+from reweight_jax.data.examples import Data, Examples, Part, Splits, arrays_of, concatenate
 from reweight_jax.data.inputs import as_inputs, like_train
 from reweight_jax.data.randomness import generator
 from reweight_jax.data.sources import DATASETS, LABELS_ARE_RIGHT
@@ -79,6 +79,7 @@ def make_data(
         if unknown or "train" not in parts:
             raise ValueError(f"has the parts {sorted(parts)}; valid: {', '.join(PARTS)}")
         is_known = labels_are_right or fields.labels_are_right or _is_corrupted(fields)
+        inputs = _inputs_of(parts)
         columns = _columns(parts["train"].columns, parts["train"].inputs)
         tags = _columns(parts["train"].tags, parts["train"].label)
         encoded, classes, num_outputs = targets.encode(
@@ -87,7 +88,7 @@ def make_data(
             num_classes=fields.num_classes if config.task == "classification" else 0,
             tags=tags,
         )
-        sets = _number(parts, encoded, is_known)
+        sets = _number(inputs, encoded, is_known)
     if config.task == "classification":
         sets, classes = _choose_classes(sets, classes, tuple(fields.classes))
         num_outputs = len(classes)
@@ -112,23 +113,26 @@ def _columns(names, table):
     return tuple(names) or tuple(str(name) for name in getattr(table, "columns", ()))
 
 
-def _number(parts, encoded, is_known):
-    """Returns Examples of each part, with inputs checked and rows numbered."""
-    sets, start, train = {}, 0, None
-    for name in PARTS:  # train first, which the others must be like
-        if name not in parts:
-            continue
-        inputs = as_inputs(parts[name].inputs, f"{name}_input")
-        inputs = inputs if train is None else like_train(inputs, train, f"{name}_input")
-        train = inputs if train is None else train
-        label = encoded[name]
-        size = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
+def _inputs_of(parts):
+    """Returns the inputs of each part in the order of PARTS, checked, and like those of train."""
+    inputs = {
+        name: as_inputs(parts[name].inputs, f"{name}_input") for name in PARTS if name in parts
+    }
+    for name in inputs:
+        inputs[name] = like_train(inputs[name], inputs["train"], f"{name}_input")
+    return inputs
+
+
+def _number(inputs, encoded, is_known):
+    """Returns Examples of each part, with the rows numbered."""
+    sets, start = {}, 0
+    for name, part_inputs in inputs.items():
+        label, size = encoded[name], len(arrays_of(part_inputs)[0])
         if size != len(label):
             raise ValueError(f"{name}_input has {size} rows, but {name}_label has {len(label)}")
-        first = start if name in NUMBERED else 0
-        index = np.arange(first, first + size, dtype=np.int64)
+        index = np.arange(size, dtype=np.int64) + (start if name in NUMBERED else 0)
         start += size
-        sets[name] = Examples(inputs, label, label.copy() if is_known else None, index)
+        sets[name] = Examples(part_inputs, label, label.copy() if is_known else None, index)
     return sets
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from reweight_jax.data import images
 from reweight_jax.data.examples import Part
+from reweight_jax.data.images import first_line
 from reweight_jax.errors import UserError
 
 FILE_COLUMN = "file"
@@ -117,7 +118,7 @@ def read_table(path: pathlib.Path) -> Table:
     except OSError as error:
         raise UserError(f"{path}: no readable file ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not text in UTF-8 ({_first_line(error)})") from None
+        raise UserError(f"{path}: not text in UTF-8 ({first_line(error)})") from None
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
     if not rows:

@@ -1,19 +1,19 @@
-"""Wrong labels and long tails: exact counts, where the wrong labels go, which parts get them."""
+"""Wrong labels and long tails: exact counts, the classes they go to, the splits that get them."""
 
 import numpy as np
 import pytest
 
 from configs import default
 from reweight_jax.data import corrupt, sources
-from reweight_jax.data import splits as data
+from reweight_jax.data.splits import load
 from reweight_jax.errors import UserError
 
 NUM_TRAIN = 1198 - 100 - 10  # of the digits: hyper_val and clean taken off
 
 
 def digits_data(**fields):
-    config = default.get_config().data
-    config.update({"name": "digits", "num_hyper_val": 100} | fields)
+    config = default.get_config()
+    config.data.update({"name": "digits", "num_hyper_val": 100} | fields)
     return config
 
 
@@ -28,12 +28,16 @@ def wrong(examples):
     return int(np.sum(examples.label != examples.true_label))
 
 
+def present(splits):
+    return [part for part in splits if part is not None]
+
+
 def write_npz(path, counts):
-    """A set of counts[k] images of class k, one pixel each, as training and as test part."""
+    """Writes counts[k] images of class k, one pixel each, as training and as test part."""
     label = np.repeat(np.arange(len(counts)), counts)
     image = np.zeros((len(label), 1, 1), np.uint8)
     np.savez(path, train_image=image, train_label=label, test_image=image, test_label=label)
-    return {"name": "npz", "path": str(path)}
+    return {"name": "npz", "path": str(path), "labels_are_right": True}
 
 
 # --- flips ----------------------------------------------------------------------------------------
@@ -127,16 +131,16 @@ def test_flips_are_the_generators(noise):
 @pytest.mark.parametrize("ratio, in_train, in_hyper_val", [(0.4, 435, 40), (0.29, 315, 29)])
 def test_train_and_hyper_val_are_noisy_and_nothing_else(noise, ratio, in_train, in_hyper_val):
     # 0.4 * 1088 = 435.2 and 0.29 * 1088 = 315.52.
-    splits = data.load(digits_data(noise=noise, noise_ratio=ratio, background_class=5), 0)
+    splits = load(digits_data(noise=noise, noise_ratio=ratio, background_class=5), 0).splits
     assert len(splits.train.label) == NUM_TRAIN
     assert wrong(splits.train) == in_train
     assert wrong(splits.hyper_val) == in_hyper_val
     assert wrong(splits.clean) == wrong(splits.test) == 0
     parts = sources.digits(None)
-    for name, (image, label) in zip(splits._fields, [parts[0]] * 3 + [parts[1]], strict=True):
-        part = getattr(splits, name)
-        np.testing.assert_array_equal(part.true_label, label[part.index])
-        np.testing.assert_array_equal(part.image, image[part.index])
+    for name in ("train", "clean", "hyper_val", "test"):
+        part, source = getattr(splits, name), parts["test" if name == "test" else "train"]
+        np.testing.assert_array_equal(part.true_label, source.label[part.index])
+        np.testing.assert_array_equal(part.inputs, source.inputs[part.index])
         assert part.label.dtype == part.true_label.dtype == np.int32
         assert not np.shares_memory(part.label, part.true_label)
     if noise == "background_flip":
@@ -150,8 +154,8 @@ def test_train_and_hyper_val_are_noisy_and_nothing_else(noise, ratio, in_train, 
 @pytest.mark.parametrize("noise", ["uniform_flip", "background_flip"])
 def test_the_seed_draws_the_noise(noise):
     config = digits_data(noise=noise, noise_ratio=0.4, background_class=5)
-    first, again, other = (data.load(config, seed) for seed in (1, 1, 2))
-    for part, repeated in zip(first, again, strict=True):
+    first, again, other = (load(config, seed).splits for seed in (1, 1, 2))
+    for part, repeated in zip(present(first), present(again), strict=True):
         np.testing.assert_array_equal(part.label, repeated.label)
         np.testing.assert_array_equal(part.index, repeated.index)
 
@@ -166,17 +170,17 @@ def test_the_seed_draws_the_noise(noise):
 
 
 def test_noise_leaves_the_splits_as_they_are():
-    plain = data.load(digits_data(), 4)
+    plain = load(digits_data(), 4).splits
     for noise in ("uniform_flip", "background_flip"):
-        noisy = data.load(digits_data(noise=noise, noise_ratio=0.4), 4)
-        for part, noisy_part in zip(plain, noisy, strict=True):
+        noisy = load(digits_data(noise=noise, noise_ratio=0.4), 4).splits
+        for part, noisy_part in zip(present(plain), present(noisy), strict=True):
             np.testing.assert_array_equal(part.index, noisy_part.index)
             np.testing.assert_array_equal(part.true_label, noisy_part.true_label)
     assert wrong(plain.train) == 0
 
 
 def background_of(config, seed):
-    train = data.load(config, seed).train
+    train = load(config, seed).splits.train
     (background,) = set(train.label[train.label != train.true_label].tolist())
     return background
 
@@ -189,7 +193,7 @@ def test_the_background_class_is_the_papers_for_the_trial(tmp_path):
     hundred = write_npz(tmp_path / "hundred.npz", [6] * 100)
     config = digits_data(**hundred, **fields, num_clean=100)
     assert [background_of(config, seed) for seed in range(5)] == [7, 12, 41, 62, 85]
-    config.background_class = 99
+    config.data.background_class = 99
     assert background_of(config, 2) == 99
 
 
@@ -197,12 +201,12 @@ def test_the_background_class_of_a_config_is_renumbered_as_labels_are():
     config = digits_data(
         noise="background_flip", noise_ratio=0.4, classes=(7, 2, 5), num_clean=6, background_class=0
     )
-    train = data.load(config, 3).train
+    train = load(config, 3).splits.train
     changed = train.label != train.true_label
     assert set(train.label[changed]) == {0}
     assert set(train.true_label[changed]) == {1, 2}
     # Label 0 is digit 7.
-    digit = sources.digits(None)[0][1][train.index]
+    digit = sources.digits(None)["train"].label[train.index]
     np.testing.assert_array_equal(np.array([7, 2, 5])[train.true_label], digit)
 
 
@@ -210,11 +214,11 @@ def test_the_background_class_of_a_config_is_renumbered_as_labels_are():
     "fields, message",
     [
         ({"noise": "salt"}, "config.data.noise: unknown name 'salt'; valid: background_flip, none"),
-        ({"noise": "uniform_flip", "noise_ratio": 1.1}, "config.data.noise_ratio: 1.1; must be in"),
-        ({"noise": "uniform_flip", "noise_ratio": -0.1}, "config.data.noise_ratio: -0.1; must"),
+        ({"noise": "uniform_flip", "noise_ratio": 1.1}, "config.data.noise_ratio: ratio 1.1 must be in"),
+        ({"noise": "uniform_flip", "noise_ratio": -0.1}, "config.data.noise_ratio: ratio -0.1 must"),
         (
             {"noise": "background_flip", "noise_ratio": float("nan")},
-            r"config.data.noise_ratio: nan; must be in 0..1",
+            r"config.data.noise_ratio: ratio nan must be in 0..1",
         ),
         (
             {"noise": "background_flip", "noise_ratio": 0.4, "background_class": 10},
@@ -229,10 +233,10 @@ def test_the_background_class_of_a_config_is_renumbered_as_labels_are():
             {"noise": "background_flip", "noise_ratio": 0.4, "classes": (1, 2, 3), "num_clean": 3},
             r"config.data.background_class: -1; must be in 0..2$",
         ),
-        ({"imbalance_factor": 0.5}, "config.data.imbalance_factor: 0.5; must be 0 or at least 1"),
-        ({"imbalance_factor": -3.0}, "config.data.imbalance_factor: -3; must be 0 or at least 1"),
-        ({"imbalance_factor": float("inf")}, "config.data.imbalance_factor: inf; must be"),
-        ({"imbalance_factor": float("nan")}, "config.data.imbalance_factor: nan; must be"),
+        ({"imbalance_factor": 0.5}, "config.data.imbalance_factor: factor 0.5 must be at least 1"),
+        ({"imbalance_factor": -3.0}, "config.data.imbalance_factor: factor -3 must be at least 1"),
+        ({"imbalance_factor": float("inf")}, "config.data.imbalance_factor: factor inf must be at least 1"),
+        ({"imbalance_factor": float("nan")}, "config.data.imbalance_factor: factor nan must be at least 1"),
         (
             {"imbalance_factor": 10.0, "imbalance_ratio": 2.0, "num_train": 50},
             "config.data.imbalance_factor and imbalance_ratio: set one of the two",
@@ -241,8 +245,49 @@ def test_the_background_class_of_a_config_is_renumbered_as_labels_are():
 )
 def test_impossible_fields_are_named(fields, message):
     with pytest.raises(UserError, match=f"^{message}") as error:
-        data.load(digits_data(**fields), 0)
+        load(digits_data(**fields), 0)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("call", [corrupt.uniform_flip, corrupt.background_flip])
+def test_pure_functions_speak_of_no_config(call):
+    with pytest.raises(ValueError, match=r"^ratio 2 must be in 0..1$"):
+        call(np.zeros(4, int), 2.0, 3, np.random.default_rng(0))
+
+
+def test_imbalanced_counts_are_the_papers():
+    # 5,000 at 200:1: 5000 / 201 = 24.9 fours.
+    np.testing.assert_array_equal(corrupt.imbalanced_counts(2, 1, 5000, 200), [25, 4975])
+    np.testing.assert_array_equal(corrupt.imbalanced_counts(2, 0, 5000, 1), [2500, 2500])
+    # Four classes, the third ten times each other: 130 = 10 + 10 + 100 + 10.
+    np.testing.assert_array_equal(corrupt.imbalanced_counts(4, 2, 130, 10), [10, 10, 100, 10])
+    # 17 / 11 rounds to 2, which would leave the dominant class -1.
+    np.testing.assert_array_equal(corrupt.imbalanced_counts(10, 0, 17, 2), [8] + [1] * 9)
+    with pytest.raises(ValueError, match="^ratio 0.5 must be at least 1$"):
+        corrupt.imbalanced_counts(2, 1, 100, 0.5)
+
+
+def test_proportional_counts_round_by_the_largest_remainder():
+    labels = np.repeat([0, 1, 3], [50, 30, 20])
+    # Of 7: 3.5, 2.1, 0 and 1.4.
+    np.testing.assert_array_equal(corrupt.proportional_counts(labels, 4, 7), [4, 2, 0, 1])
+    np.testing.assert_array_equal(corrupt.proportional_counts(labels, 4, 100), [50, 30, 0, 20])
+    with pytest.raises(ValueError, match="^101 examples wanted, of 100 left$"):
+        corrupt.proportional_counts(labels, 4, 101)
+
+
+def test_draws_per_class_are_exact_and_uniform():
+    labels = np.repeat([0, 1, 2], [10, 20, 30])
+    seen = np.zeros(60)
+    for seed in range(400):
+        rows = corrupt.draw_per_class(labels, [1, 5, 0], np.random.default_rng(seed))
+        np.testing.assert_array_equal(np.bincount(labels[rows], minlength=3), [1, 5, 0])
+        assert (np.diff(rows) > 0).all()
+        seen[rows] += 1
+    # Rows of class 0 are drawn 40 times of 400, those of class 1 100 times: within five deviations.
+    assert abs(seen[:10] - 40).max() < 30 and abs(seen[10:30] - 100).max() < 44
+    with pytest.raises(ValueError, match="^needs 11 examples of class 0, which has 10$"):
+        corrupt.draw_per_class(labels, [11, 0, 0], np.random.default_rng(0))
 
 
 # --- long tails -----------------------------------------------------------------------------------
@@ -277,8 +322,8 @@ def test_a_long_tail_is_of_the_true_labels(tmp_path, noise):
         noise_ratio=0.0 if noise == "none" else 0.4,
         background_class=2,
     )
-    config.num_hyper_val = 40
-    splits = data.load(config, 0)
+    config.data.num_hyper_val = 40
+    splits = load(config, 0).splits
     # Of 40: 20.67, 10.34, 5.17, 2.58 and 1.24; the two largest remainders are rounded up.
     np.testing.assert_array_equal(np.bincount(splits.hyper_val.true_label), [21, 10, 5, 3, 1])
     np.testing.assert_array_equal(np.bincount(splits.clean.true_label), [1] * 5)
@@ -292,7 +337,7 @@ def test_a_long_tail_is_of_the_true_labels(tmp_path, noise):
     np.testing.assert_array_equal(np.bincount(splits.test.label), [200] * 5)
     if noise == "background_flip":
         assert np.bincount(splits.train.label)[2] == 44 + 136
-    used = np.concatenate([part.index for part in splits[:3]])
+    used = np.concatenate([part.index for part in present(splits[:4])])
     assert len(set(used.tolist())) == 387
 
 
@@ -300,8 +345,8 @@ def test_a_long_tail_of_digits():
     # Of 119, 126, ... training digits, the shares 9^(-k / 9) are 1, 0.783, 0.614, 0.481, 0.377,
     # 0.295, 0.231, 0.181, 0.142 and 1/9.
     expected = [119, 99, 77, 59, 44, 36, 26, 21, 17, 13]
-    splits = data.load(digits_data(imbalance_factor=9.0, noise="uniform_flip", noise_ratio=0.3), 5)
-    kept = np.concatenate([part.true_label for part in splits[:3]])
+    splits = load(digits_data(imbalance_factor=9.0, noise="uniform_flip", noise_ratio=0.3), 5).splits
+    kept = np.concatenate([part.true_label for part in present(splits[:4])])
     np.testing.assert_array_equal(np.bincount(kept), expected)
     assert sum(expected) - 110 == 401 and wrong(splits.train) == 120  # 0.3 * 401 = 120.3
     assert wrong(splits.hyper_val) == 30
