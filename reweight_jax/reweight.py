@@ -9,10 +9,10 @@ The only thing these functions know of a model is its per-example loss:
 is anything else the forward pass makes (new batch statistics, logits) or None. What changes from
 step to step besides the parameters (batch statistics, a dropout key) is closed over by `loss_fn`.
 
-Nothing here jits: wrap the caller's whole step in one `jax.jit`. With sharded arguments that is all:
-the compiler adds the collectives. Under `jax.pmap` (or `jax.shard_map(..., check_vma=False)`) give
-`axis_name`: batches are then the device's equal share, `params` are the same on every device, and
-every sum over examples becomes a sum over all devices.
+Nothing here jits: wrap the caller's whole step in one `jax.jit`. With sharded arguments that is
+all: the compiler adds the collectives. Under `jax.pmap` (or `jax.shard_map(..., check_vma=False)`)
+give `axis_name`: batches are then the device's equal share, `params` are the same on every device,
+and every sum over examples becomes a sum over all devices.
 """
 
 import functools

@@ -110,6 +110,43 @@ class Checkpoints:
             self._manager = self._open()
 
 
+def read_model(folder: pathlib.Path, step: int, like: tuple, device) -> tuple:
+    """Returns (params, model_state) of the model from the checkpoint of `step`, and nothing else.
+
+    Args:
+      folder: checkpoints/ of a run, which is only read.
+      step: of the checkpoint.
+      like: (params, model_state) with the structure and shapes to restore.
+      device: where to put them.
+
+    Raises:
+      UserError: the checkpoint is missing or damaged, or is of another model.
+    """
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
+    )
+    item = {"params": {"model": abstract[0]}, "model_state": abstract[1]}
+    arguments = ocp.args.PyTreeRestore(
+        item=item,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+        partial_restore=True,
+    )
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    try:
+        with ocp.CheckpointManager(folder.resolve(), options=options) as manager:
+            saved = manager.restore(step, args=arguments)
+    except Exception as error:  # orbax raises many kinds for a damaged file
+        raise UserError(f"{folder / str(step)}: {_reason(error)}") from error
+    shapes = [
+        jax.tree.map(jnp.shape, tree)
+        for tree in (like, (saved["params"]["model"], saved["model_state"]))
+    ]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"{folder / str(step)}: is the checkpoint of another model")
+    return saved["params"]["model"], saved["model_state"]
+
+
 class _Best:
     """A policy of orbax that keeps one step besides the latest."""
 

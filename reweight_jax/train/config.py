@@ -154,14 +154,17 @@ def facts_of(config, dataset: Data, splits: Splits) -> dict:
     return facts
 
 
-def sample_of(facts: dict):
-    """Returns zeros in the form of one example's inputs, [1, ...], as the model takes them."""
+def sample_of(facts: dict, *, scaled: bool = True):
+    """Returns zeros in the form of one example's inputs, [1, ...], as the model takes them.
+
+    If not `scaled`, in the data's own dtypes.
+    """
     entries = facts["inputs"]
     if isinstance(entries, dict):
         inputs = {name: np.zeros((1, *e[1:]), e[0]) for name, e in entries.items()}
     else:
         inputs = np.zeros((1, *entries[1:]), entries[0])
-    return scale_inputs(inputs)
+    return scale_inputs(inputs) if scaled else inputs
 
 
 def build_model(config, facts: dict, devices, model: Any = None, inputs: Any = None) -> Model:
@@ -184,7 +187,9 @@ def build_model(config, facts: dict, devices, model: Any = None, inputs: Any = N
             with prefix("config.model.name"):
                 fields.name = auto_name(sample)
         on_cpu = on_devices.on_cpu(devices)
-        built = create_model(fields, num_outputs, on_cpu=on_cpu, axis_name=axis_name)
+        built = create_model(
+            fields, num_outputs, on_cpu=on_cpu, axis_name=axis_name, task=config.task
+        )
     else:
         built = as_model(model, num_outputs=num_outputs, axis_name=axis_name)
     is_table = not isinstance(sample, dict) and sample.ndim == 2 and sample.dtype.kind == "f"
@@ -259,7 +264,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "mentor_percentile": _number(0, 100 + 1e-9),
     "finetune_from": _name(FINETUNE_FROM),
     "steps_per_dispatch": _number(0),
-    "model.name": lambda v: None if v == "auto" else _name(MODELS)(v),
+    "model.name": lambda v: None if v in ("auto", "own") else _name(MODELS)(v),
     "data.classes": _integers(0),
     "data.clean_in_train": _name(CLEAN_IN_TRAIN),
     **dict.fromkeys(

@@ -1,4 +1,4 @@
-"""The only file that compiles, places and donates: a loop over steps on one device or several.
+"""Compiles and places a loop over steps on one device or several.
 
 One device runs a step under `jax.jit`; several run it under `jax.pmap`, each on its share of the
 batch, and give the same numbers. Every device has the whole state, the whole of a resident data set
@@ -8,7 +8,6 @@ dispatch, so that an accelerator does not wait for Python.
 `devices` are those of all processes of the run, in the same order everywhere.
 """
 
-import functools
 from collections.abc import Iterator
 
 import jax
@@ -18,10 +17,8 @@ import numpy as np
 from reweight_jax.data.examples import Examples
 from reweight_jax.errors import UserError
 from reweight_jax.train import hosts
-from reweight_jax.train.step import eval_step
 
 AXIS = "batch"
-EVAL_BATCH_SIZE = 500
 
 
 def all_devices() -> list[jax.Device]:
@@ -53,8 +50,8 @@ def on_cpu(devices) -> bool:
 def own_part(size: int, devices) -> slice:
     """Returns which positions of a batch of `size` belong to this process's devices."""
     share = size // len(devices)
-    first = devices.index(_own(devices)[0])
-    return slice(first * share, (first + len(_own(devices))) * share)
+    first = devices.index(own(devices)[0])
+    return slice(first * share, (first + len(own(devices))) * share)
 
 
 def compile_steps(step, train: Examples, clean: Examples | None, devices, *, resident: bool = True):
@@ -127,7 +124,7 @@ def put_ahead(inputs: Iterator, devices) -> Iterator:
         if len(devices) == 1:
             return jax.device_put(array, devices[0])
         k, n, *rest = array.shape
-        shares = np.moveaxis(array.reshape(k, len(_own(devices)), -1, *rest), 1, 0)
+        shares = np.moveaxis(array.reshape(k, len(own(devices)), -1, *rest), 1, 0)
         return jax.device_put(shares, _sharding(devices, AXIS))
 
     ahead = None
@@ -140,49 +137,12 @@ def put_ahead(inputs: Iterator, devices) -> Iterator:
         yield ahead
 
 
-def compile_predict(model, devices, batch_size: int = EVAL_BATCH_SIZE):
-    """Returns predict(params, model_state, inputs [N, ...]) -> outputs [N, K] in numpy.
-
-    Any N: the last batch is padded, and what is computed on padding is cut off. On several devices
-    each takes its share of every batch; all outputs go to every process.
-    """
-    step = functools.partial(eval_step, model=model)
-    batch_size = -(-batch_size // len(devices)) * len(devices)
-    if len(devices) == 1:
-        compiled = jax.jit(step)
-    else:
-        compiled = jax.pmap(
-            lambda *arguments: jax.lax.all_gather(step(*arguments), AXIS, tiled=True),
-            axis_name=AXIS,
-            in_axes=(None, None, 0),
-            out_axes=None,
-            devices=devices,
-        )
-
-    def own_share(part):
-        part = part[own_part(batch_size, devices)]
-        return part.reshape(len(_own(devices)), -1, *part.shape[1:])
-
-    def predict(params, model_state, inputs):
-        num_examples, outputs = len(jax.tree.leaves(inputs)[0]), []
-        for start in range(0, num_examples, batch_size):
-            rows = np.arange(start, start + batch_size)
-            rows = np.minimum(rows, num_examples - 1)  # padding repeats the last example
-            part = jax.tree.map(lambda array: np.asarray(array[rows]), inputs)  # noqa: B023
-            if len(devices) > 1:
-                part = jax.tree.map(own_share, part)
-            outputs.append(np.asarray(compiled(params, model_state, part)))
-        return np.concatenate(outputs)[:num_examples]
-
-    return predict
-
-
 def place_state(state, devices):
     """Returns the first process's state on every device, where `compile_steps` takes it."""
     return jax.device_put(hosts.broadcast(state), _everywhere(devices))
 
 
-def _own(devices):
+def own(devices):
     """Those of `devices` that belong to this process."""
     return [device for device in devices if device.process_index == jax.process_index()]
 
@@ -193,4 +153,4 @@ def _everywhere(devices):
 
 def _sharding(devices, *axes):
     """Over this process's devices: `pmap` takes and returns every process's own arrays."""
-    return jax.NamedSharding(jax.sharding.Mesh(np.array(_own(devices)), (AXIS,)), jax.P(*axes))
+    return jax.NamedSharding(jax.sharding.Mesh(np.array(own(devices)), (AXIS,)), jax.P(*axes))

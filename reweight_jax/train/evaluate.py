@@ -3,19 +3,62 @@
 scikit-learn is imported only where it is used: that takes a second, and a run starts without it.
 """
 
+import functools
+
+import jax
 import numpy as np
 
 from reweight_jax.data.examples import Splits
 from reweight_jax.tasks import Task
+from reweight_jax.train import devices as on_devices
+from reweight_jax.train.step import eval_step
 
+EVAL_BATCH_SIZE = 500
 EVALUATED = ("test", "hyper_val", "calibration", "clean")  # of Splits
+
+
+def compile_predict(model, devices, batch_size: int = EVAL_BATCH_SIZE):
+    """Returns predict(params, model_state, inputs [N, ...]) -> outputs [N, K] in numpy.
+
+    Any N: the last batch is padded, and what is computed on padding is cut off. On several devices
+    each takes its share of every batch; all outputs go to every process.
+    """
+    step = functools.partial(eval_step, model=model)
+    batch_size = -(-batch_size // len(devices)) * len(devices)
+    if len(devices) == 1:
+        compiled = jax.jit(step)
+    else:
+        compiled = jax.pmap(
+            lambda *arguments: jax.lax.all_gather(step(*arguments), on_devices.AXIS, tiled=True),
+            axis_name=on_devices.AXIS,
+            in_axes=(None, None, 0),
+            out_axes=None,
+            devices=devices,
+        )
+
+    def own_share(part):
+        part = part[on_devices.own_part(batch_size, devices)]
+        return part.reshape(len(on_devices.own(devices)), -1, *part.shape[1:])
+
+    def predict(params, model_state, inputs):
+        num_examples, outputs = len(jax.tree.leaves(inputs)[0]), []
+        for start in range(0, num_examples, batch_size):
+            rows = np.arange(start, start + batch_size)
+            rows = np.minimum(rows, num_examples - 1)  # padding repeats the last example
+            part = jax.tree.map(lambda array: np.asarray(array[rows]), inputs)  # noqa: B023
+            if len(devices) > 1:
+                part = jax.tree.map(own_share, part)
+            outputs.append(np.asarray(compiled(params, model_state, part)))
+        return np.concatenate(outputs)[:num_examples]
+
+    return predict
 
 
 def evaluate_splits(predict, splits: Splits, task: Task, state) -> tuple[dict, dict]:
     """Evaluates the model on every split that there is, but for the training set.
 
     Args:
-      predict: as `devices.compile_predict` returns it.
+      predict: as `compile_predict` returns it.
       splits: the data.
       task: of the run.
       state: `TrainState`.

@@ -1,20 +1,12 @@
 """The story of one run, top to bottom."""
 
 import contextlib
-import functools
 import io
-import itertools
 import os
-from collections.abc import Iterator
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reweight_jax.data.batches import batch_rows, shuffled
-from reweight_jax.data.examples import map_inputs
-from reweight_jax.data.feed import stream_inputs
 from reweight_jax.errors import UserError
 from reweight_jax.history import history_means
 from reweight_jax.records import metrics, plots, result
@@ -23,12 +15,14 @@ from reweight_jax.train import devices as on_devices
 from reweight_jax.train import hosts
 from reweight_jax.train.checkpoints import Checkpoints
 from reweight_jax.train.config import Experiment, load_experiment
-from reweight_jax.train.evaluate import evaluate_splits, weight_statistics, wrong_labels
-from reweight_jax.train.phases import Phase
-from reweight_jax.train.state import create_optimizer, create_train_state
-from reweight_jax.train.step import train_step
-
-STEPS_PER_DISPATCH = 25  # on accelerators; a CPU takes one: a dispatch costs it nothing
+from reweight_jax.train.dispatch import dispatches
+from reweight_jax.train.evaluate import (
+    compile_predict,
+    evaluate_splits,
+    weight_statistics,
+    wrong_labels,
+)
+from reweight_jax.train.state import check_finite, create_train_state
 
 
 def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict:
@@ -59,7 +53,7 @@ def train(experiment: Experiment, workdir: str | os.PathLike, *, progress: bool 
     host_input = experiment.method.host_input
     host_input = hosts.from_first(lambda: host_input(config)) if host_input else None
     state = on_devices.place_state(create_train_state(experiment, host_input), devices)
-    predict = on_devices.compile_predict(experiment.model, devices)
+    predict = compile_predict(experiment.model, devices)
     wrong = wrong_labels(experiment.splits.train)
 
     with Checkpoints(folder.path / "checkpoints") as checkpoints, contextlib.ExitStack() as stack:
@@ -122,69 +116,6 @@ def train(experiment: Experiment, workdir: str | os.PathLike, *, progress: bool 
                             checkpoints.save(state)
 
     return finish(experiment, folder, writer.records, state)
-
-
-def dispatches(experiment: Experiment, phase: Phase, start: int, stack: contextlib.ExitStack):
-    """Compiles a phase, and yields (the step it ends at, state -> (state, metrics)) in turn.
-
-    A dispatch is `config.steps_per_dispatch` steps, or those that are left of the logging interval
-    or of the phase. Streamed inputs are read ahead until `stack` is closed.
-    """
-    config, method, devices = experiment.config, phase.method, experiment.devices
-    splits, seed, n = experiment.splits, config.seed, config.batch_size
-    train = splits.clean if method.trains_on_clean else splits.train
-    clean = splits.clean if method.needs_clean else None
-    step_function = functools.partial(
-        train_step,
-        model=experiment.model,
-        task=experiment.task,
-        method=method,
-        tx=create_optimizer(config, phase.schedule),
-        epsilon_method=config.epsilon_method,
-        epsilon_over=config.epsilon_over,
-        augment=experiment.augment,
-        axis_name=on_devices.axis_name(devices),
-    )
-    resident = config.data.resident or method.trains_on_clean
-    run = on_devices.compile_steps(step_function, train, clean, devices, resident=resident)
-    rows_of = method.sampler(train.label, seed)
-    clean_rows_of = clean and shuffled(clean.label, seed, "clean")
-    m = clean and min(config.clean_batch_size, clean.size)
-    most = config.steps_per_dispatch or (1 if on_devices.on_cpu(devices) else STEPS_PER_DISPATCH)
-    lengths = [*_lengths(start, phase.stop, most, config.log_every_steps)]
-    inputs: Iterator[Any] = itertools.repeat(None)  # a resident set needs only the rows
-    if not resident:
-        part = on_devices.own_part(n, devices)
-        settings = (start, phase.stop, n, config.data.workers, part)
-        batches = stack.enter_context(
-            contextlib.closing(stream_inputs(train.inputs, rows_of, *settings))
-        )
-        parts = (list(itertools.islice(batches, k)) for k in lengths)
-        stacked = (map_inputs(lambda *arrays: np.stack(arrays), *part) for part in parts)
-        inputs = on_devices.put_ahead(stacked, devices)
-    step = start
-    for k in lengths:
-        rows = batch_rows(rows_of, step, k, n)
-        clean_rows = clean and batch_rows(clean_rows_of, step, k, m)
-        step += k
-        yield step, lambda state: run(state, rows, clean_rows, next(inputs))  # noqa: B023
-
-
-def _lengths(start, stop, most, interval):
-    while start < stop:
-        k = min(most, stop - start, interval - start % interval)
-        start += k
-        yield k
-
-
-def check_finite(state) -> None:
-    """Raises UserError if a parameter is not finite: such a state must not become a checkpoint."""
-    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)]
-    if not all(jax.device_get(finite)):
-        raise UserError(
-            f"the parameters after step {int(state.step)} are not finite; the last checkpoint "
-            "before it is kept. Lower config.learning_rate, or look for bad values in the data"
-        )
 
 
 def finish(experiment: Experiment, folder: Workdir, records: list[dict], state) -> dict:

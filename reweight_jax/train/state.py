@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from reweight_jax.errors import UserError
 from reweight_jax.history import History, empty_history
+from reweight_jax.train import devices as on_devices
 
 OPTIMIZERS = {
     "sgd": lambda schedule, momentum: optax.sgd(schedule, momentum=momentum or None),
@@ -67,11 +69,12 @@ def create_train_state(experiment, host_input: Any = None) -> TrainState:
     keys = jax.random.split(jax.random.key(config.seed), 3)
     init_key, method_key, run_key = keys
     # The draws of a deep network are a program that runs once, and that LLVM optimises for half a
-    # minute on a CPU (ResNet-32, jax 0.12: 26 s instead of 2.7). It runs on the default device,
-    # whichever ones the run uses later.
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    # minute on a CPU (ResNet-32, jax 0.12: 26 s instead of 2.7).
+    is_cpu = on_devices.on_cpu(experiment.devices)
+    options = {"xla_backend_optimization_level": 1} if is_cpu else None
     initialize = jax.jit(model.init, compiler_options=options)
-    params, model_state = initialize(init_key, experiment.sample)
+    with jax.default_device(on_devices.own(experiment.devices)[0]):
+        params, model_state = initialize(init_key, experiment.sample)
     train, num_outputs = experiment.splits.train, experiment.task.num_outputs
     method_state = method.init(method_key, config, train, num_outputs, host_input=host_input)
     trained, kept = (method_state, ()) if method.trainable else ((), method_state)
@@ -85,3 +88,13 @@ def create_train_state(experiment, host_input: Any = None) -> TrainState:
         key=jax.random.key_data(run_key),
         history=empty_history(train.size, experiment.remembered),
     )
+
+
+def check_finite(state) -> None:
+    """Raises UserError if a parameter is not finite: such a state must not become a checkpoint."""
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)]
+    if not all(jax.device_get(finite)):
+        raise UserError(
+            f"the parameters after step {int(state.step)} are not finite; the last checkpoint "
+            "before it is kept. Lower config.learning_rate, or look for bad values in the data"
+        )
