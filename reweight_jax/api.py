@@ -123,6 +123,7 @@ class Fitted:
       config: its ConfigDict.
       result: the contents of result.json.
       classes: names or values of the K outputs, in their order; () for regression.
+      columns: names of the inputs' columns, if they were read from a table; else ().
       examples: dict of numpy arrays, one entry a training example, in the order given: index (row
         in the data), label (as trained on), visits (batches that held it), and means over these
         visits: weight (1 is plain training), margin (above 0 the model agrees with the label), and
@@ -145,6 +146,7 @@ class Fitted:
         self._facts = files["config.json"].pop("dataset")
         self.config = _complete(files["config.json"])
         self.classes = tuple(self._facts["classes"])
+        self.columns = tuple(self._facts["columns"])
         with np.load(self.workdir / "examples.npz", allow_pickle=False) as arrays:
             order = np.argsort(arrays["index"], kind="stable")
             self.examples = {name: arrays[name][order] for name in arrays.files}
@@ -153,6 +155,7 @@ class Fitted:
         if model is None and self.config.model.name == "own":
             raise UserError(f"{self.workdir}: its model is not a built-in one; give model=...")
         self._model = build_model(self.config, self._facts, self._devices, model)
+        self.sample = sample_of(self._facts, scaled=False)  # zeros in the form of inputs, [1, ...]
         self._predict = compile_predict(self._model, self._devices)
         self._variables: dict[str, tuple] = {}
 

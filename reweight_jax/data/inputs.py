@@ -59,16 +59,15 @@ def like_train(inputs: Inputs, train: Inputs, name: str, train_name: str = "trai
             key: like_train(inputs[key], train[key], f"{name}.{key}", f"{train_name}.{key}")
             for key in train
         }
+    is_cast = train.dtype.kind == "f" and inputs.dtype.kind in "fi" and inputs.dtype != train.dtype
+    if not is_cast and inputs.dtype != train.dtype:
+        raise ValueError(f"{name}: is {inputs.dtype}, but {train_name} is {train.dtype}")
     if inputs.shape[1:] != train.shape[1:]:
         raise ValueError(
             f"{name}: a row has shape {inputs.shape[1:]}, but in {train_name} it has "
             f"{train.shape[1:]}"
         )
-    if inputs.dtype == train.dtype:
-        return inputs
-    if train.dtype.kind == "f" and inputs.dtype.kind in "fi" and isinstance(inputs, np.ndarray):
-        return inputs.astype(train.dtype)
-    raise ValueError(f"{name}: is {inputs.dtype}, but {train_name} is {train.dtype}")
+    return inputs.astype(train.dtype) if is_cast else inputs
 
 
 def _as_array(values, name):
