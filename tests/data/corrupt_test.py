@@ -214,8 +214,14 @@ def test_the_background_class_of_a_config_is_renumbered_as_labels_are():
     "fields, message",
     [
         ({"noise": "salt"}, "config.data.noise: unknown name 'salt'; valid: background_flip, none"),
-        ({"noise": "uniform_flip", "noise_ratio": 1.1}, "config.data.noise_ratio: ratio 1.1 must be in"),
-        ({"noise": "uniform_flip", "noise_ratio": -0.1}, "config.data.noise_ratio: ratio -0.1 must"),
+        (
+            {"noise": "uniform_flip", "noise_ratio": 1.1},
+            "config.data.noise_ratio: ratio 1.1 must be in",
+        ),
+        (
+            {"noise": "uniform_flip", "noise_ratio": -0.1},
+            "config.data.noise_ratio: ratio -0.1 must",
+        ),
         (
             {"noise": "background_flip", "noise_ratio": float("nan")},
             r"config.data.noise_ratio: ratio nan must be in 0..1",
@@ -235,8 +241,14 @@ def test_the_background_class_of_a_config_is_renumbered_as_labels_are():
         ),
         ({"imbalance_factor": 0.5}, "config.data.imbalance_factor: factor 0.5 must be at least 1"),
         ({"imbalance_factor": -3.0}, "config.data.imbalance_factor: factor -3 must be at least 1"),
-        ({"imbalance_factor": float("inf")}, "config.data.imbalance_factor: factor inf must be at least 1"),
-        ({"imbalance_factor": float("nan")}, "config.data.imbalance_factor: factor nan must be at least 1"),
+        (
+            {"imbalance_factor": float("inf")},
+            "config.data.imbalance_factor: factor inf must be at least 1",
+        ),
+        (
+            {"imbalance_factor": float("nan")},
+            "config.data.imbalance_factor: factor nan must be at least 1",
+        ),
         (
             {"imbalance_factor": 10.0, "imbalance_ratio": 2.0, "num_train": 50},
             "config.data.imbalance_factor and imbalance_ratio: set one of the two",
@@ -345,7 +357,9 @@ def test_a_long_tail_of_digits():
     # Of 119, 126, ... training digits, the shares 9^(-k / 9) are 1, 0.783, 0.614, 0.481, 0.377,
     # 0.295, 0.231, 0.181, 0.142 and 1/9.
     expected = [119, 99, 77, 59, 44, 36, 26, 21, 17, 13]
-    splits = load(digits_data(imbalance_factor=9.0, noise="uniform_flip", noise_ratio=0.3), 5).splits
+    splits = load(
+        digits_data(imbalance_factor=9.0, noise="uniform_flip", noise_ratio=0.3), 5
+    ).splits
     kept = np.concatenate([part.true_label for part in present(splits[:4])])
     np.testing.assert_array_equal(np.bincount(kept), expected)
     assert sum(expected) - 110 == 401 and wrong(splits.train) == 120  # 0.3 * 401 = 120.3

@@ -16,14 +16,14 @@ import chex
 import jax
 import numpy as np
 import pytest
+from reweight_jax.data.lazy import LazyImages, TfdsImages
+from reweight_jax.data.stream import stream_images
 from whole_runs import ONE_DEVICE, records, saved, without_times
 
 from configs import default, mnist_imbalance
 from reweight_jax.data import sources
 from reweight_jax.data import splits as data
 from reweight_jax.data.batches import batch_rows, class_balanced, shuffled
-from reweight_jax.data.lazy import LazyImages, TfdsImages
-from reweight_jax.data.stream import stream_images
 from reweight_jax.errors import UserError
 from reweight_jax.train.config import check_config
 from reweight_jax.train.loop import train_and_evaluate
