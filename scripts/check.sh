@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, tests, and a short run of the digits experiment: what .ci/run calls, in the active environment.
+# Lint, tests, and a short run of the digits experiment, in the active environment; .ci/run calls it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ruff check .

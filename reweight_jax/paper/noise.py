@@ -40,8 +40,8 @@ def collect(folder: pathlib.Path, name: str) -> list[dict]:
     """Returns the rows of every finished run in the folders `name`-<variant> under `folder`.
 
     One row per kind of noise, column, method, choice of model and setting. Accuracies are fractions
-    and intervals are of the mean over seeds (`tables.mean_and_interval`). The statistics of the weights
-    are means too, of the last step, and NaN in rows of other steps or if a run has none.
+    and intervals are of the mean over seeds (`tables.mean_and_interval`). The statistics of the
+    weights are means over seeds, of the last step; NaN in rows of other steps or without any.
     """
     runs = []
     for run_folder in sorted(folder.glob(f"{name}-*")):

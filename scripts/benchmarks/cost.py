@@ -2,7 +2,7 @@
 
     python scripts/benchmarks/cost.py [--depth=8] [--results=results]
 
-One quantity grows at a time, the others stay at n = m = 100, width 1 and one device. Writes
+One quantity grows at a time; the others are n = m = 100, width 1 and one device. Writes
 cost_<platform>.png and .csv: milliseconds of the plain and of the reweighting step (jvp), medians
 of steps that take turns, and the temporary memory that XLA counts for each (on one device).
 """
@@ -17,9 +17,10 @@ from matplotlib.figure import Figure
 
 from reweight_jax import cli
 from reweight_jax.errors import UserError
-from reweight_jax.records import plots, report
+from reweight_jax.records import plots
+from reweight_jax.records.workdir import write_atomically
 
-_DEPTH = flags.DEFINE_integer("depth", 8, "Of the ResNet: 6b + 2.")
+_DEPTH = flags.DEFINE_integer("depth", 8, "Depth of the ResNet: 6b + 2.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each step.", 2)
 _RESULTS = flags.DEFINE_string("results", "results", "Folder to write to.")
 
@@ -29,7 +30,7 @@ FIELDS = ("quantity", "value", "step", "ms", "low", "high", "temporary_mib")
 
 
 def measure_size(quantity: str) -> list[dict]:
-    """Rows of the table for n, m or width."""
+    """Returns the rows of the table for n, m or width."""
     programs = {
         (value, step): benchmark.compile_step(
             benchmark.network("resnet", depth=_DEPTH.value, **{quantity: value}), step
@@ -52,7 +53,7 @@ def measure_size(quantity: str) -> list[dict]:
 
 
 def measure_devices() -> list[dict]:
-    """Rows of the table for as many of DEVICES as there are."""
+    """Returns the rows of the table for those numbers of DEVICES that there are."""
     devices = jax.local_devices()
     network = benchmark.network("resnet", depth=_DEPTH.value)
     runs = {
@@ -63,23 +64,23 @@ def measure_devices() -> list[dict]:
     }
     times = benchmark.time_in_turns(runs, _ROUNDS.value)
     return [
-        {"quantity": "devices", "value": count, "step": step, **benchmark.quartiles(own)}
-        for (count, step), own in times.items()
+        {"quantity": "devices", "value": count, "step": step, **benchmark.quartiles(turns)}
+        for (count, step), turns in times.items()
     ]
 
 
 def draw(rows: list[dict], title: str) -> Figure:
-    """Time above, memory below; a column for each quantity."""
+    """Returns the figure: time above, memory below, a column for each quantity."""
     quantities = [*GROWING, "devices"]
     figure = Figure(figsize=(12, 5), layout="constrained")
     figure.suptitle(title)
     axes = figure.subplots(2, len(quantities), sharey="row")
     for column, quantity in zip(axes.T, quantities, strict=True):
         for step, colour in (("plain", "tab:grey"), ("jvp", "tab:blue")):
-            mine = [r for r in rows if (r["quantity"], r["step"]) == (quantity, step)]
+            of_line = [r for r in rows if (r["quantity"], r["step"]) == (quantity, step)]
             label = "plain" if step == "plain" else "reweight, jvp"
             for panel, field in zip(column, ("ms", "temporary_mib"), strict=True):
-                points = [(r["value"], r[field]) for r in mine if field in r]
+                points = [(r["value"], r[field]) for r in of_line if field in r]
                 if points:
                     panel.plot(*zip(*points, strict=True), "o-", color=colour, label=label)
         column[-1].set_xlabel(quantity)
@@ -107,7 +108,7 @@ def main(argv):
     writer.writeheader()
     writer.writerows(rows)
     platform = jax.default_backend()
-    report.write_atomically(results / f"cost_{platform}.csv", table.getvalue())
+    write_atomically(results / f"cost_{platform}.csv", table.getvalue())
     title = f"ResNet-{_DEPTH.value}, n = m = 100 unless given, {jax.local_devices()[0].device_kind}"
     plots.save(draw(rows, title), results / f"cost_{platform}.png")
     print(table.getvalue(), end="")

@@ -10,15 +10,13 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
-from ml_collections import ConfigDict
 
-from reweight_jax.data.splits import Examples
-from reweight_jax.methods import METHODS
-from reweight_jax.models import create_model
-from reweight_jax.train import devices as parallel
+from reweight_jax.configs import default
+from reweight_jax.data.examples import Data, Examples, Splits
+from reweight_jax.train import devices as on_devices
+from reweight_jax.train.config import Experiment, make_experiment
 from reweight_jax.train.state import create_optimizer, create_train_state
-from reweight_jax.train.step import augmentation, train_step
+from reweight_jax.train.step import train_step
 
 # name -> (method, epsilon_method)
 STEPS = {
@@ -29,7 +27,7 @@ STEPS = {
 
 
 class Network(NamedTuple):
-    """What is timed: a model and its batches.
+    """A model and the sizes of its batches.
 
     Attributes:
       model: fields of `config.model`.
@@ -38,7 +36,7 @@ class Network(NamedTuple):
       n, m: sizes of the training and the clean batch, over all devices.
     """
 
-    model: ConfigDict
+    model: dict
     image: tuple[int, int, int]
     num_classes: int
     n: int
@@ -46,11 +44,14 @@ class Network(NamedTuple):
 
 
 def network(name: str, dtype: str = "float32", n: int = 100, m: int = 100, **sizes) -> Network:
-    """ "lenet", "resnet" (ResNet-32) or "wide_resnet" (WRN-28-10); `sizes`: of `config.model`."""
+    """Returns "lenet", "resnet" (ResNet-32) or "wide_resnet" (WRN-28-10).
+
+    `sizes` are fields of `config.model` that take the place of the usual ones.
+    """
     defaults = {"depth": 32, "width": 1, "dropout": 0.0}
     if name == "wide_resnet":
         defaults = {"depth": 28, "width": 10, "dropout": 0.3}
-    model = ConfigDict({"name": name, "dtype": dtype, **defaults, **sizes})
+    model = {"name": name, "dtype": dtype, **defaults, **sizes}
     if name == "lenet":
         return Network(model, (28, 28, 1), 2, n, m)
     return Network(model, (32, 32, 3), 10, n, m)
@@ -62,7 +63,7 @@ class Program(NamedTuple):
     Attributes:
       run: takes the step once, from the same state each time, and waits for it.
       flops: of one step, as XLA counts them in the program before its optimisations.
-      temporary_bytes: the most memory that the step holds beside its arguments and results.
+      temporary_bytes: the most memory that the step uses beside its arguments and results.
       compile_seconds: of tracing and compiling it.
     """
 
@@ -73,7 +74,7 @@ class Program(NamedTuple):
 
 
 def random_examples(network: Network, size: int, seed: int) -> Examples:
-    """`size` images of uniform noise, and labels."""
+    """Returns `size` images of uniform noise with random labels."""
     rng = np.random.default_rng(seed)
     label = rng.integers(0, network.num_classes, size).astype(np.int32)
     label[: network.num_classes] = np.arange(network.num_classes)[:size]  # all classes occur
@@ -82,40 +83,73 @@ def random_examples(network: Network, size: int, seed: int) -> Examples:
 
 
 def write_npz(network: Network, path: str | os.PathLike) -> None:
-    """Writes 2,000 random training and 100 test images as a file that `config.data.path` names."""
+    """Writes random images as an npz file of own data."""
     arrays = {}
-    for part, size in (("train", 2_000), ("test", 100)):
-        examples = random_examples(network, size, seed=2)
-        arrays |= {f"{part}_image": examples.image, f"{part}_label": examples.label}
+    for seed, (split, size) in enumerate({"train": 2_000, "clean": 100, "test": 100}.items()):
+        examples = random_examples(network, size, seed)
+        arrays |= {f"{split}_input": examples.inputs, f"{split}_label": examples.label}
     np.savez(path, **arrays)
 
 
-def num_cores() -> int:
-    """Of this machine that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def create_experiment(
+    network: Network, step_name: str, devices=None, num_train: int = 0, **fields
+) -> Experiment:
+    """Returns a run of the step `step_name` of STEPS on random images.
 
-
-def compile_step(
-    network: Network, step_name: str, epsilon_params: str = "", fresh: bool | None = None
-) -> Program:
-    """Compiles the step `step_name` of STEPS, with the paper's optimiser and augmentation.
-
-    `epsilon_params` and `fresh` are those of `reweight_jax.step.train_step`; where `fresh` is None
-    no clean gradient is kept.
+    Args:
+      network: model and batch sizes.
+      step_name: a name in STEPS.
+      devices: of the run; None: the first one.
+      num_train: training images; 0: one batch.
+      fields: of the config, beside the paper's optimiser and augmentation.
     """
-    every = 1 if fresh is None else 2
-    state, step, train, clean = _prepare(network, step_name, None, epsilon_params, every)
-    if fresh is not None:
-        step = functools.partial(step, fresh=fresh)
+    config = default.get_config()
+    config.method, config.epsilon_method = STEPS[step_name]
+    config.model.update(network.model)
+    config.batch_size, config.clean_batch_size = network.n, network.m
+    config.data.clean_in_train = "never"
+    if network.image[-1] == 3:
+        config.weight_decay = 2e-4
+        config.data.crop_padding, config.data.flip = 4, True
+    config.update(fields)
+    train = random_examples(network, num_train or network.n, seed=0)
+    clean, test = (random_examples(network, network.m, seed=seed) for seed in (1, 2))
+    classes = tuple(range(network.num_classes))
+    data = Data(Splits(train, clean=clean, test=test), classes, network.num_classes)
+    return make_experiment(config, data, devices=devices or jax.local_devices()[:1])
+
+
+def step_of(experiment: Experiment):
+    """Returns (state, batch, clean_batch) -> (state, metrics), not compiled."""
+    config, phase = experiment.config, experiment.phases[0]
+    return functools.partial(
+        train_step,
+        model=experiment.model,
+        task=experiment.task,
+        method=experiment.method,
+        tx=create_optimizer(config, phase.schedule),
+        epsilon_method=config.epsilon_method,
+        epsilon_over=config.epsilon_over,
+        augment=experiment.augment,
+        axis_name=on_devices.axis_name(experiment.devices),
+    )
+
+
+def compile_step(network: Network, step_name: str) -> Program:
+    """Compiles the step `step_name` of STEPS for one device."""
+    experiment = create_experiment(network, step_name)
 
     def batch(examples):
-        rows = np.arange(len(examples.label), dtype=np.int32)
-        fields = {"image": examples.image, "label": examples.label}
+        rows = np.arange(examples.size, dtype=np.int32)
+        fields = {"inputs": examples.inputs, "label": examples.label}
         return fields | {"row": rows, "place": rows}
 
-    arguments = jax.device_put((state, batch(train), batch(clean) if clean else None))
+    splits = experiment.splits
+    clean_batch = batch(splits.clean) if experiment.method.needs_clean else None
+    arguments = (create_train_state(experiment), batch(splits.train), clean_batch)
+    arguments = jax.device_put(arguments, experiment.devices[0])
     start = time.perf_counter()
-    lowered = jax.jit(step).lower(*arguments)
+    lowered = jax.jit(step_of(experiment)).lower(*arguments)
     compiled = lowered.compile()
     seconds = time.perf_counter() - start
     return Program(
@@ -128,10 +162,11 @@ def compile_step(
 
 def compile_on_devices(network: Network, step_name: str, devices) -> Callable[[], None]:
     """Returns run() that takes one step after another on `devices`, as a training run does."""
-    axis_name = parallel.axis_name(devices)
-    state, step, train, clean = _prepare(network, step_name, axis_name)
-    state = parallel.place_state(state, devices)
-    advance = parallel.compile_train_steps(step, train, clean, devices)
+    experiment = create_experiment(network, step_name, devices)
+    state = on_devices.place_state(create_train_state(experiment), devices)
+    clean = experiment.splits.clean if experiment.method.needs_clean else None
+    step = step_of(experiment)
+    advance = on_devices.compile_steps(step, experiment.splits.train, clean, devices)
     rows = np.arange(network.n, dtype=np.int32)[None]
     clean_rows = np.arange(network.m, dtype=np.int32)[None] if clean else None
 
@@ -146,7 +181,7 @@ def compile_on_devices(network: Network, step_name: str, devices) -> Callable[[]
 def time_in_turns(programs: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
     """Runs the programs in turn, so that a slower or busier machine changes all of them alike.
 
-    Returns {name: its milliseconds in each of `rounds` turns}; one goes before them uncounted.
+    Returns {name: its milliseconds in each of `rounds` turns}, after one turn that is not counted.
     """
     times = {name: [] for name in programs}
     for _ in range(rounds + 1):
@@ -158,38 +193,16 @@ def time_in_turns(programs: dict[str, Callable[[], None]], rounds: int) -> dict[
 
 
 def quartiles(milliseconds: list[float]) -> dict[str, float]:
-    """{"ms": the median, "low": and "high": the quartiles} of at least 2 turns."""
+    """Returns {"ms": the median, "low": and "high": the quartiles} of at least 2 turns."""
     low, median, high = statistics.quantiles(milliseconds, n=4, method="inclusive")
     return {"ms": round(median, 2), "low": round(low, 2), "high": round(high, 2)}
 
 
 def ratio(milliseconds: list[float], to: list[float]) -> float:
-    """Median of the ratios of two programs in the same turn: a slow minute is in both."""
+    """Returns the median of the ratios of two programs in the same turn: a slow one is in both."""
     return statistics.median(map(operator.truediv, milliseconds, to))
 
 
-def _prepare(network, step_name, axis_name, epsilon_params="", every=1):
-    """(state, step, training batch, clean batch or None) of a step."""
-    method_name, epsilon_method = STEPS[step_name]
-    method = METHODS[method_name]
-    cifar = network.image[-1] == 3
-    config = ConfigDict({"momentum": 0.9, "weight_decay": 2e-4 if cifar else 0.0})
-    config.clean_gradient_every, config.epsilon_params = every, epsilon_params
-    tx = create_optimizer(config, optax.constant_schedule(1e-3))
-    model = create_model(network.model, network.num_classes, axis_name)
-    train = random_examples(network, network.n, seed=0)
-    clean = random_examples(network, network.m, seed=1) if method.needs_clean else None
-    state = create_train_state(
-        jax.random.key(0), model, tx, method, config, train, network.num_classes
-    )
-    step = functools.partial(
-        train_step,
-        model=model,
-        method=method,
-        tx=tx,
-        epsilon_method=epsilon_method,
-        epsilon_params=epsilon_params,
-        augment=augmentation(4, True) if cifar else augmentation(0, False),
-        axis_name=axis_name,
-    )
-    return state, step, train, clean
+def num_cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

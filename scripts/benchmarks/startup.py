@@ -1,10 +1,10 @@
-"""Times commands from their start to the record of their first step, without and with the cache.
+"""Times commands from their start to the record of their first step, without and with a cache.
 
     python scripts/benchmarks/startup.py [--rounds=3] [--json=FILE]
 
-Each turn starts python -m reweight_jax.main twice, on random images: once with an empty folder of
-compiled programs ("cold") and once with what the first left there ("warm"). On an accelerator the
-record of the first step is written when the second is on its way.
+Each turn starts python -m reweight_jax.main twice, on random images: once with an empty cache of
+compiled programs ("cold") and once with what the first wrote to it ("warm"). On an accelerator the
+record of the first step is written after the second has been dispatched.
 """
 
 import json
@@ -22,7 +22,7 @@ from absl import flags
 
 from reweight_jax import cli
 from reweight_jax.errors import UserError
-from reweight_jax.records import report
+from reweight_jax.records.workdir import write_atomically
 
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Turns of each command.", 1)
 _JSON = flags.DEFINE_string("json", None, "File to write the numbers to.")
@@ -36,11 +36,12 @@ NETWORKS = {"lenet": benchmark.network("lenet"), "resnet32": benchmark.network("
 
 
 def seconds_to_first_step(config: str, data: pathlib.Path, folder: pathlib.Path, cache) -> float:
-    """Starts the command, waits for the record of its first step, and ends it."""
+    """Returns the seconds from the start of a command to its first record; then kills it."""
     command = [
         *(sys.executable, "-m", "reweight_jax.main", f"--config={config}", f"--workdir={folder}"),
         *("--config.data.name=npz", f"--config.data.path={data}", "--config.log_every_steps=1"),
-        *("--config.data.num_clean=100", "--config.data.num_hyper_val=100"),
+        *("--config.data.num_hyper_val=100", "--config.data.noise=none"),
+        "--config.data.noise_ratio=0",
     ]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "TQDM_DISABLE": "1"}
     records = folder / "metrics.jsonl"
@@ -76,19 +77,19 @@ def main(argv):
     for name, config in CONFIGS.items():
         times = {"cold": [], "warm": []}
         with tempfile.TemporaryDirectory() as temporary:
-            here = pathlib.Path(temporary)
-            benchmark.write_npz(NETWORKS[name], here / "random.npz")
+            root = pathlib.Path(temporary)
+            benchmark.write_npz(NETWORKS[name], root / "random.npz")
             for turn in range(_ROUNDS.value):
                 for kind, seconds in times.items():
-                    folder, cache = here / f"{kind}{turn}", here / f"cache{turn}"
+                    folder, cache = root / f"{kind}{turn}", root / f"cache{turn}"
                     seconds.append(
-                        seconds_to_first_step(config, here / "random.npz", folder, cache)
+                        seconds_to_first_step(config, root / "random.npz", folder, cache)
                     )
         medians = {kind: round(statistics.median(seconds), 1) for kind, seconds in times.items()}
         result["networks"][name] = medians
         print(f"{name}: first step after {medians['cold']} s cold, {medians['warm']} s warm")
     if path:
-        report.write_atomically(path, json.dumps(result, indent=2) + "\n")
+        write_atomically(path, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The same networks and the same reweighting step in PyTorch, for benchmark_step.py --torch.
+"""The same networks and the same reweighting step in PyTorch, for step.py --torch.
 
-Written as a careful PyTorch user would: one forward pass on the training batch, its gradient with
-`create_graph`, the clean loss at the lookahead parameters by `torch.func.functional_call`, and a
-second backward pass to the example weights; the weighted update shares the first forward pass.
+Written as a careful PyTorch user would write it: one forward pass on the training batch, its
+gradient with `create_graph`, the clean loss at the lookahead parameters by
+`torch.func.functional_call`, and a second backward pass to the example weights; the weighted update
+shares the first forward pass.
 """
 
 import torch
@@ -104,15 +105,15 @@ NETWORKS = {
 
 
 def create_steps(model_config: dict, arrays, learning_rate, channels_last: bool):
-    """Returns {"torch plain": step, "torch double backward": step} for `model_config`.
+    """Returns {"torch plain": step, "torch double backward": step} for a model.
 
     Args:
-      model_config: name and sizes, as in `config.model`.
+      model_config: dict of its name and sizes, as in `config.model`.
       arrays: (image, label, clean image, clean label), images uint8 [n, H, W, C] in numpy.
       learning_rate: of SGD with momentum 0.9.
       channels_last: the memory format of the convolutions.
 
-    Each step() makes one update, and waits for it where it runs on a GPU.
+    Each step() makes one update; on a GPU it waits for it.
     """
     sizes = {name: model_config[name] for name in ("depth", "width", "dropout")}
     device = "cuda" if torch.cuda.is_available() else "cpu"
