@@ -132,7 +132,8 @@ def read_model(folder: pathlib.Path, step: int, like: tuple, device) -> tuple:
         restore_args=ocp.checkpoint_utils.construct_restore_args(item),
         partial_restore=True,
     )
-    options = ocp.CheckpointManagerOptions(read_only=True)
+    # Nothing is saved, so nothing is written; `read_only` would only add warnings.
+    options = ocp.CheckpointManagerOptions(create=False)
     try:
         with ocp.CheckpointManager(folder.resolve(), options=options) as manager:
             saved = manager.restore(step, args=arguments)

@@ -43,8 +43,13 @@ def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict
     return train(load_experiment(config, devices), workdir)
 
 
-def train(experiment: Experiment, workdir: str | os.PathLike, *, progress: bool = True) -> dict:
-    """Runs the phases of `experiment`; arguments, result and errors as `train_and_evaluate`."""
+def train(
+    experiment: Experiment, workdir: str | os.PathLike, *, progress: bool = True, draw: bool = True
+) -> dict:
+    """Runs the phases of `experiment`; arguments, result and errors as `train_and_evaluate`.
+
+    `progress`: whether to show a progress bar; `draw`: whether to draw plots/.
+    """
     config, task, phases, devices = (
         experiment.config, experiment.task, experiment.phases, experiment.devices,
     )  # fmt: skip
@@ -115,10 +120,12 @@ def train(experiment: Experiment, workdir: str | os.PathLike, *, progress: bool 
                         if saves or is_best:
                             checkpoints.save(state)
 
-    return finish(experiment, folder, writer.records, state)
+    return finish(experiment, folder, writer.records, state, draw)
 
 
-def finish(experiment: Experiment, folder: Workdir, records: list[dict], state) -> dict:
+def finish(
+    experiment: Experiment, folder: Workdir, records: list[dict], state, draw: bool = True
+) -> dict:
     """Writes examples.npz, the plots and, last, result.json; returns its contents."""
     train, phases = experiment.splits.train, experiment.phases
     means = history_means(state.history)
@@ -134,16 +141,9 @@ def finish(experiment: Experiment, folder: Workdir, records: list[dict], state) 
     outcome = result.build_result(
         experiment.config, records, experiment.task, stops, experiment.devices
     )
-    wrong = wrong_labels(train)
-    pictures = plots.draw_run(
-        records,
-        outcome,
-        means["weight"],
-        wrong,
-        train.label,
-        experiment.classes,
-        [phase.start for phase in phases[1:]],
-    )
+    shown = (records, outcome, means["weight"], wrong_labels(train), train.label)
+    starts = [phase.start for phase in phases[1:]]
+    pictures = plots.draw_run(*shown, experiment.classes, starts) if draw else {}
     for name, png in pictures.items():
         folder.write(f"plots/{name}.png", png)
     folder.write("result.json", result.to_json(outcome))
