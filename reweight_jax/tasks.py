@@ -16,16 +16,15 @@ import optax
 class Task(NamedTuple):
     """One kind of label. n is a batch, N a split, K the number of outputs.
 
-    All functions but `scores` are for jax: they can be jitted, and `loss` can be differentiated.
+    All functions except `scores` can be jitted, and `loss` can be differentiated.
 
     Attributes:
       name: the key in TASKS.
       num_outputs: K.
       loss: (outputs float32 [n, K], labels) -> [n].
-      error: (outputs, labels) -> [n], how wrong the prediction is: 0 or 1; the fraction of the
-        known tags that are wrong; the mean absolute error in the units of the labels.
-      margin: (outputs, labels) -> [n], or [n, K] for multi_label: the larger, the more the model
-        agrees with the label.
+      error: (outputs, labels) -> [n]: 0 or 1; the fraction of the known tags that are wrong; the
+        mean absolute error in the units of the labels.
+      margin: (outputs, labels) -> [n], or [n, K] for multi_label: how far the model agrees.
       predict: outputs -> probabilities [n, K], or values [n] or [n, D].
       scores: (numpy outputs [N, K], numpy labels) -> {name: float} of a split, with "loss".
       goodness: name of the score by which the best step is chosen.
@@ -81,7 +80,8 @@ def multi_label(labels: np.ndarray, num_outputs: int) -> Task:
     """Returns the task of K independent tags: labels int [N, K] of 1, 0 and -1 (not known).
 
     The loss is the mean sigmoid cross-entropy over the known tags, 0 if none is known. The margin
-    of each tag is its logit z for label 1, -z for label 0, and 0 if the label is not known.
+    of each tag is its logit z for label 1, -z for label 0, and 0 if the label is not known. In the
+    scores macro_f1 is the mean over the tags, and loss over the examples that have a known tag.
     """
     del labels
 
@@ -100,33 +100,26 @@ def multi_label(labels: np.ndarray, num_outputs: int) -> Task:
         return jnp.where(labels >= 0, jnp.where(labels == 1, outputs, -outputs), 0.0)
 
     def scores(outputs, labels):
-        known, positive, predicted = labels >= 0, labels == 1, outputs > 0
+        known, positive, z = labels >= 0, labels == 1, np.asarray(outputs, np.float64)
         if not known.any():
             raise ValueError("labels: all tags are missing (-1); scores need at least one")
-        error = float(np.mean((predicted != positive)[known]))
-        z = np.asarray(outputs, np.float64)
+        wrong = ((z > 0) != positive) & known
+        error = float(wrong.sum() / known.sum())
+        # F1 is 2 right / (2 right + wrong); a tag that is neither present nor predicted has none.
+        right, wrong = np.sum(positive & (z > 0), axis=0), wrong.sum(axis=0)
+        f1 = (2 * right / np.maximum(2 * right + wrong, 1))[right + wrong > 0]
         losses = np.sum((np.logaddexp(0, z) - positive * z) * known, axis=1)
         rows = known.any(axis=1)
         return {
             "accuracy": 1 - error,
             "error": error,
-            "macro_f1": _macro_f1(predicted & known, positive, known),
+            "macro_f1": float(f1.mean()) if f1.size else 0.0,
             "loss": float(np.mean(losses[rows] / known.sum(axis=1)[rows])),
         }
 
     # Not accuracy: if tags are rare, the model that never predicts one is accurate.
     predict = jax.nn.sigmoid
     return Task("multi_label", num_outputs, loss, error, margin, predict, scores, "macro_f1")
-
-
-def _macro_f1(predicted, positive, known):
-    """The mean F1 over the tags that are present or predicted at least once; 0 if none is."""
-    right = np.sum(predicted & positive, axis=0)
-    wrong = np.sum((predicted != positive) & known, axis=0)
-    defined = right + wrong > 0
-    return (
-        float(np.mean(2 * right[defined] / (2 * right + wrong)[defined])) if any(defined) else 0.0
-    )
 
 
 def regression(labels: np.ndarray, num_outputs: int) -> Task:
@@ -161,7 +154,7 @@ def regression(labels: np.ndarray, num_outputs: int) -> Task:
         return jnp.mean(jnp.abs(residuals(outputs, labels)) * deviation, axis=-1)
 
     def margin(outputs, labels):
-        return -jnp.sqrt(jnp.sum(residuals(outputs, labels) ** 2, axis=-1))
+        return -jnp.sqrt(2 * loss(outputs, labels))
 
     def predict(outputs):
         values = outputs * deviation + mean

@@ -202,7 +202,7 @@ def test_shapes_and_resolutions(name, depth, width, shape, train):
 
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name, depth, width", NAMES)
-def test_bfloat16_is_of_the_computation_alone(name, depth, width, train):
+def test_bfloat16_is_only_of_the_computation(name, depth, width, train):
     model = build(name, depth, width, dropout=0.3, dtype="bfloat16")
     logits, variables = shapes(model, (4, 8, 8, 3), train)
     assert logits.dtype == jnp.float32
