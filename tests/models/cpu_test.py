@@ -1,5 +1,6 @@
 """The operations for XLA:CPU against those that they replace."""
 
+import functools
 import re
 
 import chex
@@ -22,11 +23,14 @@ def test_planes_convolve_like_lax(shape, size):
     image, image_tangent = (jax.random.normal(key, shape) for key in keys[:2])
     variables = reference.init(keys[2], image)
     tangents = (jax.tree.map(jnp.cos, variables), image_tangent)
+
+    def derivatives(apply, variables, image):
+        value, pushed = jax.jvp(apply, (variables, image), tangents)
+        return value, pushed, jax.vjp(apply, variables, image)[1](jnp.sin(value))
+
     results = []
     for module in (reference, conv):
-        value, pushed = jax.jvp(module.apply, (variables, image), tangents)
-        pulled = jax.vjp(module.apply, variables, image)[1](jnp.sin(value))
-        results.append((value, pushed, pulled))
+        results.append(jax.jit(functools.partial(derivatives, module.apply))(variables, image))
     chex.assert_trees_all_close(*results, rtol=2e-5, atol=2e-5)
 
 
@@ -81,19 +85,23 @@ def reference(x):
 def test_pooling_value_and_derivatives(shape):
     keys = jax.random.split(jax.random.key(0), 3)
     x, tangent = (jax.random.normal(key, shape) for key in keys[:2])  # no ties
-    value, pushed = jax.jvp(max_pool_3x3, (x,), (tangent,))
-    expected, expected_pushed = jax.jvp(reference, (x,), (tangent,))
-    chex.assert_trees_all_equal(value, expected)
-    chex.assert_trees_all_equal(pushed, expected_pushed)
-    cotangent = jax.random.normal(keys[2], value.shape)
-    pulled = jax.vjp(max_pool_3x3, x)[1](cotangent)
-    expected_pulled = jax.vjp(reference, x)[1](cotangent)
+    cotangent = jax.random.normal(keys[2], jax.eval_shape(reference, x).shape)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def derivatives(pool, x):
+        value, pull = jax.vjp(pool, x)
+        return jax.jvp(pool, (x,), (tangent,)), value, pull(cotangent)
+
+    (*exact, pulled), (*expected, expected_pulled) = (
+        derivatives(pool, x) for pool in (max_pool_3x3, reference)
+    )
+    chex.assert_trees_all_equal(exact, expected)
     # An input that is the maximum of several windows adds up their cotangents in another order.
     chex.assert_trees_all_close(pulled, expected_pulled, rtol=1e-6, atol=1e-6)
 
 
 def test_pooling_of_ties_shares_out_one_cotangent_a_window():
-    pulled = jax.grad(lambda x: jnp.sum(max_pool_3x3(x)))(jnp.zeros((1, 6, 6, 1)))
+    pulled = jax.jit(jax.grad(lambda x: jnp.sum(max_pool_3x3(x))))(jnp.zeros((1, 6, 6, 1)))
     assert float(jnp.sum(pulled)) == 9.0  # 3x3 windows, each giving exactly one
     assert set(np.unique(pulled)) <= {0.0, 1.0, 2.0, 4.0}
 
@@ -101,7 +109,10 @@ def test_pooling_of_ties_shares_out_one_cotangent_a_window():
 def test_pooling_in_reverse_over_reverse():
     x = jax.random.normal(jax.random.key(0), (1, 5, 5, 1))
 
-    def hessian_trace(pool):
-        return jax.grad(lambda x: jnp.sum(jax.grad(lambda y: jnp.sum(pool(y) ** 3))(x) ** 2))(x)
+    def gradient_of_gradient(pool):
+        inner = jax.grad(lambda x: jnp.sum(pool(x) ** 3))
+        return jax.jit(jax.grad(lambda x: jnp.sum(inner(x) ** 2)))(x)
 
-    chex.assert_trees_all_close(hessian_trace(max_pool_3x3), hessian_trace(reference), rtol=1e-5)
+    chex.assert_trees_all_close(
+        gradient_of_gradient(max_pool_3x3), gradient_of_gradient(reference), rtol=1e-5
+    )

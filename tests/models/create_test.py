@@ -1,5 +1,6 @@
 """The built-in models by name: errors in one line, sizes, and which one fits which inputs."""
 
+import functools
 import types
 
 import chex
@@ -81,8 +82,8 @@ def test_lenet_has_one_logit_only_for_two_classes():
     x = jax.random.uniform(jax.random.key(0), (4, 12, 12, 1))
     for task, columns in [("classification", 1), ("multi_label", 2), ("regression", 2)]:
         model = create(2, task, name="lenet")
-        params, state = model.init(jax.random.key(1), x)
-        outputs, _ = model.apply(params, state, x, train=False)
+        params, state = jax.jit(model.init)(jax.random.key(1), x)
+        outputs, _ = jax.jit(functools.partial(model.apply, train=False))(params, state, x)
         assert np.all(outputs != 0, axis=0).sum() == columns
 
 
