@@ -32,7 +32,7 @@ class Model(NamedTuple):
     Attributes:
       init: (key, inputs) -> (params, model_state): pytrees of new arrays. model_state is what else
         the model keeps (batch statistics), {} if there is nothing.
-      apply: (params, model_state, inputs, *, train, key) -> (outputs, model_state): outputs are
+      apply: (params, model_state, inputs, train=, key=) -> (outputs, model_state): outputs are
         float32 [n, K]. `key` decides all random numbers; it may be None if `train` is False, and
         model_state is then returned unchanged.
     """
@@ -46,6 +46,7 @@ def as_model(model, *, num_outputs: int | None = None, axis_name: str | None = N
 
     Args:
       model: one of
+
         - a Flax linen module. It is called as module(inputs), with train=, training=, is_training=,
           deterministic= or use_running_average= if `__call__` names one of these. Collections
           other than "params" are its model_state. Random numbers of any name come from the key.
@@ -55,6 +56,7 @@ def as_model(model, *, num_outputs: int | None = None, axis_name: str | None = N
           Variables other than `nnx.Param` are its model_state, except for its random streams: each
           call seeds these from the key. Parameters and state are nested dicts of arrays.
         - a `Model`, or any pair (init, apply) of such functions.
+
       num_outputs: K, which the outputs must have; None: any. Outputs [n] are taken as [n, 1].
       axis_name: device axis over which a batch is split, or None. BatchNorm layers that name no
         axis average over it, and each dropout layer's masks are those that one device would draw.
