@@ -79,8 +79,9 @@ def draw_per_class(labels: np.ndarray, counts: np.ndarray, rng: np.random.Genera
     return np.sort(np.concatenate(rows))
 
 
-def even_counts(num_classes: int, total: int) -> np.ndarray:
+def even_counts(labels: np.ndarray, num_classes: int, total: int) -> np.ndarray:
     """Returns total / K for each class, int64 [K]; ValueError if that is not a whole number."""
+    del labels  # as `proportional_counts` has them
     if total % num_classes:
         raise ValueError(f"{total} is not a multiple of the {num_classes} classes")
     return np.full(num_classes, total // num_classes)

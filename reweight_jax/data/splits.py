@@ -73,28 +73,26 @@ def make_data(
     Raises:
       UserError: malformed data, or sizes that the set cannot give.
     """
-    fields = config.data
+    fields, has_classes = config.data, config.task == "classification"
     with prefix(source):
-        unknown = [name for name in parts if name not in PARTS]
-        if unknown or "train" not in parts:
+        if set(parts) - set(PARTS) or "train" not in parts:
             raise ValueError(f"has the parts {sorted(parts)}; valid: {', '.join(PARTS)}")
-        is_known = labels_are_right or fields.labels_are_right or _is_corrupted(fields)
+        is_known = labels_are_right or fields.labels_are_right or fields.noise != "none"
+        is_known = bool(is_known or fields.imbalance_ratio or fields.imbalance_factor)
         inputs = _inputs_of(parts)
         columns = _columns(parts["train"].columns, parts["train"].inputs)
-        tags = _columns(parts["train"].tags, parts["train"].label)
         encoded, classes, num_outputs = targets.encode(
             config.task,
             {name: part.label for name, part in parts.items()},
-            num_classes=fields.num_classes if config.task == "classification" else 0,
-            tags=tags,
+            num_classes=fields.num_classes if has_classes else 0,
+            tags=_columns(parts["train"].tags, parts["train"].label),
         )
         sets = _number(inputs, encoded, is_known)
-    if config.task == "classification":
+    if has_classes:
         sets, classes = _choose_classes(sets, classes, tuple(fields.classes))
         num_outputs = len(classes)
     else:
         _check_unclassified(config)
-    has_classes = config.task == "classification"
     splits = _split(sets, fields, seed, classes if has_classes else None, is_known)
     return Data(splits, classes, num_outputs, _ids(parts), columns)
 
@@ -102,10 +100,6 @@ def make_data(
 def with_clean_in_train(splits: Splits) -> Splits:
     """Returns the splits with the clean examples appended to the training set."""
     return splits._replace(train=concatenate(splits.train, splits.clean))
-
-
-def _is_corrupted(fields):
-    return fields.noise != "none" or bool(fields.imbalance_ratio or fields.imbalance_factor)
 
 
 def _columns(names, table):
@@ -170,9 +164,9 @@ def _choose_classes(sets, classes, chosen):
 
 def _check_unclassified(config):
     """Raises UserError if a field is set that has a meaning only for classes."""
-    default = {"noise": "none", "classes": (), "balanced_test": False}
-    default |= dict.fromkeys(("noise_ratio", "imbalance_ratio", "imbalance_factor"), 0)
-    for name, value in (default | {"num_classes": 0}).items():
+    numbers = ("noise_ratio", "imbalance_ratio", "imbalance_factor", "num_classes")
+    unset = {"noise": "none", "classes": (), "balanced_test": False, **dict.fromkeys(numbers, 0)}
+    for name, value in unset.items():
         if config.data[name] != value:
             raise UserError(
                 f"config.data.{name}: {config.data[name]}; only for task='classification', but "
@@ -216,7 +210,7 @@ def _split(sets, fields, seed, classes, is_known):
             drawn, rows = draw(rows, fields.num_hyper_val, "num_hyper_val", counts)
         hyper_val = noise(train.take(drawn), "noise_hyper_val")
     if clean is None and fields.num_clean and is_known:
-        drawn, rows = draw(rows, fields.num_clean, "num_clean", _even_counts)
+        drawn, rows = draw(rows, fields.num_clean, "num_clean", corrupt.even_counts)
         if not len(rows):
             raise UserError("config.data.num_clean: takes the whole training set")
         clean = train.take(drawn)
@@ -234,11 +228,6 @@ def _split(sets, fields, seed, classes, is_known):
     return Splits(noise(train, "noise_train"), clean, calibration, hyper_val, test)
 
 
-def _even_counts(label, num_classes, total):
-    del label
-    return corrupt.even_counts(num_classes, total)
-
-
 def _train_counts(fields, classes):
     """Returns (label, K, total) -> how many examples of each class train and hyper_val have."""
     if not fields.imbalance_ratio:
@@ -250,8 +239,8 @@ def _train_counts(fields, classes):
     if fields.dominant_class not in classes:
         raise UserError(f"config.data.dominant_class: {fields.dominant_class} is not in {classes}")
 
-    def counts(label, num_classes, total):
-        del label
+    def counts(labels, num_classes, total):
+        del labels
         dominant = classes.index(fields.dominant_class)
         with prefix("config.data.imbalance_ratio"):
             return corrupt.imbalanced_counts(num_classes, dominant, total, fields.imbalance_ratio)

@@ -114,6 +114,7 @@ def test_a_host_that_never_answers_is_given_up(monkeypatch):
     assert time.monotonic() - start < 2
 
 
+@pytest.mark.slow  # the labels of 70,000 records
 @needs_mnist
 def test_mnist_at_200_to_1():
 

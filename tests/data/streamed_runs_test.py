@@ -56,6 +56,7 @@ def test_reweighting_on_two_devices(digits_config, tmp_path, monkeypatch):
     assert_same_run(config, tmp_path, monkeypatch, jax.devices()[:2])
 
 
+@pytest.mark.slow  # two processes start twice; feed_test.py covers their batches
 def test_by_worker_processes_with_fine_tuning(digits_config, tmp_path, monkeypatch):
     config = digits_config(method="baseline", finetune_from="last", finetune_steps=2)
     assert_same_run(config, tmp_path, monkeypatch, workers=2)
