@@ -28,19 +28,20 @@ class Table(NamedTuple):
 
     def numbers(self, column: str) -> np.ndarray:
         """Returns a column as float64 [N]; UserError that names the line of any other cell."""
-        values = np.empty(len(self.lines))
-        for row, cell in enumerate(self.cells[column]):
-            try:
-                values[row] = float(cell)
-            except ValueError:
-                values[row] = np.nan
-            if not np.isfinite(values[row]):
-                what = f"{cell!r} is not a number" if cell.strip() else "an empty cell"
-                raise UserError(
-                    f"{self.at(row, column)}: {what}; mend it, or leave the column out: "
-                    f"config.data.ignore_columns=({column!r},)"
-                )
-        return values
+        try:
+            values = np.array(self.cells[column]).astype(np.float64)
+            row = int(np.argmin(np.isfinite(values)))
+        except ValueError:
+            row = next(row for row, cell in enumerate(self.cells[column]) if not _is_number(cell))
+        else:
+            if np.isfinite(values[row]):
+                return values
+        cell = self.cells[column][row]
+        what = f"{cell!r} is not a number" if cell.strip() else "an empty cell"
+        raise UserError(
+            f"{self.at(row, column)}: {what}; mend it, or leave the column out: "
+            f"config.data.ignore_columns=({column!r},)"
+        )
 
     def at(self, row: int, column: str) -> str:
         """Returns where a cell is, for messages."""
@@ -124,6 +125,11 @@ def read_table(path: pathlib.Path) -> Table:
     if not rows:
         raise UserError(f"{path}: is empty")
     header = [name.strip() for name in rows[0][1]]
+    if "" in header:
+        raise UserError(
+            f"{path}: column {header.index('') + 1} has no name; name it, or leave it out (of "
+            "pandas' to_csv with index=False)"
+        )
     doubled = [name for name in header if header.count(name) > 1]
     if doubled:
         raise UserError(f"{path}: two columns are named {doubled[0]!r}")
@@ -216,3 +222,10 @@ def _flag(table, row, column):
     if cell not in YES + NO:
         raise UserError(f"{table.at(row, column)}: {cell!r}; must be 0 or 1 (true, false, yes, no)")
     return cell in YES
+
+
+def _is_number(cell):
+    try:
+        return np.isfinite(float(cell))
+    except ValueError:
+        return False

@@ -236,6 +236,7 @@ def test_csv_of_tags_and_values(tmp_path):
         ),
         ("x,label\ninf,0\n", {}, "line 2, column x: 'inf' is not a number"),
         ("x,label\n1,0\n2,\n", {}, "line 3, column label: no label"),
+        (",x,label\n0,1,0\n", {}, "a.csv: column 1 has no name; .*index=False"),
         ("label\n0\n1\n", {}, "a.csv: no column is left for the inputs"),
         (
             "x,label\n1,0\n",
