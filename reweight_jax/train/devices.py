@@ -78,36 +78,37 @@ def compile_steps(step, train: Examples, clean: Examples | None, devices, *, res
         data["clean"] = {"label": clean.label, "inputs": clean.inputs}
     axis, unroll = axis_name(devices), 0 if on_cpu(devices) else 1
 
-    def take(examples, rows):
-        """This device's share of a batch, and its places in the whole of it."""
+    def take(examples, rows, index):
+        """The share of a batch of the device at `index`, and its places in the whole batch."""
         first = jnp.zeros((), jnp.int32)
         if axis and len(rows) % len(devices) == 0:
             share = len(rows) // len(devices)
-            first = share * jax.lax.axis_index(axis)
+            first = share * index
             rows = jax.lax.dynamic_slice_in_dim(rows, first, share)
         batch = jax.tree.map(lambda array: array[rows], examples)
         return batch | {"row": rows, "place": first + jnp.arange(len(rows))}
 
-    def run(state, data, rows, clean_rows, inputs):
+    def run(state, data, rows, clean_rows, inputs, index):
         def body(state, step_data):
             rows, clean_rows, inputs = step_data
-            batch = take(data["train"], rows)
+            batch = take(data["train"], rows, index)
             if inputs is not None:
                 batch |= {"inputs": inputs}
-            clean_batch = None if clean_rows is None else take(data["clean"], clean_rows)
+            clean_batch = None if clean_rows is None else take(data["clean"], clean_rows, index)
             return step(state, batch, clean_batch)
 
         return jax.lax.scan(body, state, (rows, clean_rows, inputs), unroll=unroll)
 
+    index = np.arange(len(devices))[own_part(len(devices), devices)]
     if axis is None:
         compiled = jax.jit(run, donate_argnums=0)
     else:
-        in_axes = (None, None, None, None, 0)
+        in_axes = (None, None, None, None, 0, 0)
         options = {"in_axes": in_axes, "out_axes": (None, None), "donate_argnums": 0}
         compiled = jax.pmap(run, axis_name=AXIS, devices=devices, **options)
     data = jax.device_put(data, _everywhere(devices))
     return lambda state, rows, clean_rows, inputs=None: compiled(
-        state, data, rows, clean_rows, inputs
+        state, data, rows, clean_rows, inputs, index
     )
 
 

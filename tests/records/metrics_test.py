@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tqdm
 
-from reweight_jax.records import report
+from reweight_jax.records import metrics as records
 
 
 class Metric(np.ndarray):
@@ -28,9 +28,9 @@ def metrics(losses, ready):
 def test_the_time_of_an_interval_is_that_of_its_own_steps(ready, monkeypatch):
     """Dispatches of two steps: one second each, in the call on a CPU, else where they are read."""
     now, written = 0.0, []
-    monkeypatch.setattr(report, "time", types.SimpleNamespace(perf_counter=lambda: now))
-    writer = types.SimpleNamespace(records=lambda kind: [], write=written.append)
-    log = report.TrainingLog({0: writer}, tqdm.tqdm(total=12, disable=True))
+    monkeypatch.setattr(records, "time", types.SimpleNamespace(perf_counter=lambda: now))
+    writer = types.SimpleNamespace(of_kind=lambda kind: [], write=written.append)
+    log = records.TrainingLog(writer, tqdm.tqdm(total=12, disable=True))
     for i in range(6):
         now += 1.0 if ready else 0.0
         log.write_due()
@@ -46,3 +46,9 @@ def test_the_time_of_an_interval_is_that_of_its_own_steps(ready, monkeypatch):
     assert [r["steps_per_second"] for r in written] == [2.0, 2.0, 2.0]
     assert [r["loss"] for r in written] == [0.75, 2.75, 4.75]
     assert written[-1]["seconds"] == 106.0
+
+
+def test_a_last_line_that_a_kill_cut_short_is_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "kind": "eval"}\n{"step": 2, "ki')
+    assert records.read_metrics(tmp_path) == [{"step": 1, "kind": "eval"}]
+    assert records.read_metrics(tmp_path / "none") == []
