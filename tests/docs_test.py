@@ -19,6 +19,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+import jax
 import pytest
 from absl import flags
 from ml_collections import config_flags
@@ -27,6 +28,7 @@ from reweight_jax import cli
 from reweight_jax.methods import METHODS
 from reweight_jax.models import MODELS
 from reweight_jax.tasks import TASKS
+from reweight_jax.train import devices
 from reweight_jax.train.config import check_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -139,6 +141,8 @@ def set_up(monkeypatch, folder: pathlib.Path) -> None:
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("TQDM_DISABLE", "1")
     monkeypatch.setattr(sys, "path", list(sys.path))
+    # A reader's computer is one device; four would compile four times as long.
+    monkeypatch.setattr(devices, "all_devices", lambda: jax.devices()[:1])
 
 
 def run_python(page: pathlib.Path, block: Block, namespace: dict) -> None:
@@ -169,6 +173,7 @@ def tables():
     return METHODS, MODELS, TASKS, DATASETS, ENCODERS
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_blocks(page, monkeypatch, tmp_path):
     set_up(monkeypatch, tmp_path)
