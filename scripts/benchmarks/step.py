@@ -173,7 +173,7 @@ def main(argv):
     if _TORCH.value and _DTYPE.value != "float32":
         raise UserError(f"--dtype: {_DTYPE.value}; PyTorch's steps are in float32")
     most = max(map(int, _DEVICES.value), default=1)
-    if jax.config.jax_platforms in (None, "", "cpu"):
+    if most > 1 and jax.config.jax_platforms in (None, "", "cpu"):
         jax.config.update("jax_num_cpu_devices", most)  # does nothing on an accelerator
     if most > jax.local_device_count():
         raise UserError(f"--devices: {most}, but there are {jax.local_device_count()}")

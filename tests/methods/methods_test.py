@@ -1,5 +1,7 @@
 """What each method's weights are, in numbers worked out by hand or by numpy."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -16,11 +18,18 @@ LABELS = np.array([1, 1, 0, 1, 1, 1, 1, 0, 1, 1], np.int32)
 TRAIN = Examples(np.zeros((10, 2, 2, 1), np.uint8), LABELS, LABELS, np.arange(10))
 
 
-def weigh(name, losses, labels, epsilon_gradient=None, seed=0):
-    """Returns the weights that a method gives to one batch, a quarter through the run."""
+@functools.cache
+def compiled(name):
+    """Returns the state of a method, and its compiled weights."""
     method = METHODS[name]
     config = ConfigDict({"num_steps": 40, "mentor_percentile": 70.0})
     state = () if method.trainable else method.init(jax.random.key(1), config, TRAIN, 2)
+    return state, jax.jit(method.weights)
+
+
+def weigh(name, losses, labels, epsilon_gradient=None, seed=0):
+    """Returns the weights that a method gives to one batch, a quarter through the run."""
+    state, weights_of = compiled(name)
     context = Context(
         losses=jnp.asarray(losses, jnp.float32),
         labels=jnp.asarray(labels, jnp.int32),
@@ -29,7 +38,7 @@ def weigh(name, losses, labels, epsilon_gradient=None, seed=0):
         method_state=state,
         epsilon_gradient=None if epsilon_gradient is None else jnp.float32(epsilon_gradient),
     )
-    weights, new_state = method.weights(context)
+    weights, new_state = weights_of(context)
     chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
     return np.asarray(weights)
 
