@@ -5,6 +5,7 @@ cd "$(dirname "$0")/.."
 ruff check .
 ruff format --check .
 python -m pytest
+python -m pytest -m slow
 workdir=$(mktemp -d)
 trap 'rm -rf "$workdir"' EXIT
 python -m reweight_jax.main --config=configs/mnist_imbalance.py:digits --config.num_steps=200 \
