@@ -6,7 +6,8 @@ blocks run in one namespace. A comment on the line before a block says what else
     <!-- file: NAME -->        the block is a file, which is written
     <!-- not run: REASON -->   the block is only read
 
-The flags and config fields of each command are parsed; the slow test runs the commands of some pages.
+The flags and config fields of each command are parsed. The slow test runs the commands of some
+pages.
 """
 
 import configparser
@@ -217,7 +218,9 @@ def test_the_loop_of_the_readme(capsys):
     (block,) = [b for b in blocks(ROOT / "README.md") if "reweight_step" in b.text]
     assert len(block.text.split("\n")) <= 35
     run_python(ROOT / "README.md", block, {})
-    accuracy, wrong = (float(line.rsplit(" ", 1)[1]) for line in capsys.readouterr().out.split("\n") if line)
+    accuracy, wrong = (
+        float(line.rsplit(" ", 1)[1]) for line in capsys.readouterr().out.split("\n") if line
+    )
     text = (ROOT / "README.md").read_text()
     assert f"It prints {accuracy:.2f} and {wrong:.2f};" in text
 
@@ -240,7 +243,9 @@ def test_links(page):
         if anchor:
             headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
             assert anchor in map(slug, headings), target
-    for path in re.findall(r"(?:scripts|configs|reweight_jax|docs|tests|results)/[\w/]+\.\w+", text):
+    for path in re.findall(
+        r"(?:scripts|configs|reweight_jax|docs|tests|results)/[\w/]+\.\w+", text
+    ):
         assert (ROOT / path).exists(), path
 
 
