@@ -213,6 +213,14 @@ def test_commands(name, monkeypatch, tmp_path):
                 assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
 
 
+@pytest.mark.slow
+def test_sphinx_has_nothing_to_complain_of(tmp_path):
+    pytest.importorskip("myst_parser", reason="needs the extra `docs`")
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", ROOT / "docs", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_loop_of_the_readme(capsys):
     """It is short, and what it prints is what the text says."""
     (block,) = [b for b in blocks(ROOT / "README.md") if "reweight_step" in b.text]
