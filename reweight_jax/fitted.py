@@ -14,8 +14,8 @@ from reweight_jax.configs import default
 from reweight_jax.data.examples import arrays_of
 from reweight_jax.data.inputs import as_inputs, like_train
 from reweight_jax.errors import UserError, choose, prefix
-from reweight_jax.models import MODELS
-from reweight_jax.tasks import TASKS
+from reweight_jax.models import MODELS, Model
+from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train.checkpoints import read_model
 from reweight_jax.train.config import build_model, sample_of
 from reweight_jax.train.evaluate import EVAL_BATCH_SIZE, compile_predict
@@ -92,8 +92,7 @@ class Fitted:
             batch_size = min(EVAL_BATCH_SIZE, 1 << (size - 1).bit_length())
         if batch_size not in self._compiled:
             self._compiled[batch_size] = compile_predict(self._model, self._devices, batch_size)
-        outputs = self._compiled[batch_size](*self._restore(step), inputs)
-        return np.array(self.task.predict(outputs))
+        return self._compiled[batch_size](*self._restore(step), inputs)
 
     def save(self, folder: str | os.PathLike) -> pathlib.Path:
         """Copies the folder of the run to `folder`, which must not exist; returns its path."""
@@ -117,7 +116,8 @@ class Fitted:
         make_task = choose("config.task", self.config.task, TASKS)
         self.task = make_task(self._labels, self._facts["num_outputs"])
         with prefix("load"):
-            self._model = build_model(self.config, self._facts, self._devices, model)
+            built = build_model(self.config, self._facts, self._devices, model)
+        self._model = _predictor(built, self.task)
 
     def __getstate__(self):
         self._restore("last")  # its folder may be gone when the pickle is read
@@ -156,6 +156,16 @@ class Fitted:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "damaged"
             raise UserError(f"{self.workdir}: no finished run ({name}: {reason})") from None
+
+
+def _predictor(model: Model, task: Task) -> Model:
+    """The model with what the task makes of its outputs; JAX's caches keep it, not the run."""
+
+    def apply(*arguments, **options):
+        outputs, model_state = model.apply(*arguments, **options)
+        return task.predict(outputs), model_state
+
+    return model._replace(apply=apply)
 
 
 def _complete(saved: dict) -> ConfigDict:

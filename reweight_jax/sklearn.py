@@ -34,7 +34,7 @@ _SHARED = """
       random_state: int, `RandomState` or None: draws the initialisation and the batches.
       verbose: whether to show a progress bar.
 
-    Attributes of a fitted estimator:
+    Attributes:
       n_features_in_, feature_names_in_: of X.
       sample_weight_: float [N], the mean weight of each example of X over the batches that held it,
         1 in plain training; NaN if none held it.
@@ -155,7 +155,8 @@ class ReweightClassifier(ClassifierMixin, _Reweight):
 
     def predict(self, X):
         """Returns the most probable class of each row, [n]."""
-        return self.classes_[self._predict(X).argmax(axis=1)]
+        index = self._predict(X).argmax(axis=1)
+        return self.classes_[index]
 
 
 class ReweightRegressor(RegressorMixin, _Reweight):
