@@ -1,1 +1,1 @@
-"""The configs, installed as reweight_jax.configs: default.py has every field, the others override."""
+"""Configs, installed as reweight_jax.configs: default.py has every field, others override."""

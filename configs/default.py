@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     config.finetune_learning_rate = 1e-3
 
     # s_model_conf: the --workdir of a finished baseline run, whose confusion matrix it starts from;
-    # "{seed}" in it is replaced by the seed.
+    # in a sweep "{seed}" in it is replaced by the seed.
     config.confusion_from = ""
     # mentornet: examples whose loss is at or below this percentile have full weight.
     config.mentor_percentile = 70.0

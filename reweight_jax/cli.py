@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import sys
+import traceback
 
 from absl import app, flags, logging
 
@@ -96,17 +97,22 @@ def _parse(argv):
         if "Traceback" in text:  # of an error inside the config file
             text = f"--config: {_field_error(text)}"
         raise UserError(_one_line(text)) from error
+    except Exception as error:  # a config file is a program, and raises what it likes
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        name = type(error).__name__
+        raise UserError(
+            f"--config: {where.filename}, line {where.lineno}: {name}: {_one_line(error)}"
+        ) from error
 
 
 def _field_error(text):
     """What is wrong with a config's field, or the last line of another error of a config file."""
+    text = text.replace("\\n", "\n").replace("\\'", "'")
     near = re.search(r'[Dd]id you mean "(.+?)"', text)
-    missing = re.search(r'[Kk]ey "(.+?)" does not exist', text) or re.search(
-        r"'?([\w.]+)'? *(?:is not a field|does not exist)", text
-    )
-    if missing:
-        hint = f"; did you mean {near[1]}?" if near else "; configs/default.py has all fields"
-        return f"no field {missing[1]}{hint}"
+    missing = re.search(r'[Kk]ey "(.+?)" does not exist|^\W*([\w.]+)\W*$', text, re.MULTILINE)
+    if missing and (near or missing[1]):
+        hint = f"did you mean {near[1]}?" if near else "configs/default.py has all fields"
+        return f"no field {missing[1] or missing[2]}; {hint}"
     lines = [line for line in text.strip().splitlines() if line.strip()]
     last = lines[-1] if lines else "cannot be read"
     return _one_line(last.partition(": ")[2] or last)

@@ -25,7 +25,7 @@ class Workdir:
         Args:
           path: of the folder; a leading ~ is the home folder.
           config: ConfigDict of the run.
-          facts: what of the data the run depends on; JSON. Both are written to config.json.
+          facts: what of the data the run depends on; JSON. `write_config` keeps both.
           writes: as the attribute.
 
         Raises:
@@ -61,7 +61,12 @@ class Workdir:
                 f"--workdir {path}: holds a run with {what}; choose another folder, or remove "
                 "this one"
             )
-        self.write("config.json", json.dumps(content, indent=2, sort_keys=True) + "\n")
+        self._config = json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+    def write_config(self) -> None:
+        """Writes config.json: once the run has taken up where it was."""
+        if self.writes:
+            self.write("config.json", self._config)
 
     def write(self, name: str, content: str | bytes) -> None:
         """Writes a file of the folder, whole or not at all."""

@@ -53,7 +53,7 @@ def dispatches(experiment: Experiment, phase: Phase, start: int, stack: contextl
         part = on_devices.own_part(n, devices)
         settings = (start, phase.stop, n, config.data.workers, part)
         batches = stack.enter_context(
-            contextlib.closing(stream_inputs(train.inputs, rows_of, *settings))
+            contextlib.closing(stream_inputs(train.inputs, rows_of, *settings, ahead=most))
         )
         parts = (list(itertools.islice(batches, k)) for k in lengths)
         stacked = (map_inputs(lambda *arrays: np.stack(arrays), *part) for part in parts)

@@ -8,7 +8,7 @@ import functools
 import jax
 import numpy as np
 
-from reweight_jax.data.examples import Splits
+from reweight_jax.data.examples import Splits, arrays_of, map_inputs
 from reweight_jax.tasks import Task
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.step import eval_step
@@ -40,12 +40,14 @@ def compile_predict(model, devices, batch_size: int = EVAL_BATCH_SIZE):
         part = part[on_devices.own_part(batch_size, devices)]
         return part.reshape(len(on_devices.own(devices)), -1, *part.shape[1:])
 
+    def padded(rows):
+        return np.pad(rows, [(0, batch_size - len(rows))] + [(0, 0)] * (rows.ndim - 1))
+
     def predict(params, model_state, inputs):
-        num_examples, outputs = len(jax.tree.leaves(inputs)[0]), []
+        num_examples, outputs = len(arrays_of(inputs)[0]), []
         for start in range(0, num_examples, batch_size):
-            rows = np.arange(start, start + batch_size)
-            rows = np.minimum(rows, num_examples - 1)  # padding repeats the last example
-            part = jax.tree.map(lambda array: np.asarray(array[rows]), inputs)  # noqa: B023
+            rows = np.arange(start, min(start + batch_size, num_examples))
+            part = map_inputs(lambda array: padded(array[rows]), inputs)  # noqa: B023
             if len(devices) > 1:
                 part = jax.tree.map(own_share, part)
             outputs.append(np.asarray(compiled(params, model_state, part)))

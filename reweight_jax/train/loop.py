@@ -54,9 +54,9 @@ def train(
         experiment.config, experiment.task, experiment.phases, experiment.devices,
     )  # fmt: skip
     hosts.check_same(config.to_json())
-    folder = Workdir(workdir, config, experiment.facts, writes=hosts.is_first())
     host_input = experiment.method.host_input
     host_input = hosts.from_first(lambda: host_input(config)) if host_input else None
+    folder = Workdir(workdir, config, experiment.facts, writes=hosts.is_first())
     state = on_devices.place_state(create_train_state(experiment, host_input), devices)
     predict = compile_predict(experiment.model, devices)
     wrong = wrong_labels(experiment.splits.train)
@@ -66,6 +66,7 @@ def train(
         step = int(state.step)
         if step > phases[-1].stop:
             raise UserError(f"config.num_steps: {config.num_steps}; {workdir} is at step {step}")
+        folder.write_config()
         records = hosts.from_first(lambda: metrics.read_metrics(folder.path))
         writer = metrics.MetricsWriter(folder, [r for r in records if r["step"] <= step])
         stack.callback(writer.close)

@@ -12,7 +12,7 @@ FACTS = {"classes": [4, 9], "num_train": 96}
 
 def test_a_config_is_kept_with_the_facts_of_its_data(digits_config, tmp_path):
     config = digits_config()
-    Workdir(tmp_path / "new" / "run", config, FACTS)
+    Workdir(tmp_path / "new" / "run", config, FACTS).write_config()
     saved = json.loads((tmp_path / "new" / "run" / "config.json").read_text())
     assert saved.pop("dataset") == FACTS
     assert saved == json.loads(config.to_json())
@@ -33,7 +33,7 @@ def test_a_config_is_kept_with_the_facts_of_its_data(digits_config, tmp_path):
     ],
 )
 def test_what_may_differ(before, after, differing, digits_config, tmp_path):
-    Workdir(tmp_path, digits_config(**before), FACTS)
+    Workdir(tmp_path, digits_config(**before), FACTS).write_config()
     if differing is None:
         Workdir(tmp_path, digits_config(**after), FACTS)
         return
@@ -44,7 +44,7 @@ def test_what_may_differ(before, after, differing, digits_config, tmp_path):
 
 
 def test_other_data_is_refused(digits_config, tmp_path):
-    Workdir(tmp_path, digits_config(), FACTS)
+    Workdir(tmp_path, digits_config(), FACTS).write_config()
     with pytest.raises(UserError, match="holds a run with other data"):
         Workdir(tmp_path, digits_config(), FACTS | {"num_train": 97})
 
@@ -52,6 +52,7 @@ def test_other_data_is_refused(digits_config, tmp_path):
 def test_a_process_that_does_not_write_leaves_nothing(digits_config, tmp_path):
     folder = Workdir(tmp_path / "run", digits_config(), FACTS, writes=False)
     folder.write("a.txt", "text")
+    folder.write_config()
     assert not (tmp_path / "run").exists()
 
 

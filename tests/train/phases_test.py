@@ -10,16 +10,16 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from whole_runs import ONE_DEVICE, saved, without_times
 
-from configs import cifar_background_flip, cifar_uniform_flip
+from reweight_jax.configs import cifar_background_flip, cifar_uniform_flip
 from reweight_jax.data import splits as data
 from reweight_jax.errors import UserError
-from reweight_jax.history import WeightHistory, empty_history
-from reweight_jax.paper import noise
-from reweight_jax.records import report
+from reweight_jax.records import result as results
+from reweight_jax.records.metrics import read_metrics
+from reweight_jax.train import loop
+from reweight_jax.train.config import load_experiment
 from reweight_jax.train.evaluate import weight_statistics
-from reweight_jax.train.loop import phases_of, train_and_evaluate
-from reweight_jax.train.run import load_splits
-from reweight_jax.train.state import learning_rate_schedule
+from reweight_jax.train.loop import train_and_evaluate
+from reweight_jax.train.phases import learning_rate_schedule, phases_of
 
 
 @pytest.fixture
@@ -42,13 +42,13 @@ def noisy_config():
 def test_phases_of_a_config(noisy_config):
     def spans(**fields):
         phases = phases_of(noisy_config(**fields))
-        return [(phase.name, phase.start, phase.stop, phase.from_best) for phase in phases]
+        return [(phase.name, phase.start, phase.stop, phase.begin) for phase in phases]
 
-    train = ("last", 0, 8, False)
+    train = ("last", 0, 8, "last")
     assert spans(finetune_from="none") == [train]
-    assert spans(finetune_from="last") == [train, ("finetuned_last", 8, 12, False)]
-    assert spans(finetune_from="best") == [train, ("finetuned_best", 8, 12, True)]
-    assert spans() == [train, ("finetuned_last", 8, 12, False), ("finetuned_best", 12, 16, True)]
+    assert spans(finetune_from="last") == [train, ("finetuned_last", 8, 12, "last")]
+    assert spans(finetune_from="best") == [train, ("finetuned_best", 8, 12, "best")]
+    assert spans() == [train, ("finetuned_last", 8, 12, "last"), ("finetuned_best", 12, 16, "best")]
 
 
 def test_learning_rate_falls_to_a_tenth(noisy_config):
@@ -65,7 +65,7 @@ def finished(tmp_path_factory):
     """A run with both kinds of fine-tuning, whose best step is not its last."""
     workdir = tmp_path_factory.mktemp("finished")
     config = cifar_uniform_flip.get_config("digits")
-    config.method, config.seed, config.learning_rate = "s_model", 2, 1.0
+    config.method, config.seed, config.learning_rate = "s_model", 0, 1.0
     config.num_steps, config.finetune_steps, config.finetune_from = 8, 4, "both"
     config.lr_drop_steps = (4,)
     config.batch_size = 20
@@ -77,7 +77,7 @@ def finished(tmp_path_factory):
 def test_result_has_all_phases(finished):
     config, workdir, result = finished
     assert result == json.loads((workdir / "result.json").read_text())
-    evals = {r["step"]: r for r in report.read_metrics(workdir) if r["kind"] == "eval"}
+    evals = {r["step"]: r for r in read_metrics(workdir) if r["kind"] == "eval"}
     assert sorted(evals) == [2, 4, 6, 8, 10, 12, 14, 16]
     accuracy = {step: r["hyper_val"]["accuracy"] for step, r in evals.items() if step <= 8}
     assert result["best"]["step"] == max(accuracy, key=lambda step: (accuracy[step], step))
@@ -85,7 +85,7 @@ def test_result_has_all_phases(finished):
         assert result[name]["step"] == step
         assert result[name]["test_accuracy"] == evals[step]["test"]["accuracy"]
     # The rows of a confusion matrix are the labels, its diagonal is what was right.
-    splits = load_splits(config, phases_of(config)[0].method)
+    splits = load_experiment(config).splits
     for name in ("last", "best", "finetuned_last", "finetuned_best"):
         for split in ("test", "hyper_val"):
             matrix = np.array(result["confusion"][name][split])
@@ -95,7 +95,7 @@ def test_result_has_all_phases(finished):
             assert np.trace(matrix) / matrix.sum() == pytest.approx(accuracy)
     lines = (workdir / "result.json").read_text().splitlines()
     assert len(lines) < 250  # a row of a matrix is a line
-    table = report.table(result)
+    table = results.table(result)
     assert f"{result['finetuned_best']['test_error']:.2%}" in table
 
 
@@ -114,21 +114,20 @@ def test_the_best_checkpoint_is_kept_and_tuned(finished):
     # Four steps at 1e-3: it moved, but little.
     assert 0 < distance(tuned_best["params"]["model"], best["params"]["model"]) < 0.05
     assert distance(tuned_last["params"]["model"], best["params"]["model"]) > 0.1
-    # What is trained on is the clean set: the training set's weights stay as they were.
-    chex.assert_trees_all_equal(tuned_best["history"], best["history"])
-    assert tuned_last["history"]["visits"].sum() > best["history"]["visits"].sum()
+    # What is trained on is the clean set: what is remembered of the training set stays.
+    chex.assert_trees_all_equal(tuned_best["history"], tuned_last["history"])
+    assert tuned_last["history"]["visits"].sum() == 8 * 20
+    assert best["history"]["visits"].sum() == result["best"]["step"] * 20
 
 
 def test_stopped_anywhere_it_ends_the_same(finished, tmp_path, monkeypatch):
     """Killed after each checkpoint in turn: in training, and in both kinds of fine-tuning."""
-    from reweight_jax import train
-
     config, workdir, result = finished
 
     class Stopped(Exception):
         pass
 
-    class Killed(train.Checkpoints):
+    class Killed(loop.Checkpoints):
         saves = 0
 
         def save(self, state):
@@ -137,7 +136,7 @@ def test_stopped_anywhere_it_ends_the_same(finished, tmp_path, monkeypatch):
             if Killed.saves == 1:  # of this process
                 raise Stopped
 
-    monkeypatch.setattr(train, "Checkpoints", Killed)
+    monkeypatch.setattr(loop, "Checkpoints", Killed)
     resumed, stops = None, 0
     while resumed is None:
         Killed.saves = 0
@@ -148,9 +147,7 @@ def test_stopped_anywhere_it_ends_the_same(finished, tmp_path, monkeypatch):
     assert stops >= 3
     assert without_times(resumed) == without_times(result)
     chex.assert_trees_all_equal(saved(tmp_path, 16), saved(workdir, 16))
-    mine, whole = (
-        [without_times(r) for r in report.read_metrics(path)] for path in (tmp_path, workdir)
-    )
+    mine, whole = ([without_times(r) for r in read_metrics(path)] for path in (tmp_path, workdir))
     assert mine == whole
 
 
@@ -209,55 +206,50 @@ def test_a_lost_record_is_named(finished, tmp_path):
         train_and_evaluate(config, tmp_path / "run", ONE_DEVICE)
 
 
-def test_a_run_whose_steps_depend_on_its_length_is_not_extended(noisy_config, tmp_path):
-    config = noisy_config(method="mentornet", finetune_from="none")
-    report.write_config(tmp_path, config)
-    config.num_steps = 16
-    with pytest.raises(UserError, match="holds a run with another config.num_steps"):
-        report.open_workdir(tmp_path, config)
-    config.method = "baseline"
-    report.write_config(tmp_path, config)
-    config.num_steps = 32
-    assert report.open_workdir(tmp_path, config) == tmp_path
-
-
 def test_weight_statistics_by_hand():
     nan = np.nan
-    weights = np.array([0.0, 2.0, 1.0, 0.0, 0.0, 3.0, nan])
-    mean_weights = np.array([1.0, 1.0, 1.0, 2.0, 0.0, 0.0, nan])  # 6 pairs of 9
-    alignment = np.array([-1.0, 2.0, 0.5, -2.0, 0.5, 3.0, nan])  # 1, 2 and 1 and a tie
-    history = WeightHistory(np.array([1, 2, 1, 2, 1, 1, 0]), weights, mean_weights, alignment)
+    means = {
+        "visits": np.array([1, 2, 1, 2, 1, 1, 0]),
+        "weight": np.array([0.0, 2.0, 1.0, 0.0, 0.0, 3.0, nan]),
+        "alignment": np.array([-1.0, 2.0, 0.5, -2.0, 0.5, 3.0, nan]),
+        "margin": np.array([1.0, 1.0, 1.0, 2.0, 0.0, 0.0, nan]),
+    }
     wrong = np.array([False, False, False, True, True, True, True])
     # Pairs (right, wrong): 0 against 0, 0, 3: 1/2 1/2 0; 2 against them: 1 1 0; 1: 1 1 0. 5 of 9.
-    expected = {"auc": 5 / 9, "wrong_mass": 3 / 6, "zero_right": 1 / 3, "zero_wrong": 2 / 3}
-    expected |= {"mean_auc": 6 / 9, "alignment_auc": 4.5 / 9}
-    assert weight_statistics(history, wrong) == pytest.approx(expected)
-    assert expected.keys() == {*noise.AREAS, *noise.SHARES} == set(report.WEIGHT_ROWS.values())
-    del expected["alignment_auc"]
-    none = history.replace(mean_alignment=np.full(7, nan))
-    assert weight_statistics(none, wrong) == pytest.approx(expected)
-    assert roc_auc_score(~wrong[:6], weights[:6]) == pytest.approx(5 / 9)
-    assert weight_statistics(history, np.zeros(7, bool)) == {}
-    nothing = history.replace(last_weight=np.zeros(7))
+    expected = {"mean_auc": 5 / 9, "wrong_mass": 3 / 6, "zero_right": 1 / 3, "zero_wrong": 2 / 3}
+    # Alignment: 1, 2, and 1 and a tie; margin: 2 and 2 and 2.
+    expected |= {"alignment_auc": 4.5 / 9, "margin_auc": 6 / 9}
+    assert weight_statistics(means, wrong) == pytest.approx(expected)
+    assert expected.keys() == set(results.WEIGHT_ROWS.values())
+    del expected["alignment_auc"], means["alignment"]
+    assert weight_statistics(means, wrong) == pytest.approx(expected)
+    assert roc_auc_score(~wrong[:6], means["weight"][:6]) == pytest.approx(5 / 9)
+    assert weight_statistics(means, np.zeros(7, bool)) == {}
+    nothing = means | {"weight": np.zeros(7)}
     assert weight_statistics(nothing, wrong)["wrong_mass"] == 0
-    assert weight_statistics(empty_history(7), wrong) == {}
+    assert weight_statistics(means | {"visits": np.zeros(7, int)}, wrong) == {}
 
 
 def test_the_weights_of_a_run_are_in_its_result(noisy_config, tmp_path):
     config = noisy_config(method="weighted", finetune_from="none", num_steps=60, batch_size=50)
     config.log_every_steps = config.eval_every_steps = config.checkpoint_every_steps = 20
     result = train_and_evaluate(config, tmp_path, ONE_DEVICE)
-    splits = data.load(config.data, config.seed)
-    wrong = splits.train.label != splits.train.true_label
-    # Half of the weight of the background label, and nothing else, lies on wrong labels; each
-    # batch's weights sum to one, so that the batches' own mixture makes it vary a little.
-    fractions = np.bincount(splits.train.label, weights=~wrong) / np.bincount(splits.train.label)
-    weights = fractions[splits.train.label]
+    train = data.load(config, config.seed).splits.train
+    wrong = train.label != train.true_label
+    # Half of the weight of the background label, and nothing else, is on wrong labels; each batch's
+    # weights sum to one, so that the batches' own mixture makes it vary a little.
+    fractions = np.bincount(train.label, weights=~wrong) / np.bincount(train.label)
+    weights = fractions[train.label]
     expected = roc_auc_score(~wrong, weights)
-    assert result["weights"]["auc"] == pytest.approx(expected, abs=0.05)
+    assert result["weights"]["mean_auc"] == pytest.approx(expected, abs=0.03)
     share = weights[wrong].sum() / weights.sum()
     assert result["weights"]["wrong_mass"] == pytest.approx(share, abs=0.05)
     assert result["weights"]["zero_wrong"] == 0
-    # The mean over visits is of many mixtures, and so nearer still.
-    assert result["weights"]["mean_auc"] == pytest.approx(expected, abs=0.03)
     assert "alignment_auc" not in result["weights"]
+    # examples.npz has what the statistics are made of.
+    with np.load(tmp_path / "examples.npz") as arrays:
+        np.testing.assert_array_equal(arrays["label"], train.label)
+        np.testing.assert_array_equal(arrays["index"], train.index)
+        margin = {name: arrays[name] for name in ("visits", "weight", "margin")}
+        wrong = arrays["label"] != arrays["true_label"]
+    assert weight_statistics(margin, wrong) == pytest.approx(result["weights"])

@@ -10,15 +10,16 @@ import sys
 import time
 
 import chex
-import jax
 import numpy as np
 import pytest
+from commands import assert_one_line, command
 from whole_runs import ONE_DEVICE, records, saved, without_times
 
 from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS
-from reweight_jax.records import report
-from reweight_jax.train import devices as parallel
+from reweight_jax.records import result as results
+from reweight_jax.records.metrics import read_metrics
+from reweight_jax.train import dispatch
 from reweight_jax.train.loop import train_and_evaluate
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -35,7 +36,7 @@ def test_every_method_runs_and_leaves_what_it_should(
     assert (result["method"], result["dataset"], result["seed"]) == (method, "digits", 0)
     assert result["last"]["step"] == result["num_steps"] == 6
     assert result["last"]["test_error"] == pytest.approx(1 - result["last"]["test_accuracy"])
-    kinds = [(r["kind"], r["step"]) for r in report.read_metrics(tmp_path)]
+    kinds = [(r["kind"], r["step"]) for r in read_metrics(tmp_path)]
     assert [k for k in kinds if k[0] != "confusion"] == [
         (kind, step) for step in (2, 4, 6) for kind in ("train", "eval")
     ]
@@ -48,32 +49,9 @@ def test_every_method_runs_and_leaves_what_it_should(
     for plot in ("training_curve.png", "confusion.png", *weights):
         assert (tmp_path / "plots" / plot).read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.glob("events.out.tfevents.*"))
-    table = report.table(result)
+    table = results.table(result)
     assert method in table and f"{result['last']['test_error']:.2%}" in table
     assert not list(tmp_path.rglob(".*"))
-
-
-def test_best_is_chosen_on_hyper_val_and_never_on_test(digits_config):
-    def evaluation(step, hyper_val, test):
-        scores = {"hyper_val": hyper_val, "test": test, "clean": 1.0}
-        return {"step": step, "kind": "eval", "weights": {}} | {
-            split: {"accuracy": value, "error": 1 - value, "loss": 0.0}
-            for split, value in scores.items()
-        }
-
-    train = {"kind": "train", "step": 4, "steps_without_helpful_example": 3}
-    train |= {"seconds": 1.0, "steps_per_second": 2.0}
-    evals = [evaluation(1, 0.8, 0.5), evaluation(2, 0.9, 0.6), evaluation(3, 0.9, 0.55)]
-    evals.append(evaluation(4, 0.7, 0.99))
-    evals.append(evaluation(6, 0.99, 0.98))  # of fine-tuning
-    matrices = {"kind": "confusion", "test": [[5]], "hyper_val": [[6]]}
-    evals += [matrices | {"step": step} for step in (3, 4, 6)]
-    stops = {"last": 4, "finetuned_last": 6}
-    result = report.build_result(digits_config(), [train, *evals], stops, ONE_DEVICE)
-    assert result["best"]["step"] == 3 and result["best"]["test_accuracy"] == 0.55
-    assert result["last"]["step"] == 4
-    assert result["finetuned_last"]["test_accuracy"] == 0.98
-    assert result["steps_without_helpful_example"] == 3
 
 
 def test_several_devices_run_by_themselves(digits_config, tmp_path):
@@ -90,7 +68,7 @@ def test_resumed_and_extended_in_process(digits_config, tmp_path):
     chex.assert_trees_all_equal(saved(tmp_path / "parts", 6), saved(tmp_path / "whole", 6))
     assert records(tmp_path / "parts") == records(tmp_path / "whole")
     before = (tmp_path / "parts" / "config.json").read_text()
-    with pytest.raises(UserError, match="config.num_steps: 4, but .* has come to step 6"):
+    with pytest.raises(UserError, match="config.num_steps: 4; .* is at step 6"):
         train_and_evaluate(digits_config(num_steps=4), tmp_path / "parts", ONE_DEVICE)
 
     assert (tmp_path / "parts" / "config.json").read_text() == before
@@ -108,8 +86,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(digits_config, tmp_path):
     every = {"log_every_steps": 1, "eval_every_steps": 6, "checkpoint_every_steps": 1}
     # 1e20: the first update is finite, and the loss after it is not.
     for learning_rate, message, kept in (
-        (1e20, "the loss of step 2 of seed 0 is not finite; the last checkpoint", ["1"]),
-        (3e38, "the parameters of seed 0 after step 1 are not finite", []),
+        (1e20, "the loss of step 2 is not finite; the last checkpoint", ["1"]),
+        (3e38, "the parameters after step 1 are not finite", []),
     ):
         workdir = tmp_path / str(learning_rate)
         config = digits_config(learning_rate=learning_rate, **every)
@@ -130,10 +108,7 @@ ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu"}
 
 
 def run(workdir, *arguments):
-    command = [*COMMAND, f"--workdir={workdir}", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600
-    )
+    return command(*COMMAND[1:], f"--workdir={workdir}", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -197,39 +172,41 @@ def test_when_every_checkpoint_is_damaged_it_says_so(uninterrupted, tmp_path):
     assert "Traceback" not in stopped.stderr
 
 
-def test_checkpoints_of_other_data_are_not_called_damaged(tmp_path):
+def test_other_data_is_named_and_nothing_is_called_damaged(tmp_path):
     def write(rows):
         image = np.random.default_rng(0).integers(0, 256, (rows, 28, 28)).astype(np.uint8)
         label = np.arange(rows) % 2
-        arrays = {"train_image": image, "train_label": label}
-        np.savez(tmp_path / "a.npz", **arrays, test_image=image, test_label=label)
+        arrays = {"train_input": image, "train_label": label}
+        np.savez(tmp_path / "a.npz", **arrays, clean_input=image[:10], clean_label=label[:10])
 
-    fields = ("name=npz", f"path={tmp_path / 'a.npz'}", "classes=()", "imbalance_ratio=0")
-    arguments = [f"--config.data.{field}" for field in (*fields, "num_train=0")]
+    own = ("-m", "reweight_jax.main", "--config=configs/own_data.py", "--config.num_steps=20")
+    own += (f"--config.data.path={tmp_path / 'a.npz'}", f"--workdir={tmp_path / 'run'}")
+    own += ("--config.batch_size=10",)
     write(60)
-    assert run(tmp_path / "run", *arguments, "--config.num_steps=40").returncode == 0
-    write(64)  # the history of weights has another shape now
-    stopped = run(tmp_path / "run", *arguments)
-    assert stopped.returncode == 1
-    assert "no checkpoint can be read; of step 40: " in stopped.stderr
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["40"]
-
-
-@pytest.mark.parametrize("on_cpu", [True, False])
-def test_a_clean_gradient_is_kept_for_as_many_steps_as_said(
-    on_cpu, digits_config, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(parallel, "_is_cpu", lambda device: on_cpu)
-    intervals = dict.fromkeys(("log_every_steps", "eval_every_steps", "checkpoint_every_steps"), 1)
-    config = digits_config(method="reweight", clean_gradient_every=2, num_steps=3, **intervals)
-    train_and_evaluate(config, tmp_path, ONE_DEVICE)
-    kept = [saved(tmp_path, step)["clean_gradient"] for step in (1, 2, 3)]
-    chex.assert_trees_all_equal(kept[1], kept[0])
-    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(kept[0])) > 0
-    with pytest.raises(AssertionError):
-        chex.assert_trees_all_close(kept[2], kept[1])
+    finished = command(*own)
+    assert finished.returncode == 0, finished.stderr
+    assert "clean error, last step" in finished.stdout  # there is no test set
+    write(64)
+    assert_one_line(command(*own), "holds a run with other data")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["20"]
 
 
 def test_the_digits_run_taught_it_something(uninterrupted):
-    losses = [r["plain_loss"] for r in report.read_metrics(uninterrupted) if r["kind"] == "train"]
-    assert np.mean(losses[-3:]) < 0.5 * losses[0]
+    losses = [r["clean"]["loss"] for r in read_metrics(uninterrupted) if r["kind"] == "eval"]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_last_dispatch_may_be_shorter(digits_config, tmp_path, monkeypatch):
+    """Seven steps in dispatches of up to three, within intervals of two: the same as one by one."""
+    every = {"log_every_steps": 2, "eval_every_steps": 4, "checkpoint_every_steps": 4}
+    config = digits_config(num_steps=7, **every)
+    train_and_evaluate(config, tmp_path / "single", ONE_DEVICE)
+    config.steps_per_dispatch = 3
+    train_and_evaluate(config, tmp_path / "three", ONE_DEVICE)
+    chex.assert_trees_all_close(
+        saved(tmp_path / "three", 7), saved(tmp_path / "single", 7), rtol=1e-4, atol=1e-6
+    )
+    lengths = dispatch._lengths
+    assert [*lengths(0, 7, 3, 2)] == [2, 2, 2, 1]
+    assert [*lengths(0, 8001, 25, 100)] == [25] * 320 + [1]
+    assert [*lengths(210, 330, 25, 100)] == [25, 25, 25, 15, 25, 5]
