@@ -4,6 +4,8 @@ import json
 import os
 import pathlib
 import shutil
+import zipfile
+import zlib
 from typing import Any
 
 import jax
@@ -20,6 +22,7 @@ from reweight_jax.train.checkpoints import read_model
 from reweight_jax.train.config import build_model, sample_of
 from reweight_jax.train.evaluate import EVAL_BATCH_SIZE, compile_predict
 
+DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 PHASES = ("last", "best", "finetuned_last", "finetuned_best")
 
 
@@ -54,7 +57,7 @@ class Fitted:
             self.classes, self.columns = (tuple(self._facts[k]) for k in ("classes", "columns"))
             with np.load(self.workdir / "examples.npz", allow_pickle=False) as arrays:
                 self.examples = {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        except (*DAMAGED, AttributeError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{self.workdir}: a run of another version, or damaged ({reason})"

@@ -1,8 +1,12 @@
 """scikit-learn estimators over `reweight_jax.fit`, for tables of numbers with doubtful labels.
 
-model = ReweightClassifier(random_state=0).fit(X, y, X_clean, y_clean)
-model.predict(X_new)
-suspects = np.argsort(model.sample_weight_)  # least weight first: labels to check by hand
+For example:
+
+    model = ReweightClassifier(random_state=0).fit(X, y, X_clean, y_clean)
+    model.predict(X_new)
+    suspects = np.argsort(model.sample_weight_)  # least weight first: labels to check by hand
+
+Both take the parameters of `reweight_jax.fit` that matter most, and the others as `fields`.
 """
 
 from typing import Any
