@@ -55,8 +55,8 @@ class Fitted:
             self._facts = saved.pop("dataset")
             self.config = _complete(saved)
             self.classes, self.columns = (tuple(self._facts[k]) for k in ("classes", "columns"))
-            with np.load(self.workdir / "examples.npz", allow_pickle=False) as arrays:
-                self.examples = {name: arrays[name] for name in arrays.files}
+            with (self.workdir / "examples.npz").open("rb") as file:
+                self.examples = dict(np.load(file, allow_pickle=False))
         except (*DAMAGED, AttributeError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
