@@ -12,7 +12,7 @@ from reweight_jax.reweight import (
     reweight_step,
 )
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Fitted",

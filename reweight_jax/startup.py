@@ -21,6 +21,7 @@ def prepare() -> None:
     """Sets all of the below, and what is for a CPU only if there is nothing else to run on."""
     cache_compilations()
     if is_cpu_only():
+        give_devices_threads()
         keep_freed_memory()
         step_on_this_thread()
 
@@ -30,6 +31,16 @@ def is_cpu_only() -> bool:
     if jax.config.jax_platforms:
         return jax.config.jax_platforms == "cpu"
     return not any(importlib.util.find_spec(plugin) for plugin in ACCELERATORS)
+
+
+def give_devices_threads() -> None:
+    """Gives XLA twice as many threads as there are CPU devices, if there are several.
+
+    A device that waits for the others in a collective blocks a thread of XLA's pool. With as many
+    threads as devices, runs on a busy machine were seen to wait for each other forever.
+    """
+    if jax.config.jax_num_cpu_devices > 1:
+        os.environ.setdefault("NPROC", str(2 * jax.config.jax_num_cpu_devices))
 
 
 def keep_freed_memory() -> None:

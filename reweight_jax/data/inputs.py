@@ -71,7 +71,7 @@ def like_train(inputs: Inputs, train: Inputs, name: str, train_name: str = "trai
 
 
 def _as_array(values, name):
-    array = np.asarray(values)
+    array = np.asarray(values, order="C")  # a sum over rows depends on how they lie in memory
     if array.ndim == 0:
         raise ValueError(f"{name}: not an array with one row per example: {type(values).__name__}")
     if array.dtype.kind == "O":

@@ -26,6 +26,11 @@ _FLAGS = {
 }
 
 
+# Standardised inputs are clipped here: a column that is nearly constant has values of 30 deviations
+# and more, which made the training of an MLP on digits collapse (0.15 accuracy instead of 0.94).
+LARGEST_DEVIATION = 5.0
+
+
 class Model(NamedTuple):
     """A model as two pure functions, which can be jitted and differentiated.
 
@@ -114,7 +119,7 @@ def scale_inputs(inputs):
 
 
 def standardized(model: Model, mean: np.ndarray, deviation: np.ndarray) -> Model:
-    """Returns `model` on (inputs - mean) / deviation, for float inputs [N, D].
+    """Returns `model` on (inputs - mean) / deviation, clipped, for float inputs [N, D].
 
     `mean` and `deviation` [D] become part of the model_state, so that a checkpoint has them. A
     deviation of 0 counts as 1. Raises ValueError if their shapes are not [D].
@@ -125,7 +130,8 @@ def standardized(model: Model, mean: np.ndarray, deviation: np.ndarray) -> Model
     deviation = np.where(deviation == 0, np.float32(1), deviation)
 
     def scale(statistics, inputs):
-        return (inputs - statistics["mean"][None]) / statistics["deviation"][None]
+        scaled = (inputs - statistics["mean"][None]) / statistics["deviation"][None]
+        return jnp.clip(scaled, -LARGEST_DEVIATION, LARGEST_DEVIATION)
 
     def init(key, inputs):
         statistics = {"mean": jnp.array(mean), "deviation": jnp.array(deviation)}

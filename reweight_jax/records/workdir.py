@@ -4,11 +4,13 @@ import json
 import os
 import pathlib
 
+from reweight_jax.configs import default
 from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS
 
-# Fields that change no number of a run: how data is read, and where things are.
-FREE = {"data.resident", "data.workers", "confusion_from"}
+# Fields that change no number of a run: what is logged, how data is read, and where things are.
+FREE = {"log_every_steps", "checkpoint_every_steps", "steps_per_dispatch", "confusion_from"}
+FREE |= {"data.resident", "data.workers", "data.data_dir"}
 
 
 class Workdir:
@@ -46,7 +48,8 @@ class Workdir:
             old = flatten(json.loads(written.read_text())) if written.exists() else new
         except (OSError, ValueError, AttributeError) as error:
             raise UserError(f"--workdir {path}: cannot be used ({error})") from None
-        differing = {name for name in old | new if old.get(name) != new.get(name)} - FREE
+        old = flatten(json.loads(default.get_config().to_json())) | old  # fields new since then
+        differing = {name for name in new if old.get(name) != new[name]} - FREE
         before, now = old.get("finetune_from"), config.finetune_from
         if before == now == "none" and not METHODS[config.method].uses_num_steps:
             differing -= {"num_steps"}

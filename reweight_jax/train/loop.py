@@ -50,9 +50,8 @@ def train(
 
     `progress`: whether to show a progress bar; `draw`: whether to draw plots/.
     """
-    config, task, phases, devices = (
-        experiment.config, experiment.task, experiment.phases, experiment.devices,
-    )  # fmt: skip
+    config, phases, devices = experiment.config, experiment.phases, experiment.devices
+    task = experiment.task
     hosts.check_same(config.to_json())
     host_input = experiment.method.host_input
     host_input = hosts.from_first(lambda: host_input(config)) if host_input else None

@@ -95,6 +95,8 @@ def train_step(
     own_weights = weights[batch["place"]]
     new_state, loss = apply_weights(state, linearized, own_weights, tx=tx, axis_name=axis_name)
 
+    if gradient is not None:  # a bad clean batch must stop the run, not look like an unhelpful one
+        loss = jnp.where(jnp.isfinite(gradient).any(), loss, jnp.nan)
     outputs, model_state = linearized.aux
     square_sum = jnp.sum(weights**2)
     metrics = {

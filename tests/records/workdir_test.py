@@ -30,6 +30,7 @@ def test_a_config_is_kept_with_the_facts_of_its_data(digits_config, tmp_path):
         ({"finetune_from": "last"}, {"finetune_from": "both"}, None),
         ({"finetune_from": "both"}, {"finetune_from": "best"}, "config.finetune_from"),
         ({}, {"data.resident": False, "data.workers": 3, "confusion_from": "x"}, None),
+        ({}, {"log_every_steps": 1, "steps_per_dispatch": 5, "data.data_dir": "x"}, None),
     ],
 )
 def test_what_may_differ(before, after, differing, digits_config, tmp_path):
@@ -41,6 +42,16 @@ def test_what_may_differ(before, after, differing, digits_config, tmp_path):
     with pytest.raises(UserError, match=f"holds a run with another {differing};"):
         Workdir(tmp_path, digits_config(**after), FACTS)
     assert (tmp_path / "config.json").read_bytes() == old
+
+
+def test_fields_that_are_new_since_the_run_have_their_defaults(digits_config, tmp_path):
+    Workdir(tmp_path, digits_config(), FACTS).write_config()
+    saved = json.loads((tmp_path / "config.json").read_text())
+    del saved["optimizer"], saved["data"]["image_size"]
+    (tmp_path / "config.json").write_text(json.dumps(saved | {"gone": 1}))
+    Workdir(tmp_path, digits_config(), FACTS)
+    with pytest.raises(UserError, match="another config.optimizer"):
+        Workdir(tmp_path, digits_config(optimizer="adam"), FACTS)
 
 
 def test_other_data_is_refused(digits_config, tmp_path):
