@@ -74,7 +74,7 @@ def counted(step):
     return chex.assert_max_traces(lambda *arguments: step(*arguments), n=1)
 
 
-def train(made, dispatches=(2, 1), num_clean=8, step=None, host_input=None):
+def train(made, dispatches=(1, 1, 1), num_clean=8, step=None, host_input=None):
     """Runs steps in dispatches of the given sizes; returns the state and the metrics [steps]."""
     method, state = made.method, initial(made, host_input)
     clean = CLEAN if method.needs_clean else None
