@@ -16,7 +16,7 @@ digits: as in cifar_uniform_flip.py; half a minute of one CPU core. Expect 95.7%
 trials, ± 2.0), and 56.8% (± 3.8) with --config.method=baseline.
 """
 
-from configs import cifar_uniform_flip, default
+from reweight_jax.configs import cifar_uniform_flip, default
 
 VARIANTS = ("cifar10", "cifar100", "digits")
 VARIANTS += tuple(f"{variant}-short" for variant in VARIANTS)

@@ -18,7 +18,7 @@ digits: 948 training images, 50 clean, a small network with BatchNorm, half a mi
 Expect 92.5% test accuracy (three trials, ± 2.3), and 70.1% (± 8.0) with --config.method=baseline.
 """
 
-from configs import default
+from reweight_jax.configs import default
 
 VARIANTS = ("cifar10", "cifar100", "digits")
 

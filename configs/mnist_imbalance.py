@@ -14,7 +14,7 @@ Digits: 100 training images at 20:1, 4 of them clean, 400 steps of 50. Fifteen s
 cores; expect 1.9% (five seeds, 0.0 to 3.4), 5.9% for the baseline.
 """
 
-from configs import default
+from reweight_jax.configs import default
 
 
 def get_config(variant: str = "mnist"):

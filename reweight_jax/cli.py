@@ -1,13 +1,14 @@
 """What the command lines share: flags into values, a user's mistake into one line."""
 
-import ast
 import os
 import pathlib
+import re
 import sys
+import traceback
 
 from absl import app, flags, logging
 
-from reweight_jax import startup
+from reweight_jax import configs, startup
 from reweight_jax.errors import UserError
 
 
@@ -23,8 +24,24 @@ def check_arguments(argv, config) -> None:
         raise UserError(f"--config: {str(error).splitlines()[-1].strip()}") from None
 
 
+def find_config(value: str) -> str:
+    """Returns the FILE:VARIANT of a --config with the path of a file that exists, if there is one.
+
+    ~ is the home folder. A path configs/NAME.py that does not exist here is that of the installed
+    package. The file's folder is added to sys.path, so that it can import modules beside it.
+    """
+    name, colon, variant = value.partition(":")
+    path = pathlib.Path(os.path.expanduser(name))
+    packaged = pathlib.Path(configs.__file__).parent / path.name
+    if not path.exists() and path.parent.name == "configs" and packaged.exists():
+        path = packaged
+    if path.exists():
+        sys.path.append(str(path.resolve().parent))
+    return f"{path}{colon}{variant}"
+
+
 def make_folder(flag: str, folder: str | os.PathLike) -> pathlib.Path:
-    """Makes the folder that results go to; raises UserError, with the flag, where it cannot."""
+    """Makes the folder that results go to; raises UserError, with the flag, if it cannot."""
     folder = pathlib.Path(folder).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +51,7 @@ def make_folder(flag: str, folder: str | os.PathLike) -> pathlib.Path:
 
 
 def output_file(flag: str, path: str | None) -> pathlib.Path | None:
-    """The file that results go to, its folder made; None where `flag` names none."""
+    """Returns the file that results go to, with its folder made; None if `flag` names none."""
     if path is None:
         return None
     path = pathlib.Path(path).expanduser()
@@ -46,12 +63,11 @@ def output_file(flag: str, path: str | None) -> pathlib.Path | None:
 def run(main, *, resumes: bool = False) -> None:
     """Parses the flags and calls main(argv); a user's mistake ends in one line and status 1.
 
-    So does Ctrl-C, with the status of a shell, 130; `resumes`: the same command goes on from there.
+    Ctrl-C ends in one line too, with a shell's status, 130. `resumes`: the line says that the same
+    command goes on from there.
     """
     startup.prepare()
-    logging.set_verbosity(logging.ERROR)  # TFDS and orbax warn of what is no concern of a user's
-    # configs/ lies beside the package, and its files import each other from any working folder.
-    sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
+    logging.set_verbosity(logging.ERROR)  # warnings of TFDS and orbax are not for the user
     try:
         app.run(main, flags_parser=_parse)
     except UserError as error:
@@ -65,17 +81,41 @@ def run(main, *, resumes: bool = False) -> None:
 
 def _parse(argv):
     """absl's parser, with what config files and their fields raise put into one line."""
+    argv = list(argv)
+    for i, argument in enumerate(argv):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-config") and equals:
+            argv[i] = f"{flag}={find_config(value)}"
+        elif argv[i - 1] in ("--config", "-config") and i > 1:
+            argv[i] = find_config(argument)
     try:
         return flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:
-        text = str(error.args[0])  # ConfigDict names the field that it lacks in a quoted string
-        text = ast.literal_eval(text) if text[:1] == text[-1:] == "'" else text
-        raise UserError(f"--config: no field {_one_line(text)}") from error
+        raise UserError(f"--config: {_field_error(str(error.args[0]))}") from error
     except (flags.Error, OSError, TypeError, ValueError) as error:
         text = str(error)
-        if "Traceback" in text:  # of an error inside the config file; its last line says what
-            text = "--config: " + text.strip().splitlines()[-1].partition(": ")[2]
+        if "Traceback" in text:  # of an error inside the config file
+            text = f"--config: {_field_error(text)}"
         raise UserError(_one_line(text)) from error
+    except Exception as error:  # a config file is a program, and raises what it likes
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        name = type(error).__name__
+        raise UserError(
+            f"--config: {where.filename}, line {where.lineno}: {name}: {_one_line(error)}"
+        ) from error
+
+
+def _field_error(text):
+    """What is wrong with a config's field, or the last line of another error of a config file."""
+    text = text.replace("\\n", "\n").replace("\\'", "'")
+    near = re.search(r'[Dd]id you mean "(.+?)"', text)
+    missing = re.search(r'[Kk]ey "(.+?)" does not exist|^\W*([\w.]+)\W*$', text, re.MULTILINE)
+    if missing and (near or missing[1]):
+        hint = f"did you mean {near[1]}?" if near else "configs/default.py has all fields"
+        return f"no field {missing[1] or missing[2]}; {hint}"
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    last = lines[-1] if lines else "cannot be read"
+    return _one_line(last.partition(": ")[2] or last)
 
 
 def _one_line(text):

@@ -1,7 +1,9 @@
-"""The one exception that stands for a user's mistake rather than a defect."""
+"""The exception for a user's mistake, as opposed to a defect of the program."""
+
+import contextlib
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A wrong config value, missing data or a malformed file; the message is one line.
 
     The message says what is wrong, in which field or file, and what would be right. The command
@@ -14,3 +16,14 @@ def choose(field: str, name: str, table: dict):
     if name not in table:
         raise UserError(f"{field}: unknown name {name!r}; valid: {', '.join(sorted(table))}")
     return table[name]
+
+
+@contextlib.contextmanager
+def prefix(name: str):
+    """Turns a ValueError raised inside into a UserError whose message begins with `name`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from error

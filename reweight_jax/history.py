@@ -1,82 +1,81 @@
-"""What is remembered of each training example: how it was weighed, last and on average.
+"""What is remembered of each training example: sums over the batches that held it.
 
-A weight is zero for every example that a step finds unhelpful, by a little or by far, and at one
-step the clean set may want less of whole classes. The mean over the visits is of no single step,
-and the gradient by epsilon before it is rectified also says how far.
+One step's weights say little of a single label: a step that wants less of a class gives zero to all
+of its examples. Means over many steps do. A training loop of your own keeps them like this, with
+`weights` and `epsilon_gradient` from the metrics of `reweight_step`:
+
+    history = empty_history(num_examples, {"weight": (), "alignment": ()})
+    history = add_visits(  # inside the jitted step; rows int [n]: which examples the batch holds
+        history, rows, {"weight": n * weights, "alignment": alignment(epsilon_gradient)}
+    )
+    means = history_means(history)  # numpy, one entry an example
 """
 
-import flax.struct
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
-@flax.struct.dataclass
-class WeightHistory:
-    """One entry for each training example.
-
-    Where a batch holds one twice, that is one visit, of one of its two weights.
+class History(NamedTuple):
+    """Sums over visits; a visit is one occurrence of an example in a batch.
 
     Attributes:
-      visits: int32 [N_train], how many batches held it.
-      last_weight: float32 [N_train], its weight in the last of them, times the batch size (1 is
-        plain training); NaN before the first.
-      mean_weight: float32 [N_train], the mean of all of them; NaN before the first.
-      mean_alignment: float32 [N_train], the mean of its negative gradients by epsilon, exact or
-        not as the weights', each divided by the mean absolute value of its batch: the inner product
-        of its own gradient with the clean set's, on a scale that batches share. Below zero: by and
-        large, steps on it would have raised the clean loss. NaN before the first visit, and where
-        the method needs no clean set.
+      visits: int32 [N]; an example that a batch holds twice has two visits in it.
+      sums: name -> float32 [N, ...], the sum of a quantity over the visits.
     """
 
     visits: jax.Array
-    last_weight: jax.Array
-    mean_weight: jax.Array
-    mean_alignment: jax.Array
+    sums: dict[str, jax.Array]
 
 
-def empty_history(num_train: int) -> WeightHistory:
-    """The history of examples that no batch has held."""
+def empty_history(num_examples: int, shapes: dict[str, tuple[int, ...]]) -> History:
+    """Returns the history of N examples before any batch.
 
-    def unseen():  # a buffer for each, as each is donated
-        return jnp.full(num_train, jnp.nan, jnp.float32)
-
-    return WeightHistory(
-        visits=jnp.zeros(num_train, jnp.int32),
-        last_weight=unseen(),
-        mean_weight=unseen(),
-        mean_alignment=unseen(),
-    )
+    Args:
+      num_examples: N.
+      shapes: of each quantity, the shape of one example's value: () for a number.
+    """
+    sums = {name: jnp.zeros((num_examples, *shape), jnp.float32) for name, shape in shapes.items()}
+    return History(jnp.zeros(num_examples, jnp.int32), sums)
 
 
-def add_visits(
-    history: WeightHistory,
-    rows: jax.Array,
-    weights: jax.Array,
-    epsilon_gradient: jax.Array | None,
-) -> WeightHistory:
-    """Returns the history with one batch more.
+def add_visits(history: History, rows: jax.Array, values: dict[str, jax.Array]) -> History:
+    """Returns the history with one more batch; several visits of an example add up.
 
     Args:
       history: of the batches before.
-      rows: int32 [N], which training examples the batch over all devices holds.
-      weights: [N], their weights, which sum to one or to zero.
-      epsilon_gradient: [N], as `reweight_jax.epsilon_gradient` returns it, or None.
+      rows: int [n], which examples the (global) batch holds.
+      values: each quantity of `history.sums` -> [n, ...], its value for each of them.
     """
-    visits = history.visits[rows] + 1
+    sums = {
+        name: total.at[rows].add(values[name].astype(total.dtype))
+        for name, total in history.sums.items()
+    }
+    return History(history.visits.at[rows].add(1), sums)
 
-    def mean(before, value):  # as a change, so that equal weights keep equal means to the bit
-        before = before[rows]
-        return jnp.where(visits == 1, value, before + (value - before) / visits)
 
-    weights = weights * len(weights)
-    mean_alignment = history.mean_alignment
-    if epsilon_gradient is not None:
-        scale = jnp.mean(jnp.abs(epsilon_gradient))
-        alignment = -epsilon_gradient / jnp.where(scale == 0, 1.0, scale)
-        mean_alignment = mean_alignment.at[rows].set(mean(mean_alignment, alignment))
-    return WeightHistory(
-        visits=history.visits.at[rows].set(visits),
-        last_weight=history.last_weight.at[rows].set(weights),
-        mean_weight=history.mean_weight.at[rows].set(mean(history.mean_weight, weights)),
-        mean_alignment=mean_alignment,
-    )
+def alignment(epsilon_gradient: jax.Array) -> jax.Array:
+    """Returns -epsilon_gradient [n] divided by its mean absolute value: a scale batches share.
+
+    Entry i is proportional to the inner product of example i's gradient with the clean set's. Below
+    zero, a step on the example would have raised the clean loss. Its sum over training is, up to
+    the learning rate, first-order In-Run Data Shapley (Wang et al., arXiv 2406.11011), which is
+    TracIn (Pruthi et al., 2020) at every step. An entry that is not finite counts as zero.
+    """
+    finite = jnp.isfinite(epsilon_gradient)
+    values = jnp.where(finite, -epsilon_gradient, 0)
+    scale = jnp.sum(jnp.abs(values)) / jnp.maximum(jnp.sum(finite), 1)
+    return values / jnp.where(scale == 0, jnp.ones_like(scale), scale)
+
+
+def history_means(history: History) -> dict[str, np.ndarray]:
+    """Returns {"visits": int [N], name: float [N, ...] mean over visits}, NaN before the first."""
+    visits = np.asarray(history.visits)
+    means = {"visits": visits}
+    for name, total in history.sums.items():
+        total = np.asarray(total)
+        count = visits.reshape(-1, *[1] * (total.ndim - 1))
+        means[name] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return means

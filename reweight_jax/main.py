@@ -3,9 +3,9 @@
 from absl import flags
 from ml_collections import config_flags
 
-from reweight_jax import cli, processes, report
-from reweight_jax.tables import seeds
-from reweight_jax.train import train_and_evaluate
+from reweight_jax import cli
+from reweight_jax.records import result
+from reweight_jax.train import hosts, loop
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:VARIANT")
 _WORKDIR = flags.DEFINE_string(
@@ -15,7 +15,7 @@ _COORDINATOR = flags.DEFINE_string(
     "coordinator_address", None, "Several hosts: HOST:PORT of process 0, the same on each."
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "Several hosts: their number. 1: this one, whatever it is part of."
+    "num_processes", None, "Several hosts: their number. 1: a run by itself, wherever it starts."
 )
 _PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "Several hosts: which one this is, from 0; that one writes the workdir."
@@ -23,22 +23,18 @@ _PROCESS_ID = flags.DEFINE_integer(
 
 
 def default_workdir(config) -> str:
-    """runs/<config>-<variant>-<method>-seed<seed>; of many, seeds<first>-<last>."""
-    seeds = f"seed{config.seed}"
-    if config.num_seeds > 1:
-        seeds = f"seeds{config.seed}-{config.seed + config.num_seeds - 1}"
-    return f"runs/{config.name}-{config.variant}-{config.method}-{seeds}"
+    """Returns runs/<config>-<variant>-<method>-seed<seed>."""
+    return f"runs/{config.name}-{config.variant}-{config.method}-seed{config.seed}"
 
 
 def main(argv):
     config = _CONFIG.value
     cli.check_arguments(argv, config)
     workdir = _WORKDIR.value or default_workdir(config)
-    with processes.joined(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value):
-        result = train_and_evaluate(config, workdir)
-        if processes.is_first():
-            table = report.table if config.num_seeds == 1 else seeds.table
-            print(f"\n{table(result)}\nmetrics, plots and checkpoints: {workdir}")
+    with hosts.joined(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value):
+        outcome = loop.train_and_evaluate(config, workdir)
+        if hosts.is_first():
+            print(f"\n{result.table(outcome)}\nmetrics, plots and checkpoints: {workdir}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Lint, tests, and a short run of the digits experiment: what .ci/run calls, in the active environment.
+# Lint, tests, and a short run of the digits experiment, in the active environment; .ci/run calls it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ruff check .
 ruff format --check .
 python -m pytest
+python -m pytest -m slow
 workdir=$(mktemp -d)
 trap 'rm -rf "$workdir"' EXIT
 python -m reweight_jax.main --config=configs/mnist_imbalance.py:digits --config.num_steps=200 \

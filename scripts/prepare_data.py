@@ -1,11 +1,11 @@
-"""Downloads and prepares TFDS sets once, for reading without TensorFlow ever after.
+"""Downloads and prepares TFDS sets once; after that they are read without TensorFlow.
 
     pip install -e '.[tfds]'
     python scripts/prepare_data.py mnist cifar10 cifar100
 
-Needs a network and TensorFlow, for this step alone; without either it says so in one line. A set
-that is prepared already is left alone. They go to --data_dir, else TFDS_DATA_DIR, else
-~/tensorflow_datasets.
+This needs a network and TensorFlow, and ends in one line if one of them is missing. A set that is
+already prepared is left as it is. The sets are written to --data_dir, else to TFDS_DATA_DIR, else
+to ~/tensorflow_datasets.
 """
 
 from absl import flags

@@ -1,14 +1,14 @@
-"""Runs methods x ratios x seeds, and makes the tables and figures of what is there.
+"""Runs methods x ratios x seeds, and makes tables and figures of all finished runs.
 
     python scripts/sweep.py --config=configs/mnist_imbalance.py:digits --ratios=5,10,20 --seeds=0,1
     python scripts/sweep.py --config=configs/cifar_uniform_flip.py:digits \\
       --also=configs/cifar_background_flip.py:digits --workers=2
 
-A run that is finished is left alone and one that was stopped is resumed, so the same command
-carries a sweep on; several sweeps may share a folder if they name different runs. Every finished
-run under --workdir goes into the tables in --results, whichever sweep made it:
-<config>-<variant>.csv, .md and .png of an imbalance config, <config>.csv and .md of a label noise
-one, with all its data sets (Tables 1 and 2 of the paper).
+A finished run is left as it is and one that was stopped is resumed, so the same command again goes
+on with a sweep. Several sweeps may share a folder if their runs differ in config, method, ratio or
+seed. Every finished run under --workdir goes into the tables in --results, whichever sweep made it:
+<config>-<variant>.csv, .md and .png of an imbalance config (Figure 2 of the paper); <config>.csv
+and .md of a config with label noise, all its data sets in one table (Tables 1 and 2).
 """
 
 import pathlib
@@ -17,15 +17,16 @@ import runpy
 from absl import flags
 from ml_collections import config_flags
 
-from reweight_jax import cli, report, tables
+from reweight_jax import cli
 from reweight_jax.errors import UserError, choose
-from reweight_jax.grid import grid, ratio_field, run_all
 from reweight_jax.methods import METHODS
-from reweight_jax.tables import imbalance, noise
+from reweight_jax.paper import figures, imbalance, noise, published, tables
+from reweight_jax.paper.grid import grid, ratio_field, run_all
+from reweight_jax.records.workdir import write_atomically
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:VARIANT")
 _ALSO = flags.DEFINE_list(
-    "also", [], "More configs, FILE.py:VARIANT; --config.field=value holds for them too."
+    "also", [], "More configs, FILE.py:VARIANT; --config.field=value sets their fields too."
 )
 _METHODS = flags.DEFINE_list("methods", None, "Methods to run. Default: those the paper compares.")
 _RATIOS = flags.DEFINE_list(
@@ -38,23 +39,18 @@ _FINETUNE_FROM = flags.DEFINE_enum(
     "finetune_from",
     None,
     ["none", "last", "best", "both"],
-    "config.finetune_from. Default: the config's; where it adds label noise, both.",
+    "config.finetune_from. Default: the config's; with label noise, both.",
 )
 _WORKERS = flags.DEFINE_integer(
     "workers", 1, "Processes that share the runs; on a CPU, as many as cores.", lower_bound=1
 )
-_TOGETHER = flags.DEFINE_bool(
-    "together", False, "Train the seeds of a method at once in one program; for accelerators."
-)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/sweep", "Folder of the runs.")
-_RESULTS = flags.DEFINE_string("results", "runs/results", "Folder of the tables and the pictures.")
-
-PAPER_RATIOS = [10.0, 20.0, 50.0, 100.0, 200.0]
+_RESULTS = flags.DEFINE_string("results", "runs/results", "Folder of the tables and figures.")
 
 
 def load_config(name: str, overrides: dict):
-    """The config FILE.py:VARIANT with `overrides`; raises UserError where there is none such."""
-    file, _, variant = name.partition(":")
+    """Returns the config FILE.py:VARIANT with `overrides`; raises UserError if it has an error."""
+    file, _, variant = cli.find_config(name).partition(":")
     try:
         config = runpy.run_path(file)["get_config"](*([variant] if variant else []))
         config.update_from_flattened_dict(overrides)
@@ -63,24 +59,38 @@ def load_config(name: str, overrides: dict):
     return config
 
 
+def has_noise(config) -> bool:
+    """Returns whether the config belongs to Tables 1 and 2, not to Figure 2."""
+    return ratio_field(config) == "noise_ratio"
+
+
 def table_name(config) -> str:
-    """Variants of a label noise config are columns of one table."""
-    of_noise = ratio_field(config) == "noise_ratio"
-    return config.name if of_noise else f"{config.name}-{config.variant}"
+    """Returns the name of the config's table; the variants of a noise config share one."""
+    return config.name if has_noise(config) else f"{config.name}-{config.variant}"
+
+
+def runs_of(config, folder: pathlib.Path, ratios: list[float], seeds: list[int]) -> list:
+    """Returns the runs of one config: the ratios and methods of the flags, else the paper's."""
+    if has_noise(config):
+        methods, default_ratios = published.NOISE_METHODS, [config.data.noise_ratio]
+    else:
+        methods, default_ratios = published.IMBALANCE_METHODS, published.IMBALANCE_RATIOS
+    folder = folder / f"{config.name}-{config.variant}"
+    return grid(config, folder, _METHODS.value or methods, ratios or default_ratios, seeds)
 
 
 def write_tables(config, folder: pathlib.Path, results: pathlib.Path) -> None:
-    """Writes and prints the table of all finished runs that belong beside those of `config`."""
+    """Writes and prints the table that the runs of `config` belong to, with all its runs."""
     name = table_name(config)
-    if ratio_field(config) == "noise_ratio":
+    if has_noise(config):
         rows = noise.collect(folder, name)
         text = noise.to_markdown(rows)
     else:
         rows = imbalance.collect(folder / name)
         text = imbalance.to_markdown(rows)
-        imbalance.draw(rows, results / f"{name}.png")
-    report.write_atomically(results / f"{name}.csv", tables.to_csv(rows))
-    report.write_atomically(results / f"{name}.md", text)
+        figures.draw_imbalance(rows, results / f"{name}.png")
+    write_atomically(results / f"{name}.csv", tables.to_csv(rows))
+    write_atomically(results / f"{name}.md", text)
     print(f"\n{text}", end="")
 
 
@@ -101,22 +111,14 @@ def main(argv):
     results = cli.make_folder("--results", _RESULTS.value)
     runs = []
     for config in configs:
-        of_noise = ratio_field(config) == "noise_ratio"
-        methods = _METHODS.value or (noise if of_noise else imbalance).METHODS
-        its_ratios = ratios or ([config.data.noise_ratio] if of_noise else PAPER_RATIOS)
         if _FINETUNE_FROM.value:
             config.finetune_from = _FINETUNE_FROM.value
-        elif of_noise and "finetune_from" not in overrides:
+        elif has_noise(config) and "finetune_from" not in overrides:
             config.finetune_from = "both"
-        its_folder = folder / f"{config.name}-{config.variant}"
-        runs += grid(config, its_folder, methods, its_ratios, seeds, _TOGETHER.value)
+        runs += runs_of(config, folder, ratios, seeds)
     run_all(runs, _WORKERS.value)
-    written = set()
-    for config in configs:
-        name = table_name(config)
-        if name not in written:
-            write_tables(config, folder, results)
-        written.add(name)
+    for config in {table_name(config): config for config in configs}.values():
+        write_tables(config, folder, results)
 
 
 if __name__ == "__main__":

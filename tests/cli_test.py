@@ -1,41 +1,16 @@
-"""The command line's answers to mistakes: one line, status 1, no traceback; and the scripts."""
+"""The command line's answers to mistakes: one line, status 1, no traceback."""
 
-import json
-import math
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from commands import assert_one_line, command
 
-from reweight_jax import cli, tables
+from reweight_jax import cli, configs
 from reweight_jax.errors import UserError
-from reweight_jax.grid import grid, run_all
-from reweight_jax.tables import imbalance
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = "--config=configs/mnist_imbalance.py:digits"
-
-
-def command(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def assert_one_line(finished, *parts):
-    assert finished.returncode == 1, finished
-    assert finished.stderr.startswith("error: ") and finished.stderr.count("\n") == 1, finished
-    for part in parts:
-        assert part in finished.stderr
-    assert "Traceback" not in finished.stderr
+MAIN = ("-m", "reweight_jax.main")
 
 
 def test_an_output_file_is_one_that_can_be_written(monkeypatch, tmp_path):
@@ -56,34 +31,41 @@ def test_an_output_file_is_one_that_can_be_written(monkeypatch, tmp_path):
         ([], ["--config is missing"]),
         (["--config=configs/none.py"], ["configs/none.py"]),
         (["--config=configs/mnist_imbalance.py:svhn"], ["no variant 'svhn'", "mnist, digits"]),
-        ([CONFIG, "--config.metod=x"], ["--config", "'metod'"]),
-        ([CONFIG, "--config.data.nam=x"], ["--config", "'nam'"]),
+        ([CONFIG, "--config.metod=x"], ["--config: no field metod", "did you mean method?"]),
+        ([CONFIG, "--config.data.nam=x"], ["--config: no field nam", "did you mean name?"]),
         ([CONFIG, "--config.batch_size=many"], ["config.batch_size", "'many'"]),
         ([CONFIG, "--config.method=magic"], ["config.method", "'magic'", "hard_mining, "]),
+        ([CONFIG, "--config.task=magic"], ["config.task", "'magic'", "multi_label, regression"]),
+        ([CONFIG, "--config.task=regression"], ["config.data.classes"]),
+        ([CONFIG, "--config.optimizer=lion"], ["config.optimizer", "adam, sgd"]),
         ([CONFIG, "--config.model.name=vgg"], ["config.model.name", "'vgg'", "lenet"]),
         ([CONFIG, "--config.model.dtype=int8"], ["config.model.dtype", "bfloat16, float32"]),
         ([CONFIG, "--config.epsilon_method=x"], ["config.epsilon_method", "jvp, lookahead"]),
+        ([CONFIG, "--config.epsilon_over=("], ["config.epsilon_over: '('"]),
+        ([CONFIG, "--config.epsilon_over=no"], ["config.epsilon_over: 'no' matches none", "/bias"]),
         ([CONFIG, "--config.data.clean_in_train=x"], ["clean_in_train", "always, baselines"]),
         ([CONFIG, "--config.data.name=svhn"], ["config.data.name", "'svhn'", "digits"]),
         ([CONFIG, "--config.data.num_clean=300"], ["config.data.num_clean", "class"]),
+        ([CONFIG, "--config.data.num_clean=0"], ["no trusted set"]),
         ([CONFIG, "--config.data.noise=x"], ["config.data.noise", "uniform_flip"]),
         ([CONFIG, "--config.data.noise_ratio=0.4"], ["noise_ratio: 0.4", "noise is none"]),
         ([CONFIG, "--config.method=s_model_conf"], ["config.confusion_from: empty"]),
         ([CONFIG, "--config.confusion_from=x", "--config.method=s_model_conf"], ["x/result.json"]),
         ([CONFIG, "--config.finetune_from=x"], ["config.finetune_from", "best, both, last"]),
         ([CONFIG, "--config.finetune_steps=0"], ["config.finetune_steps: 0"]),
-        ([CONFIG, "--config.learning_rate=nan"], ["config.learning_rate: nan"]),
-        ([CONFIG, "--config.momentum=1.5"], ["config.momentum: 1.5", "below 1"]),
+        ([CONFIG, "--config.learning_rate=nan"], ["config.learning_rate: 'nan'"]),
+        ([CONFIG, "--config.momentum=1.5"], ["config.momentum: '1.5'", "below 1"]),
         ([CONFIG, "--config.lr_drop_steps=(-5,)"], ["config.lr_drop_steps: (-5,)"]),
         ([CONFIG, "--config.lr_drop_steps=('a',)"], ["config.lr_drop_steps: ('a',)"]),
-        ([CONFIG, "--config.lr_drop_steps=(1.5,)"], ["config.lr_drop_steps: (1.5,)"]),
+        ([CONFIG, "--config.lr_drop_steps=(True,)"], ["config.lr_drop_steps: (True,)"]),
         ([CONFIG, "--config.model.name=resnet", "--config.model.depth=9"], ["model.depth: 9"]),
         ([CONFIG, "--config.num_steps=0"], ["config.num_steps: 0"]),
-        ([CONFIG, "--config.seed=-1"], ["config.seed: -1", "2**32"]),
-        ([CONFIG, "--config.data.imbalance_ratio=nan"], ["imbalance_ratio: nan"]),
+        ([CONFIG, "--config.seed=-1"], ["config.seed: -1", "at least 0"]),
+        ([CONFIG, "--config.data.imbalance_ratio=nan"], ["imbalance_ratio", "nan"]),
         ([CONFIG, "--config.data.classes=(4.0,9)"], ["config.data.classes"]),
+        ([CONFIG, "--config.data.workers=-1"], ["config.data.workers: -1"]),
         ([CONFIG, "--config.eval_every_steps=150"], ["eval_every_steps: 150", "log_every_steps"]),
-        ([CONFIG, "--config.steps_per_dispatch=7"], ["config.steps_per_dispatch: 7"]),
+        ([CONFIG, "--config.steps_per_dispatch=-7"], ["config.steps_per_dispatch: -7"]),
         ([CONFIG, "--workdir=/dev/null/run"], ["--workdir /dev/null/run"]),
         ([CONFIG, "--process_id=1"], ["--coordinator_address: missing"]),
         ([CONFIG, "stray"], ["'stray'"]),
@@ -91,22 +73,20 @@ def test_an_output_file_is_one_that_can_be_written(monkeypatch, tmp_path):
     ],
     ids=lambda value: " ".join(value).replace(CONFIG, "").strip() if value else "none",
 )
-def test_a_mistake_is_one_line(arguments, parts):
-    assert_one_line(command("-m", "reweight_jax.main", *arguments), *parts)
+def test_a_mistake_is_one_line(arguments, parts, tmp_path):
+    workdir = [] if any("workdir" in each for each in arguments) else [f"--workdir={tmp_path}/run"]
+    assert_one_line(command(*MAIN, *arguments, *workdir), *parts)
+    assert not (tmp_path / "run").exists()
 
 
-def test_batch_size_and_devices():
-    finished = command("-m", "reweight_jax.main", CONFIG, JAX_NUM_CPU_DEVICES="3")
+def test_batch_size_and_devices(tmp_path):
+    finished = command(*MAIN, CONFIG, f"--workdir={tmp_path}", JAX_NUM_CPU_DEVICES="3")
     assert_one_line(finished, "config.batch_size: 50", "3 devices")
 
 
 def test_a_missing_data_set(tmp_path):
-    finished = command(
-        "-m",
-        "reweight_jax.main",
-        "--config=configs/mnist_imbalance.py",
-        TFDS_DATA_DIR=str(tmp_path),
-    )
+    mnist = "--config=configs/mnist_imbalance.py"
+    finished = command(*MAIN, mnist, TFDS_DATA_DIR=str(tmp_path))
     assert_one_line(finished, f"mnist is not prepared in {tmp_path}")
     for arguments, parts in (
         (["svhn"], ["'svhn'", "cifar10, cifar100, mnist"]),
@@ -118,78 +98,89 @@ def test_a_missing_data_set(tmp_path):
 
 def test_a_malformed_file_stops_before_anything_is_written(tmp_path):
     np.savez(tmp_path / "bad.npz", train_image=np.zeros((3, 4, 4)))
-    finished = command(
-        "-m",
-        "reweight_jax.main",
-        CONFIG,
-        "--config.data.name=npz",
-        f"--config.data.path={tmp_path / 'bad.npz'}",
-        f"--workdir={tmp_path / 'run'}",
-    )
-    assert_one_line(finished, "bad.npz: no array train_label")
+    own = ("--config=configs/own_data.py", f"--config.data.path={tmp_path / 'bad.npz'}")
+    finished = command(*MAIN, *own, f"--workdir={tmp_path / 'run'}")
+    assert_one_line(finished, "bad.npz", "train_label")
     assert not (tmp_path / "run").exists()
 
 
-# --- scripts/sweep.py -----------------------------------------------------------------------------
+# --- Config files of the user ---------------------------------------------------------------------
 
 
-def test_grid_runs_what_is_missing(digits_config, tmp_path, capsys):
-    config = digits_config(num_steps=2)
-    runs = grid(config, tmp_path, ["baseline", "random"], [10.0, 5.0], [0, 1])
-    run_all(runs)
-    paths = sorted(path.relative_to(tmp_path) for path in tmp_path.glob("*/*/*/result.json"))
-    assert len(paths) == 8 and pathlib.Path("ratio5/random/seed1/result.json") in paths
-    before = {path: (tmp_path / path).stat().st_mtime_ns for path in paths}
-    config.momentum = 0.5  # a finished run of another config is not taken for this one's
-    with pytest.raises(UserError, match="ratio10/baseline/seed0: holds .* another config.momentum"):
-        run_all(grid(config, tmp_path, ["baseline", "random"], [10.0, 5.0], [0, 1]))
-    (tmp_path / paths[3]).unlink()
-    capsys.readouterr()
-    run_all(runs)
-    changed = [path for path in paths if (tmp_path / path).stat().st_mtime_ns != before[path]]
-    assert changed == [paths[3]]
-    rows = imbalance.collect(tmp_path)
-    assert [(r["imbalance_ratio"], r["method"], r["seeds"]) for r in rows] == [
-        (5.0, "baseline", 2),
-        (5.0, "random", 2),
-        (10.0, "baseline", 2),
-        (10.0, "random", 2),
-    ]
-    imbalance.draw(rows, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_mean_and_interval(tmp_path):
-    # Mean 4, standard deviation 2, n = 3: half width t(0.975, 2) * 2 / sqrt(3) = 4.3027 * 1.1547.
-    mean, interval = tables.mean_and_interval([2.0, 4.0, 6.0])
-    assert mean == 4.0 and interval == pytest.approx(4.302653 * 1.154701, rel=1e-5)
-    assert math.isnan(tables.mean_and_interval([2.0])[1])
-    for seed, error in enumerate([0.02, 0.04, 0.06]):
-        folder = tmp_path / "ratio200" / "reweight" / f"seed{seed}"
-        folder.mkdir(parents=True)
-        scores = {"test_error": error}
-        result = {"method": "reweight", "num_steps": 8000, "last": scores, "best": scores}
-        result |= {"steps_per_second": 10.0, "device": "1 x cpu"}
-        (folder / "result.json").write_text(json.dumps(result))
-        (folder / "config.json").write_text(json.dumps({"data": {"imbalance_ratio": 200.0}}))
-    rows = imbalance.collect(tmp_path)
-    assert tables.to_csv(rows).splitlines()[1] == (
-        "200,reweight,8000,3,0.04,0.0496828,0.04,0.0496828,10,1 x cpu"
+def write_config(folder, line):
+    path = folder / "config.py"
+    path.write_text(
+        "from reweight_jax.configs import mnist_imbalance\n\n\ndef get_config():\n"
+        f"    config = mnist_imbalance.get_config('digits')\n    {line}\n    return config\n"
     )
-    cell = "4.00 ± 4.97 (3 seeds, 8,000 steps)"
-    assert imbalance.to_markdown(rows).splitlines()[2] == f"| reweight | {cell} |"
+    return f"--config={path}"
 
 
-def test_sweep_refuses_an_unknown_method():
-    finished = command("scripts/sweep.py", CONFIG, "--methods=baseline,magic")
-    assert_one_line(finished, "--methods", "'magic'")
-    assert_one_line(command("scripts/sweep.py", CONFIG, "--ratios=ten"), "--ratios", "'ten'")
+@pytest.mark.parametrize(
+    "line, parts",
+    [
+        ("config.lerning_rate = 0.1", ["no field lerning_rate", "did you mean learning_rate?"]),
+        ("config.data.num_claen = 3", ["no field num_claen", "did you mean num_clean?"]),
+        ("config.learning_rate = 'high'", ["learning_rate"]),
+        ("1 / 0", ["config.py, line 6: ZeroDivisionError: division by zero"]),
+        ("import nosuchmodule", ["nosuchmodule"]),
+        ("a = = 1", ["config.py"]),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_one_line(line, parts, tmp_path):
+    finished = command(*MAIN, write_config(tmp_path, line), f"--workdir={tmp_path}/run")
+    assert_one_line(finished, "--config", *parts)
 
 
-def test_benchmark_refuses(load_script):
-    benchmark_step = load_script("benchmark_step")
-    with pytest.raises(UserError, match="'stray'"):
-        benchmark_step.main(["benchmark_step.py", "stray"])
+def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    packaged = pathlib.Path(configs.__file__).parent / "own_data.py"
+    assert cli.find_config("configs/own_data.py:csv") == f"{packaged}:csv"
+    assert cli.find_config("configs/none.py") == "configs/none.py"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "own_data.py").touch()  # a file here comes first
+    assert cli.find_config("configs/own_data.py:csv") == "configs/own_data.py:csv"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.find_config("~/configs/own_data.py") == f"{tmp_path}/configs/own_data.py"
+
+
+def test_a_model_of_the_users_own_from_a_folder_of_his_own(tmp_path):
+    """The config imports a module beside it, and adds a model that predict finds again."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "network.py").write_text(
+        "from flax import nnx\n\n\nclass Network(nnx.Module):\n"
+        "    def __init__(self, num_outputs, rngs):\n"
+        "        self.out = nnx.Linear(3, num_outputs, rngs=rngs)\n\n"
+        "    def __call__(self, x):\n        return self.out(x)\n"
+    )
+    (tmp_path / "mine" / "config.py").write_text(
+        "from flax import nnx\nfrom network import Network\n\n"
+        "from reweight_jax.configs import own_data\nfrom reweight_jax.models import MODELS\n\n"
+        "MODELS['mine'] = lambda config, num_outputs, dtype, on_cpu: Network(\n"
+        "    num_outputs, nnx.Rngs(0)\n)\n\n\n"
+        "def get_config():\n    config = own_data.get_config('npz')\n"
+        "    config.name, config.model.name, config.num_steps = 'mine', 'mine', 40\n"
+        "    config.batch_size = config.clean_batch_size = 20\n    return config\n"
+    )
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 3)).astype(np.float32)
+    label = np.where(x[:, 0] > 0, "up", "down")
+    arrays = {"train_input": x, "train_label": label, "clean_input": x[:40]}
+    np.savez(tmp_path / "a.npz", clean_label=label[:40], **arrays)
+    np.savez(tmp_path / "new.npz", input=x)
+    config, workdir = f"--config={tmp_path}/mine/config.py", f"--workdir={tmp_path}/run"
+    finished = command(*MAIN, config, workdir, f"--config.data.path={tmp_path}/a.npz")
+    assert finished.returncode == 0, finished.stderr
+    output = tmp_path / "predictions.csv"
+    flags = (workdir, f"--input={tmp_path}/new.npz", f"--output={output}")
+    assert_one_line(
+        command("-m", "reweight_jax.predict", *flags), "its model mine is not in MODELS"
+    )
+    finished = command("-m", "reweight_jax.predict", *flags, config)
+    assert finished.returncode == 0, finished.stderr
+    rows = [line.split(",") for line in output.read_text().splitlines()]
+    assert rows[0] == ["id", "prediction", "p(down)", "p(up)"]
+    assert np.mean([row[1] for row in rows[1:]] == label) > 0.9
 
 
 @pytest.mark.parametrize("resumes", [False, True])

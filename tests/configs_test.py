@@ -1,5 +1,6 @@
 """Every config file: fields of default.py and no others, a command in its docstring, two steps."""
 
+import configparser
 import importlib
 import pathlib
 
@@ -7,11 +8,11 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from configs import default
-from reweight_jax.check import check_config
-from reweight_jax.train import train_and_evaluate
+from reweight_jax.configs import default
+from reweight_jax.train.config import check_config
+from reweight_jax.train.loop import train_and_evaluate
 
-FILES = sorted(pathlib.Path(default.__file__).parent.glob("*.py"))
+FILES = sorted(pathlib.Path(default.__file__).parent.glob("[!_]*.py"))
 
 
 def types(config: ConfigDict, prefix=""):
@@ -24,7 +25,7 @@ def types(config: ConfigDict, prefix=""):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_configs_override_and_never_add(path):
-    module = importlib.import_module(f"configs.{path.stem}")
+    module = importlib.import_module(f"reweight_jax.configs.{path.stem}")
     config = module.get_config()
     assert list(types(config)) == list(types(default.get_config()))
     assert config.name == path.stem
@@ -42,3 +43,21 @@ def test_default_config_on_all_ten_digits(tmp_path):
     assert result["last"]["step"] == 2
     # Ten logits near zero: the loss of a guess is log 10 = 2.3, and two steps do not change that.
     assert 1.5 < result["last"]["test_loss"] < 4
+
+
+def test_a_field_that_is_not_in_default_is_an_error():
+    config = default.get_config()
+    with pytest.raises(AttributeError, match="learning_rate"):
+        config.lerning_rate = 0.1
+    with pytest.raises(AttributeError, match="num_clean"):
+        config.data.num_claen = 3
+
+
+def test_setup_lists_every_folder_of_the_package():
+    """A folder that setup.cfg does not name would be missing from an installation."""
+    root = pathlib.Path(__file__).resolve().parents[1]
+    setup = configparser.ConfigParser()
+    setup.read(root / "setup.cfg")
+    listed = set(setup["options"]["packages"].split()) - {"reweight_jax.configs"}
+    folders = {path.parent for path in (root / "reweight_jax").rglob("*.py")}
+    assert listed == {".".join(folder.relative_to(root).parts) for folder in folders}

@@ -14,8 +14,9 @@ import pytest
 from reweight_jax.methods import mentornet
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))  # configs/ and scripts/ lie beside the package
+sys.path += [str(ROOT), str(ROOT / "scripts" / "benchmarks")]  # they lie beside the package
 
+os.environ.setdefault("NPROC", "8")  # XLA's threads; see startup.give_devices_threads
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -24,11 +25,15 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_configure(config):
-    """A cache of compiled programs for this process and those that its tests start."""
-    folder = tempfile.TemporaryDirectory(prefix="reweight_jax_tests_", ignore_cleanup_errors=True)
-    config.add_cleanup(folder.cleanup)
+    """One cache of compiled programs for all workers and the processes that tests start."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = os.environ["JAX_COMPILATION_CACHE_DIR"]  # the controller's
+    else:
+        made = tempfile.TemporaryDirectory(prefix="reweight_jax_tests_", ignore_cleanup_errors=True)
+        config.add_cleanup(made.cleanup)
+        folder = made.name
     for name, value in {
-        "jax_compilation_cache_dir": folder.name,
+        "jax_compilation_cache_dir": folder,
         "jax_persistent_cache_min_compile_time_secs": 0.1,
     }.items():
         jax.config.update(name, value)
@@ -38,7 +43,7 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def digits_config():
     """() -> the digits variant, shrunk to a minute-long suite: 6 steps, all its machinery."""
-    from configs import mnist_imbalance
+    from reweight_jax.configs import mnist_imbalance
 
     def make(**fields):
         config = mnist_imbalance.get_config("digits")

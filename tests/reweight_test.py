@@ -24,6 +24,7 @@ from reweight_jax import (
     normalize_weights,
     reweight_step,
 )
+from reweight_jax.reweight import select_params
 
 both_methods = pytest.mark.parametrize("method", ["lookahead", "jvp"])
 
@@ -242,6 +243,7 @@ def test_epsilon_gradient_has_the_dtype_of_the_losses(method):
         ([-1e-30, -3e-30, 1.0], [0.25, 0.75, 0.0]),  # an added 1e-8, say, would make these zero
         ([-1e30, -1e-30], [1.0, 0.0]),
         ([-0.5], [1.0]),
+        ([np.nan, -1.0, np.inf, -3.0, -np.inf], [0.0, 0.25, 0.0, 0.75, 0.0]),  # of bad losses
     ],
 )
 def test_normalize_weights(gradient, expected):
@@ -609,6 +611,110 @@ def test_four_devices_are_one(x64, clean_axis, method):
     for device in range(4):
         copy = jax.tree.map(lambda x, device=device: x[device], same)
         chex.assert_trees_all_close(copy, expected_same, rtol=1e-9, atol=1e-12)
+
+
+def test_the_step_returns_the_gradient_that_its_weights_come_from(x64):
+    network = small_models.residual_net(np.float64, dropout_rate=0.0)
+    loss_fn = network.loss_fn(network.model_state, jax.random.key(0))
+    batch, clean = batches(network, 8, 4)
+    state = ReweightState(network.params, ())
+    _, metrics = reweight_step(state, batch, clean, loss_fn=loss_fn, tx=optax.identity())
+    expected = epsilon_gradient(loss_fn, network.params, batch, clean, method="jvp")
+    chex.assert_trees_all_close(metrics["epsilon_gradient"], expected, rtol=1e-9, atol=1e-12)
+    chex.assert_trees_all_close(metrics["weights"], normalize_weights(expected), rtol=1e-9)
+
+
+@both_methods
+def test_over_some_of_the_parameters(x64, method):
+    """Against gradients by `vmap(grad)`, whose other entries are left out by hand."""
+    network = small_models.mlp(np.float64)
+    batch, clean = batches(network, 7, 5)
+
+    def one_loss(params, example):
+        lifted = jax.tree.map(lambda x: x[None], example)
+        return small_models.mlp_losses(params, lifted)[0][0]
+
+    per_example = jax.vmap(jax.grad(one_loss), (None, 0))
+    (kernel, _), (clean_kernel, _) = (
+        per_example(network.params, examples)[1] for examples in (batch, clean)
+    )
+    expected = -kernel.reshape(7, -1) @ clean_kernel.mean(0).ravel()
+    got = epsilon_gradient(
+        small_models.mlp_losses, network.params, batch, clean, method=method, over="^1/0$"
+    )
+    chex.assert_trees_all_close(got, expected, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="'kernel' matches none of the parameters: 0/0, 0/1, 1/0"):
+        epsilon_gradient(small_models.mlp_losses, network.params, batch, clean, over="kernel")
+
+
+def test_select_params_puts_others_in_place():
+    params = {"a": {"kernel": 1, "bias": 2}, "b": {"kernel": 3}}
+    part, join = select_params(params, "kernel$")
+    assert part == {"a/kernel": 1, "b/kernel": 3}
+    assert join({"a/kernel": 5, "b/kernel": 6}) == {
+        "a": {"kernel": 5, "bias": 2},
+        "b": {"kernel": 6},
+    }
+
+
+# --- Several devices ------------------------------------------------------------------------------
+
+
+def sharded_case():
+    network = small_models.residual_net(np.float64, dropout_rate=0.0)
+    loss_fn = network.loss_fn(network.model_state, jax.random.key(0))
+    return network, loss_fn, *batches(network, 8, 4)
+
+
+@both_methods
+@pytest.mark.parametrize("shape", [(4, 1), (2, 2), (1, 4)], ids=str)
+def test_sharded_arguments_under_jit_are_one_device(x64, shape, method):
+    """Data over one axis of a mesh, parameters over the other: the compiler adds what is needed."""
+    network, loss_fn, batch, clean = sharded_case()
+    tx = optax.sgd(0.1, momentum=0.9)
+    state = ReweightState(network.params, tx.init(network.params))
+    step = functools.partial(reweight_step, loss_fn=loss_fn, tx=tx, method=method)
+    expected = jax.jit(step)(state, batch, clean)
+    axis_types = (jax.sharding.AxisType.Auto,) * 2
+    mesh = jax.make_mesh(shape, ("data", "model"), axis_types=axis_types)
+
+    def by_features(leaf):
+        divides = leaf.ndim > 0 and leaf.shape[-1] % shape[1] == 0
+        spec = [None] * (leaf.ndim - 1) + ["model"] if divides else []
+        return jax.device_put(leaf, jax.NamedSharding(mesh, jax.P(*spec)))
+
+    by_rows = jax.NamedSharding(mesh, jax.P("data"))
+    state = jax.tree.map(by_features, state)
+    sizes = [(x.addressable_shards[0].data.size, x.size) for x in jax.tree.leaves(state.params)]
+    assert (shape[1] > 1) == any(shard < whole for shard, whole in sizes)
+    got = jax.jit(step)(state, jax.device_put(batch, by_rows), jax.device_put(clean, by_rows))
+    chex.assert_trees_all_close(got, expected, rtol=1e-9, atol=1e-12)
+
+
+@both_methods
+def test_shard_map_is_one_device(x64, method):
+    network, loss_fn, batch, clean = sharded_case()
+    four = small_models.residual_net(np.float64, dropout_rate=0.0, axis_name="batch")
+    four_loss_fn = four.loss_fn(four.model_state, jax.random.key(0))
+    tx = optax.sgd(0.1, momentum=0.9)
+    state = ReweightState(network.params, tx.init(network.params))
+    kwargs = {"tx": tx, "method": method}
+    expected, metrics = reweight_step(state, batch, clean, loss_fn=loss_fn, **kwargs)
+    mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def step(state, batch, clean):
+        state, metrics = reweight_step(
+            state, batch, clean, loss_fn=four_loss_fn, axis_name="batch", **kwargs
+        )
+        return state, metrics["loss"], metrics["weights"], metrics["epsilon_gradient"]
+
+    specs = {"in_specs": (jax.P(), jax.P("batch"), jax.P("batch")), "check_vma": False}
+    out_specs = (jax.P(), jax.P(), jax.P("batch"), jax.P("batch"))
+    sharded = jax.jit(jax.shard_map(step, mesh=mesh, out_specs=out_specs, **specs))
+    got_state, loss, weights, _ = sharded(state, batch, clean)
+    chex.assert_trees_all_close(got_state, expected, rtol=1e-9, atol=1e-12)
+    chex.assert_trees_all_close(loss, metrics["loss"], rtol=1e-9)
+    chex.assert_trees_all_close(weights, metrics["weights"], rtol=1e-9, atol=1e-12)
 
 
 # --- Errors ---------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import jax
 import orbax.checkpoint as ocp
 
-from reweight_jax import report
+from reweight_jax.records.metrics import read_metrics
 
 ONE_DEVICE = jax.devices()[:1]
 
@@ -16,7 +16,7 @@ def saved(workdir, step):
 
 def records(workdir):
     """Those of metrics.jsonl, without their times."""
-    return [without_times(record) for record in report.read_metrics(workdir)]
+    return [without_times(record) for record in read_metrics(workdir)]
 
 
 def without_times(tree):

@@ -10,64 +10,63 @@ from collections.abc import Callable
 
 import numpy as np
 
-CLEAN_SEED = 1 << 32  # added to the seed for the clean set's batches; seeds of runs are below it
-LARGE = 100_000  # examples: of more than these few permutations are kept, 8 bytes for each
+from reweight_jax.data.randomness import generator
+
+LARGE = 100_000  # examples: of larger sets only a few permutations are kept, 8 bytes an example
 RowsOf = Callable[[np.ndarray], np.ndarray]  # positions [p] -> rows [p]
 
 
-def shuffled(labels: np.ndarray, seed: int) -> RowsOf:
-    """Epoch after epoch in new random order; every example once per epoch."""
-    return lambda positions: _epochs(positions, len(labels), seed, 0)
+def shuffled(labels: np.ndarray, seed: int, stream: str = "train") -> RowsOf:
+    """Returns a sampler of epochs in new random orders; an epoch has every example once.
+
+    Args:
+      labels: of the examples, [N] or [N, K]; only N is used.
+      seed: of the run.
+      stream: a name in `randomness.STREAMS`: "train", or "clean" for the clean set's batches.
+    """
+    return lambda positions: _epochs(positions, len(labels), seed, stream)
 
 
 def class_balanced(labels: np.ndarray, seed: int) -> RowsOf:
-    """Classes in turn, each class in epochs of its own: equal shares of every class in a batch.
+    """Returns a sampler that takes the classes in turn: a batch has equal shares of each class.
 
-    Classes without an example are left out. Examples of a rare class recur, which is RESAMPLE of
-    section 4.1.
+    Each class has its own epochs, so examples of a rare class recur (RESAMPLE of section 4.1).
+    Classes without an example are left out. `labels`: int [N].
     """
     members = {int(k): np.flatnonzero(labels == k) for k in np.unique(labels)}
 
     def rows_of(positions):
         slot, place = positions % len(members), positions // len(members)
         rows = np.empty(len(positions), np.int64)
-        for i, (k, mine) in enumerate(members.items()):
-            rows[slot == i] = mine[_epochs(place[slot == i], len(mine), seed, 1 + k)]
+        for i, (k, of_class) in enumerate(members.items()):
+            chosen = slot == i
+            epochs = _epochs(place[chosen], len(of_class), seed, "class_balanced", k)
+            rows[chosen] = of_class[epochs]
         return rows
 
     return rows_of
 
 
-def batch_rows(
-    rows_of: RowsOf,
-    first_step: int,
-    num_steps: int,
-    batch_size: int,
-    part: slice = slice(None),
-) -> np.ndarray:
-    """Returns the rows of `num_steps` batches, int32 [num_steps, batch_size].
-
-    Of each batch only the positions `part`, where that is given; no others are drawn.
-    """
+def batch_rows(rows_of: RowsOf, first_step: int, num_steps: int, batch_size: int) -> np.ndarray:
+    """Returns the rows of `num_steps` batches from `first_step` on, int32 [num_steps, n]."""
     positions = np.arange(first_step * batch_size, (first_step + num_steps) * batch_size)
-    positions = positions.reshape(num_steps, batch_size)[:, part]
-    return rows_of(positions.ravel()).reshape(positions.shape).astype(np.int32)
+    return rows_of(positions).reshape(num_steps, batch_size).astype(np.int32)
 
 
-def _epochs(positions, population, seed, stream):
+def _epochs(positions, population, *stream):
     epochs, offsets = np.divmod(positions, population)
     rows = np.empty(len(positions), np.int64)
+    permutation = _small if population <= LARGE else _large
     for epoch in np.unique(epochs):
         chosen = epochs == epoch
-        permutation = _small if population <= LARGE else _large
-        rows[chosen] = permutation(population, seed, stream, int(epoch))[offsets[chosen]]
+        rows[chosen] = permutation(population, *stream, int(epoch))[offsets[chosen]]
     return rows
 
 
-def _permutation(population, seed, stream, epoch):
-    return np.random.default_rng([seed, stream, epoch]).permutation(population)
+def _permutation(population, seed, stream, *counters):
+    return generator(seed, stream, *counters).permutation(population)
 
 
-# Steps of an epoch share its permutation; a class-balanced batch takes of one for each class.
+# The steps of an epoch share its permutation; a class-balanced batch needs one of each class.
 _small = functools.lru_cache(maxsize=256)(_permutation)
 _large = functools.lru_cache(maxsize=8)(_permutation)

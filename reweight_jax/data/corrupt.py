@@ -1,8 +1,6 @@
-"""What is done to a clean training set: pure functions of labels and a numpy generator."""
+"""What is done to a correctly labelled training set: pure functions of labels and a generator."""
 
 import numpy as np
-
-from reweight_jax.errors import UserError
 
 
 def imbalanced_counts(num_classes: int, dominant: int, total: int, ratio: float) -> np.ndarray:
@@ -13,7 +11,7 @@ def imbalanced_counts(num_classes: int, dominant: int, total: int, ratio: float)
     never the smaller one.
     """
     if not ratio >= 1:
-        raise UserError(f"config.data.imbalance_ratio: {ratio:g}; must be at least 1")
+        raise ValueError(f"ratio {ratio:g} must be at least 1")
     other = min(round(total / (ratio + num_classes - 1)), total // num_classes)
     counts = np.full(num_classes, other, np.int64)
     counts[dominant] = total - (num_classes - 1) * other
@@ -23,11 +21,11 @@ def imbalanced_counts(num_classes: int, dominant: int, total: int, ratio: float)
 def long_tailed_counts(counts: np.ndarray, factor: float) -> np.ndarray:
     """Returns how many of its `counts[k]` examples class k keeps in a long tail, int64 [K].
 
-    Class k keeps the share factor^(-k / (K - 1)), rounded, and at least one: the first class all,
-    the last one `factor` times fewer (the exponential profile of Cui et al., 2019).
+    Class k keeps the share factor^(-k / (K - 1)), rounded, and at least one: the first class keeps
+    all, the last one `factor` times fewer (the exponential profile of Cui et al., 2019).
     """
     if not 1 <= factor < np.inf:
-        raise UserError(f"config.data.imbalance_factor: {factor:g}; must be 0 or at least 1")
+        raise ValueError(f"factor {factor:g} must be at least 1, and finite")
     share = factor ** (-np.arange(len(counts)) / (len(counts) - 1))
     return np.maximum(np.round(counts * share), np.minimum(counts, 1)).astype(np.int64)
 
@@ -35,9 +33,9 @@ def long_tailed_counts(counts: np.ndarray, factor: float) -> np.ndarray:
 def uniform_flip(
     labels: np.ndarray, ratio: float, num_classes: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """UNIFORMFLIP of section 4.2: gives floor(ratio * N) labels to one of the K - 1 other classes.
+    """Changes floor(ratio * N) labels to one of the K - 1 other classes (UNIFORMFLIP, section 4.2).
 
-    int [N] -> int [N]; every one of the chosen labels is wrong afterwards.
+    int [N] -> int [N]; every label that was chosen is wrong afterwards.
     """
     flipped = labels.copy()
     rows = rng.choice(len(labels), _num_flips(ratio, len(labels)), replace=False)
@@ -49,10 +47,10 @@ def uniform_flip(
 def background_flip(
     labels: np.ndarray, ratio: float, background: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """BACKGROUNDFLIP of section 4.2: gives floor(ratio * N) labels to the background class.
+    """Changes floor(ratio * N) labels to the background class (BACKGROUNDFLIP, section 4.2).
 
-    int [N] -> int [N]. They are taken from the other classes, so that all of them are wrong
-    afterwards; where the others have fewer examples than that, all of them go.
+    int [N] -> int [N]. They are taken from the other classes, so every one of them is wrong
+    afterwards; if the other classes have fewer examples than that, all of them are changed.
     """
     flipped = labels.copy()
     others = np.flatnonzero(labels != background)
@@ -63,30 +61,42 @@ def background_flip(
 
 def _num_flips(ratio, size):
     if not 0 <= ratio <= 1:
-        raise UserError(f"config.data.noise_ratio: {ratio:g}; must be in 0..1")
+        raise ValueError(f"ratio {ratio:g} must be in 0..1")
     return int(np.floor(ratio * size + 1e-9))  # 0.29 * 100 is 28.999999999999996
 
 
-def draw_per_class(
-    labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator, what: str
-) -> np.ndarray:
-    """Draws counts[k] rows of each class k without replacement, and returns them shuffled.
+def draw_per_class(labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draws counts[k] rows of each class k without replacement; returns them sorted, int64.
 
-    Raises UserError, naming the config field `what`, where a class has too few rows.
+    Raises ValueError if a class has too few rows.
     """
     rows = []
     for k, count in enumerate(counts):
         available = np.flatnonzero(labels == k)
         if count > len(available):
-            raise UserError(
-                f"{what}: needs {count} examples of class {k}, which has {len(available)}"
-            )
+            raise ValueError(f"needs {count} examples of class {k}, which has {len(available)}")
         rows.append(rng.choice(available, count, replace=False))
-    return rng.permutation(np.concatenate(rows))
+    return np.sort(np.concatenate(rows))
 
 
-def even_counts(num_classes: int, total: int, what: str) -> np.ndarray:
-    """Returns total / K for each class, int64 [K]; raises UserError where that is not whole."""
+def even_counts(labels: np.ndarray, num_classes: int, total: int) -> np.ndarray:
+    """Returns total / K for each class, int64 [K]; ValueError if that is not a whole number."""
+    del labels  # as `proportional_counts` has them
     if total % num_classes:
-        raise UserError(f"{what}: {total} is not a multiple of the {num_classes} classes")
+        raise ValueError(f"{total} is not a multiple of the {num_classes} classes")
     return np.full(num_classes, total // num_classes)
+
+
+def proportional_counts(labels: np.ndarray, num_classes: int, total: int) -> np.ndarray:
+    """Returns `total` split over the classes as the labels are, int64 [K].
+
+    Shares are rounded down, and the largest remainders get what is left. ValueError if there are
+    fewer labels than `total`.
+    """
+    if total > len(labels):
+        raise ValueError(f"{total} examples wanted, of {len(labels)} left")
+    share = np.bincount(labels, minlength=num_classes) * (total / max(len(labels), 1))
+    counts = np.floor(share).astype(np.int64)
+    order = np.argsort(-(share - counts), kind="stable")
+    counts[order[: total - counts.sum()]] += 1
+    return counts

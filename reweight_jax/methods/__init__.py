@@ -1,4 +1,8 @@
-"""Methods: one function or file and one line below for each; the tests run over METHODS."""
+"""Methods by name: one function or file for each, and one line in METHODS.
+
+METHODS is an ordinary dict. An entry of your own (`METHODS["mine"] = Method(...)`) can be named in
+`config.method`, and in sweeps and tables, like the ones below; the tests run over all of them.
+"""
 
 from reweight_jax.methods.base import Context, Method
 from reweight_jax.methods.bootstrap import REED_HARD, REED_SOFT

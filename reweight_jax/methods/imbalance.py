@@ -1,16 +1,16 @@
-"""The common tricks for imbalanced classes that section 4.1 of the paper compares with."""
+"""The usual methods for imbalanced classes, which section 4.1 of the paper compares with."""
 
 import jax.numpy as jnp
 import numpy as np
 
 from reweight_jax.data.batches import class_balanced
-from reweight_jax.methods.base import Context, Method, normalize
+from reweight_jax.methods.base import CLASSIFICATION, Context, Method, normalize
 
 
-def _class_counts(key, config, train, num_classes):
-    """Method state: the training set's examples of each class, float32 [K]."""
-    del key, config
-    return jnp.asarray(np.bincount(train.label, minlength=num_classes), jnp.float32)
+def _class_counts(key, config, train, num_outputs, host_input=None):
+    """Returns the number of training examples of each class, float32 [K]."""
+    del key, config, host_input
+    return jnp.asarray(np.bincount(train.label, minlength=num_outputs), jnp.float32)
 
 
 def _inverse_frequency(context: Context):
@@ -20,11 +20,11 @@ def _inverse_frequency(context: Context):
 
 
 def _hardest_of_majority(context: Context):
-    """HARD MINING: all of the other classes, and as many of the majority, those of highest loss.
+    """HARD MINING: all examples of the other classes, and as many of the majority's hardest.
 
-    The majority is the training set's most frequent class. From it the k hardest examples of the
-    batch are kept, k the mean number of examples that each other class has in the batch (k >= 1),
-    and all that is kept weighs the same (Malisiewicz et al., 2011, in the form the paper uses:
+    The majority is the training set's most frequent class. Of its examples in the batch, the k with
+    the highest losses are kept; k >= 1 is the mean number of examples of each other class in the
+    batch. All kept examples have the same weight (Malisiewicz et al., 2011, in the paper's form:
     "selects the highest loss examples from the majority class").
     """
     counts = context.method_state
@@ -37,6 +37,6 @@ def _hardest_of_majority(context: Context):
     return normalize(kept.astype(context.losses.dtype)), counts
 
 
-PROPORTION = Method(init=_class_counts, weights=_inverse_frequency)
-RESAMPLE = Method(sampler=class_balanced)
-HARD_MINING = Method(init=_class_counts, weights=_hardest_of_majority)
+PROPORTION = Method(init=_class_counts, weights=_inverse_frequency, tasks=CLASSIFICATION)
+RESAMPLE = Method(sampler=class_balanced, tasks=CLASSIFICATION)
+HARD_MINING = Method(init=_class_counts, weights=_hardest_of_majority, tasks=CLASSIFICATION)

@@ -1,11 +1,11 @@
-"""The paper's method: weights from the clean set's gradient, by `reweight_jax.reweight`."""
+"""The paper's method: weights from the gradient of the clean loss; see `reweight_jax.reweight`."""
 
 from reweight_jax.methods.base import Context, Method
 from reweight_jax.reweight import normalize_weights
 
 
 def _learned_weights(context: Context):
-    """Ours: Eq. 4-9 of the paper. The epsilon gradient is of the global batch: no axis is left."""
+    """REWEIGHT: Eq. 8-9 of the paper, over the global batch, so no device axis is reduced."""
     return normalize_weights(context.epsilon_gradient), context.method_state
 
 

@@ -1,10 +1,10 @@
 """MentorNet with a predefined curriculum: a small network that has learned self-paced learning.
 
 Jiang et al., "MentorNet: Learning Data-Driven Curriculum for Very Deep Neural Networks on Corrupted
-Labels" (ICML 2018). The mentor sees of each example its loss, how far that is from a moving
-percentile of the losses, its label and the epoch (in hundredths of the run). It is trained before
-the run on drawn inputs, to the closed form of the self-paced weight (Kumar et al., 2010), and then
-weighs the batches of the student.
+Labels" (ICML 2018). The inputs of the mentor are an example's loss, its distance to a moving
+percentile of the losses, its label and the epoch (in hundredths of the run). The mentor is trained
+before the run, on random inputs, to give the closed form of the self-paced weight (Kumar et al.,
+2010). Then it weights the batches of the student.
 """
 
 import flax.linen as nn
@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import optax
 
 from reweight_jax.errors import UserError
-from reweight_jax.methods.base import Context, Method, normalize
+from reweight_jax.methods.base import CLASSIFICATION, Context, Method, normalize
 
-BURN_IN = 0.2  # fraction of the run before the mentor is heard; until then all weigh the same
-PERCENTILE_DECAY = 0.9  # of the moving percentile, a step
-LARGEST_LOSS = 10.0  # what the mentor is trained on; larger losses are cut to it
+BURN_IN = 0.2  # fraction of the run in which all weights are equal; then the mentor's are used
+PERCENTILE_DECAY = 0.9  # of the moving percentile, per step
+LARGEST_LOSS = 10.0  # that the mentor is trained on; larger losses are clipped to it
 NUM_EPOCHS = 100
 MENTOR_STEPS, MENTOR_BATCH = 1_500, 512
 
@@ -25,8 +25,8 @@ MENTOR_STEPS, MENTOR_BATCH = 1_500, 512
 class Mentor(nn.Module):
     """(loss [n], loss - percentile [n], label [n], epoch 0..99 [n]) -> logits [n] of the weights.
 
-    A bidirectional LSTM reads the two losses; embeddings of the label and the epoch join its two
-    last states before a layer of 20 units.
+    A bidirectional LSTM reads the two losses. Its last state in each direction, an embedding of the
+    label and one of the epoch are the inputs of a layer with 20 units.
     """
 
     num_classes: int
@@ -47,12 +47,12 @@ class Mentor(nn.Module):
 
 
 def self_paced_weights(differences: jax.Array) -> jax.Array:
-    """The v in 0..1 that minimises v * (loss - percentile): one at or below it, else zero."""
+    """Returns the v in 0..1 that minimise v * (loss - percentile): one up to it, zero above."""
     return (differences <= 0).astype(jnp.float32)
 
 
 def train_mentor(key: jax.Array, num_classes: int):
-    """Returns the parameters of a `Mentor` that gives self-paced weights."""
+    """Returns the parameters of a `Mentor` trained to give self-paced weights."""
     mentor = Mentor(num_classes)
     tx = optax.adam(optax.cosine_decay_schedule(0.02, MENTOR_STEPS))
     init_key, data_key = jax.random.split(key)
@@ -74,10 +74,10 @@ def train_mentor(key: jax.Array, num_classes: int):
 
 
 def draw_inputs(key: jax.Array, num_classes: int):
-    """Mentor inputs to train on: half of the losses near the percentile, half anywhere."""
+    """Returns a batch of random mentor inputs: half of the losses near the percentile."""
     keys = jax.random.split(key, 6)
     shape = (MENTOR_BATCH,)
-    percentile = LARGEST_LOSS * jax.random.uniform(keys[0], shape) ** 3  # mostly small ones
+    percentile = LARGEST_LOSS * jax.random.uniform(keys[0], shape) ** 3  # mostly small
     near = percentile + 0.3 * jax.random.normal(keys[1], shape)
     anywhere = LARGEST_LOSS * jax.random.uniform(keys[2], shape)
     losses = jnp.where(jax.random.bernoulli(keys[3], 0.5, shape), near, anywhere)
@@ -87,12 +87,13 @@ def draw_inputs(key: jax.Array, num_classes: int):
     return losses, losses - percentile, labels, epochs
 
 
-def _init(key, config, train, num_classes):
-    del train
+def _init(key, config, train, num_outputs, host_input=None):
+    """Trains the mentor; returns it with the settings and the moving percentile."""
+    del train, host_input
     if not 0 <= config.mentor_percentile <= 100:
         raise UserError(f"config.mentor_percentile: {config.mentor_percentile:g}; must be 0..100")
     return {
-        "mentor": train_mentor(key, num_classes),
+        "mentor": train_mentor(key, num_outputs),
         "moving_percentile": jnp.zeros(()),
         "percentile": jnp.asarray(config.mentor_percentile, jnp.float32),
         "num_steps": jnp.asarray(config.num_steps, jnp.int32),
@@ -100,6 +101,7 @@ def _init(key, config, train, num_classes):
 
 
 def _mentored(context: Context):
+    """MENTORNET: weights proportional to the mentor's, after a burn-in of equal weights."""
     state = context.method_state
     num_classes = len(state["mentor"]["params"]["Embed_0"]["embedding"])
     now = jnp.percentile(context.losses, state["percentile"])
@@ -118,4 +120,4 @@ def _mentored(context: Context):
     return normalize(weights), state | {"moving_percentile": moving}
 
 
-MENTORNET = Method(init=_init, weights=_mentored, uses_num_steps=True)
+MENTORNET = Method(init=_init, weights=_mentored, uses_num_steps=True, tasks=CLASSIFICATION)

@@ -1,7 +1,7 @@
-"""A layer of noise transition probabilities behind the softmax, trained along with the model.
+"""A layer of noise transition probabilities after the softmax, trained along with the model.
 
 Goldberger & Ben-Reuven, "Training deep neural-networks using a noise adaptation layer" (ICLR 2017),
-the simple model (S-Model). At test time the layer is left out.
+the simple model (S-Model). The layer is not used for predictions.
 """
 
 import json
@@ -12,24 +12,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from reweight_jax.errors import UserError
-from reweight_jax.methods.base import Method
+from reweight_jax.methods.base import CLASSIFICATION, Method
 
-SMOOTHING = 0.1  # probability that the first transition matrix gives to other classes
-
-
-def _smoothed_identity(key, config, train, num_classes):
-    """Method state: logits b [K, K]; softmax(b[i]) is how class i is labelled."""
-    del key, config, train
-    return {"transition": jnp.log(_smooth(np.eye(num_classes)))}
+SMOOTHING = 0.1  # probability that the first transition matrix spreads over all classes
 
 
-def _from_confusion_matrix(key, config, train, num_classes):
-    """Likewise, from a baseline's confusion matrix: of what it takes for class i, the labels.
+def _smoothed_identity(key, config, train, num_outputs, host_input=None):
+    """Returns logits b [K, K]: softmax(b[i]) is the distribution of the labels of class i."""
+    del key, config, train, host_input
+    return {"transition": jnp.log(_smooth(np.eye(num_outputs)))}
 
-    That of the hyper-validation set (labels as noisy as the training set's, and none of them
-    learned by heart), at the step that is best on it. `config.confusion_from` is the run's folder.
+
+def _read_confusion(config):
+    """Returns a baseline's confusion matrix, a list of rows by label, from `config.confusion_from`.
+
+    It is the matrix on the hyper-validation set at the step that is best on it: those labels are as
+    noisy as the training set's, and the model has not memorised them. Raises UserError if the
+    folder has no such matrix.
     """
-    del key, train
     folder = config.confusion_from
     if not folder:
         raise UserError(
@@ -46,29 +46,43 @@ def _from_confusion_matrix(key, config, train, num_classes):
             f"config.confusion_from: no confusion matrix in {path} ({type(error).__name__}); "
             "give the --workdir of a finished run"
         ) from None
-    if confusion.shape != (num_classes, num_classes) or not (confusion >= 0).all():
+    square = confusion.ndim == 2 and len(set(confusion.shape)) == 1
+    if not square or not (confusion >= 0).all():
         raise UserError(
-            f"config.confusion_from: the confusion matrix in {path}, {confusion.shape}, is not "
-            f"one of counts of {num_classes} classes"
+            f"config.confusion_from: the confusion matrix in {path}, {confusion.shape}, is not a "
+            "square one of counts"
+        )
+    return confusion.tolist()
+
+
+def _from_confusion_matrix(key, config, train, num_outputs, host_input):
+    """Returns the same logits from a confusion matrix: how what is predicted as i was labelled."""
+    del key, train
+    confusion = np.array(host_input)
+    if len(confusion) != num_outputs:
+        raise UserError(
+            f"config.confusion_from: the confusion matrix in {config.confusion_from} has "
+            f"{len(confusion)} classes, this data set {num_outputs}"
         )
     predicted_by_label = confusion.T  # [predicted, labelled]
-    seen = predicted_by_label.sum(axis=1, keepdims=True)
-    share = np.where(seen > 0, predicted_by_label / np.maximum(seen, 1), np.eye(num_classes))
+    predicted = predicted_by_label.sum(axis=1, keepdims=True)
+    share = predicted_by_label / np.maximum(predicted, 1)
+    share = np.where(predicted > 0, share, np.eye(num_outputs))
     return {"transition": jnp.log(_smooth(share))}
 
 
 def _smooth(matrix):
-    """Rows that sum to one, away from zero: a tenth of each is shared out over all classes."""
+    """Returns rows that still sum to one, without zeros: SMOOTHING of each is spread evenly."""
     smooth = (1 - SMOOTHING) * matrix + SMOOTHING / len(matrix)
     return jnp.asarray(smooth, jnp.float32)
 
 
 def _mixture_loss(logits, labels, method_state):
-    """-log sum_i p(i | x) theta[i, label], theta = softmax(b): [n, K], int [n] -> [n]."""
+    """S-MODEL: -log sum_i p(i | x) theta[i, label], theta = softmax(b): [n, K], int [n] -> [n]."""
     log_theta = jax.nn.log_softmax(method_state["transition"])
     joint = jax.nn.log_softmax(logits) + log_theta[:, labels].T
     return -jax.nn.logsumexp(joint, axis=-1)
 
 
-S_MODEL = Method(init=_smoothed_identity, loss=_mixture_loss, trainable=True)
-S_MODEL_CONF = Method(init=_from_confusion_matrix, loss=_mixture_loss, trainable=True)
+S_MODEL = Method(init=_smoothed_identity, loss=_mixture_loss, trainable=True, tasks=CLASSIFICATION)
+S_MODEL_CONF = S_MODEL._replace(init=_from_confusion_matrix, host_input=_read_confusion)

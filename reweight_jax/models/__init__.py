@@ -1,33 +1,86 @@
-"""Models: Flax linen modules, called as model.apply(variables, images, train=...) -> logits."""
+"""Models: built-in networks by name, and `as_model`, which takes a Flax module of the user."""
 
-import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from reweight_jax.errors import UserError, choose
+from reweight_jax.models.adapters import Model as Model
+from reweight_jax.models.adapters import as_model as as_model
+from reweight_jax.models.adapters import scale_inputs as scale_inputs
+from reweight_jax.models.adapters import standardized as standardized
 from reweight_jax.models.lenet import LeNet
+from reweight_jax.models.mlp import mlp
 from reweight_jax.models.resnet import resnet, wide_resnet
 from reweight_jax.models.small_cnn import SmallCNN
+from reweight_jax.models.transformer import transformer
 
-# name -> factory(config.model, num_classes, dtype, axis_name). `axis_name` is the device axis over
-# which a model with batch statistics must average them.
+# name -> factory(config.model, num_outputs, dtype of the computation, on_cpu) -> what `as_model`
+# takes. Add an entry to have a model of your own by its name:
+#   MODELS["mine"] = lambda config, num_outputs, dtype, on_cpu: MyModule(num_outputs)
 MODELS = {
-    "lenet": lambda config, num_classes, dtype, axis_name: LeNet(num_classes, dtype),
+    "lenet": lambda config, *arguments: LeNet(*arguments),
     "small_cnn": lambda config, *arguments: SmallCNN(*arguments),
     "resnet": resnet,
     "wide_resnet": wide_resnet,
+    "mlp": mlp,
+    "transformer": transformer,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def create_model(config, num_classes: int, axis_name: str | None) -> nn.Module:
-    """Builds the model `config.name`.
+def create_model(
+    config,
+    num_outputs: int,
+    *,
+    on_cpu: bool,
+    axis_name: str | None = None,
+    task: str = "classification",
+) -> Model:
+    """Returns the model `config.name`.
 
-    Raises UserError for an unknown name or dtype, or sizes that the model cannot have.
+    Args:
+      config: the fields of config.model; `name` must not be "auto", see `auto_name`.
+      num_outputs: K.
+      on_cpu: whether the devices of the run are CPUs.
+      axis_name: device axis over which a batch is split, or None; see `as_model`.
+      task: name of the task; with two outputs LeNet computes one logit only for "classification".
+
+    Raises UserError for an unknown name or dtype, or for sizes that the model cannot have.
     """
     factory = choose("config.model.name", config.name, MODELS)
     dtype = choose("config.model.dtype", config.dtype, DTYPES)
-    if config.width < 1:
-        raise UserError(f"config.model.width: {config.width}; must be at least 1")
+    for field in ("width", "num_layers", "num_heads", "features"):
+        if config[field] < 1:
+            raise UserError(f"config.model.{field}: {config[field]}; must be at least 1")
+    if any(size < 1 for size in config.hidden):
+        raise UserError(f"config.model.hidden: {tuple(config.hidden)}; sizes must be at least 1")
     if not 0 <= config.dropout < 1:
         raise UserError(f"config.model.dropout: {config.dropout}; must be at least 0 and below 1")
-    return factory(config, num_classes, dtype, axis_name)
+    model = factory(config, num_outputs, dtype, on_cpu)
+    if isinstance(model, LeNet):
+        model = model.clone(one_logit=task == "classification")
+    return as_model(model, num_outputs=num_outputs, axis_name=axis_name)
+
+
+def auto_name(inputs) -> str:
+    """Returns the name in MODELS that fits `inputs`: one array, or anything with shape and dtype.
+
+    "mlp" for floats [N, D], "transformer" for int tokens [N, T], "small_cnn" for images
+    [N, H, W, C]. uint8 inputs are scaled to floats, and are no tokens. Raises ValueError for any
+    other shape or dtype.
+    """
+    if hasattr(inputs, "shape") and hasattr(inputs, "dtype"):
+        dtype, rank = np.dtype(inputs.dtype), len(inputs.shape)
+        is_float = dtype == np.uint8 or jnp.issubdtype(dtype, jnp.floating)
+        if rank == 2 and is_float:
+            return "mlp"
+        if rank == 2 and jnp.issubdtype(dtype, jnp.integer):
+            return "transformer"
+        if rank == 4 and is_float:
+            return "small_cnn"
+    shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", inputs)
+    raise ValueError(
+        f"inputs {shapes} suit no built-in model by default; name one of {', '.join(MODELS)} "
+        f"or give your own"
+    )

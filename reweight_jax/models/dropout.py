@@ -5,15 +5,38 @@ import jax
 import jax.numpy as jnp
 
 
-class Dropout(nn.Module):
-    """Sets a random fraction `rate` of the values to zero, and scales up the rest to match.
+def drop(x, rate, key, axis_name=None, broadcast_dims=()) -> jax.Array:
+    """Sets a random fraction `rate` of the values of `x` to zero and divides the rest by 1 - rate.
 
-    The mask of an example comes from the step's key and the example's place in the batch over all
-    devices, where flax's `nn.Dropout` draws one mask for whatever part of a batch it sees.
+    The mask of an example depends on `key` and on its place in the batch over all devices. flax's
+    Dropout draws one mask for the part of a batch that a device has.
+
+    Args:
+      x: [n, ...], this device's examples.
+      rate: in 0..1; with 0 nothing happens.
+      key: typed PRNG key, the same on all devices.
+      axis_name: device axis over which the batch is split, or None.
+      broadcast_dims: axes along which all values share one draw.
+    """
+    if rate in (0, 1):
+        return x if rate == 0 else jnp.zeros_like(x)
+    dims = {dim % x.ndim for dim in broadcast_dims}
+    shape = [1 if dim in dims else size for dim, size in enumerate(x.shape)]
+    if 0 in dims:
+        keep = jax.random.bernoulli(key, 1 - rate, shape)
+    else:
+        first = 0 if axis_name is None else len(x) * jax.lax.axis_index(axis_name)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(len(x)))
+        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape[1:]))(keys)
+    return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
+
+
+class Dropout(nn.Module):
+    """Sets a random fraction `rate` of the values to zero in training; see `drop`.
 
     Attributes:
       rate: in 0..1, 1 excluded; with 0 nothing happens and no key is needed.
-      axis_name: device axis over which the batch is split, or None.
+      axis_name: device axis over which the batch is split; None: the one that `as_model` was given.
     """
 
     rate: float
@@ -21,11 +44,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[N, ...] -> [N, ...]; the same where `train` is False."""
+        """Returns `x` [N, ...] with values dropped; unchanged if `train` is False."""
         if not train or self.rate == 0:
             return x
-        first = 0 if self.axis_name is None else len(x) * jax.lax.axis_index(self.axis_name)
-        fold_in = jax.vmap(jax.random.fold_in, (None, 0))
-        keys = fold_in(self.make_rng("dropout"), first + jnp.arange(len(x)))
-        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
-        return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+        return drop(x, self.rate, self.make_rng("dropout"), self.axis_name)

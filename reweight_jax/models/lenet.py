@@ -1,11 +1,10 @@
-"""The LeNet of the paper's MNIST experiment, as its published code has it."""
+"""The LeNet of the paper's MNIST experiment, with the settings of its published code."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from reweight_jax.models.planes import conv_general_dilated
-from reweight_jax.models.pooling import max_pool_3x3
+from reweight_jax.models import cpu
 
 _INIT = nn.initializers.truncated_normal(0.1)  # cut at two standard deviations, of 0.1 before it
 
@@ -14,26 +13,31 @@ class LeNet(nn.Module):
     """Three 5x5 convolutions (16, 32, 64), each max-pooled 3x3/2 and rectified, and 100 units.
 
     Attributes:
-      num_classes: K. With two classes the network has one sigmoid output z, and its logits are
-        (0, z): the softmax of these is the sigmoid of z.
+      num_outputs: K.
       dtype: of the computation; parameters are float32.
+      on_cpu: whether the devices of the run are CPUs.
+      one_logit: whether a network with two outputs computes only the second one, z: its logits are
+        (0, z), and the softmax of these is the sigmoid of z. Only right for classification.
     """
 
-    num_classes: int
+    num_outputs: int
     dtype: jnp.dtype = jnp.float32
+    on_cpu: bool = False
+    one_logit: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[N, H, W, C] floats in 0..1 -> logits [N, K]; `train` changes nothing here."""
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Returns outputs [N, K] of images [N, H, W, C], floats in 0..1; ignores `train`."""
         del train
+        settings = {"kernel_init": _INIT, "dtype": self.dtype}
+        convolution = cpu.conv_general_dilated if self.on_cpu else None
         for features in (16, 32, 64):
-            settings = {"kernel_init": _INIT, "dtype": self.dtype}
-            x = nn.Conv(features, (5, 5), conv_general_dilated=conv_general_dilated, **settings)(x)
-            x = nn.relu(max_pool_3x3(x))
+            x = nn.Conv(features, (5, 5), conv_general_dilated=convolution, **settings)(x)
+            x = nn.relu(cpu.max_pool_3x3(x))
         x = x.reshape(len(x), -1)
-        x = nn.relu(nn.Dense(100, kernel_init=_INIT, dtype=self.dtype)(x))
-        outputs = 1 if self.num_classes == 2 else self.num_classes
-        logits = nn.Dense(outputs, kernel_init=_INIT, dtype=self.dtype)(x)
-        if self.num_classes == 2:
-            logits = jnp.concatenate([jnp.zeros_like(logits), logits], axis=1)
-        return logits.astype(jnp.float32)
+        x = nn.relu(nn.Dense(100, **settings)(x))
+        one_logit = self.one_logit and self.num_outputs == 2
+        outputs = nn.Dense(1 if one_logit else self.num_outputs, **settings)(x)
+        if one_logit:
+            outputs = jnp.concatenate([jnp.zeros_like(outputs), outputs], axis=1)
+        return outputs.astype(jnp.float32)

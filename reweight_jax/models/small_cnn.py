@@ -13,20 +13,20 @@ class SmallCNN(nn.Module):
     """Three 3x3 convolutions with stride 2 (16, 32, 64), BatchNorm, ReLU, and the mean over pixels.
 
     Attributes:
-      num_classes: K.
-      dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: device axis of BatchNorm's statistics, or None.
+      num_outputs: K.
+      dtype: of the computation; parameters, statistics and outputs are float32.
+      on_cpu: whether the devices of the run are CPUs; changes nothing here.
     """
 
-    num_classes: int
+    num_outputs: int
     dtype: Any = jnp.float32
-    axis_name: str | None = None
+    on_cpu: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[N, H, W, C] floats in 0..1 -> logits [N, K]."""
+        """Returns outputs [N, K] of images [N, H, W, C], floats in 0..1."""
         for features in (16, 32, 64):
             x = nn.Conv(features, (3, 3), 2, use_bias=False, dtype=self.dtype)(x)
-            x = nn.relu(batch_norm(self.dtype, self.axis_name, train=train)(x))
+            x = nn.relu(batch_norm(self.dtype, train=train)(x))
         x = jnp.mean(x, axis=(1, 2))
-        return nn.Dense(self.num_classes, dtype=self.dtype)(x).astype(jnp.float32)
+        return nn.Dense(self.num_outputs, dtype=self.dtype)(x).astype(jnp.float32)

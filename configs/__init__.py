@@ -1,0 +1,1 @@
+"""Configs, installed as reweight_jax.configs: default.py has every field, others override."""

@@ -1,0 +1,185 @@
+"""Training from Python on your own model and arrays."""
+
+import difflib
+import functools
+import inspect
+import os
+import shutil
+import tempfile
+import weakref
+from typing import Any
+
+import jax
+import numpy as np
+
+from reweight_jax.configs import own_data
+from reweight_jax.data.examples import Part
+from reweight_jax.data.splits import make_data
+from reweight_jax.errors import UserError, prefix
+from reweight_jax.fitted import PHASES as PHASES
+from reweight_jax.fitted import Fitted as Fitted
+from reweight_jax.fitted import in_order
+from reweight_jax.train import loop
+from reweight_jax.train.config import make_experiment
+
+# Fields of config.data that say what to read from a disk, which `fit` does not do.
+READER_FIELDS = (
+    ("name", "data_dir", "path", "clean_path", "calibration_path", "test_path", "label_column")
+    + ("clean_column", "ignore_columns", "image_size")
+)  # fmt: skip
+
+
+def fit(
+    model: Any,
+    train: tuple,
+    *,
+    clean: tuple | None = None,
+    calibration: tuple | None = None,
+    hyper_val: tuple | None = None,
+    test: tuple | None = None,
+    task: str = "classification",
+    method: str = "reweight",
+    workdir: str | os.PathLike | None = None,
+    seed: int = 0,
+    devices: list | None = None,
+    progress: bool = True,
+    plots: bool = True,
+    **fields,
+) -> Fitted:
+    """Trains `model` on labels that may be wrong, with the help of a few that you trust.
+
+    Args:
+      model: a Flax linen module; a Flax nnx module, which is trained from the parameters it has and
+        is itself not changed; a pair of functions `Model(init, apply)`; the name of a built-in
+        model; or None: an MLP for float features [N, D], a transformer for int tokens [N, T], a
+        small CNN for images. It gets the inputs of a batch and returns outputs [n, K].
+      train: (inputs, labels). Inputs are an array [N, ...], a DataFrame of numbers or a dict of
+        arrays. uint8 is scaled to 0..1; float features [N, D] are standardised by the training
+        set's mean and deviation, unless data=dict(standardize=False); any other inputs go to the
+        model as they are. Labels by task: "classification", integers, strings or bools [N];
+        "multi_label", 0 or 1 [N, K], and -1 or NaN if missing; "regression", floats [N] or [N, D].
+      clean: the trusted examples, likewise. `method="reweight"` needs them.
+      calibration: more trusted examples, which no gradient sees.
+      hyper_val: held-out examples to choose the best step by, with labels as bad as train's.
+      test: test examples.
+      task: a name in `reweight_jax.tasks.TASKS`.
+      method: a name in `reweight_jax.methods.METHODS`.
+      workdir: folder of the run, where the same call goes on if it was stopped. None: a temporary
+        folder, deleted with the result; `Fitted.save` keeps a copy.
+      seed: draws the initialisation, the batches and all else that is drawn.
+      devices: JAX devices; all of them if None.
+      progress: whether to show a progress bar.
+      plots: whether to draw the plots of the run, which takes about a second.
+      **fields: fields of configs/default.py, with the defaults of configs/own_data.py. Those of
+        config.data are given as a dict, for example data=dict(num_calibration=50), and those of
+        config.model as `model_fields`, for example model_fields=dict(hidden=(64,)).
+
+    Returns:
+      `Fitted`.
+
+    Raises:
+      UserError (a ValueError): a field, or data that does not fit the model, method or task.
+    """
+    config = own_data.get_config()
+    config.name, config.variant, config.data.name = "fit", "", "arrays"
+    _set_fields(config, {"task": task, "method": method, "seed": seed} | fields)
+    if isinstance(model, str):
+        config.model.name, model = model, None
+    elif model is not None:
+        config.model.name = "own"
+    given = {"train": train, "clean": clean, "calibration": calibration}
+    parts = _parts(given | {"hyper_val": hyper_val, "test": test})
+    with prefix("fit"):
+        data = make_data(parts, config, config.seed, source="fit")
+        experiment = make_experiment(config, data, model, devices)
+        if model is not None:  # outputs of another shape are found before anything is written
+            jax.eval_shape(functools.partial(_outputs, experiment.model), experiment.sample)
+    temporary = tempfile.mkdtemp(prefix="reweight_jax_") if workdir is None else None
+    try:
+        loop.train(experiment, temporary or workdir, progress=progress, draw=plots)
+        run = Fitted(temporary or workdir, model=model, devices=experiment.devices)
+    except BaseException:
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if temporary:
+        weakref.finalize(run, shutil.rmtree, temporary, ignore_errors=True)
+    return run
+
+
+def load(workdir: str | os.PathLike, model: Any = None, devices: list | None = None) -> Fitted:
+    """Returns a finished run, of `fit` or of the command line.
+
+    Args:
+      workdir: its folder, which is only read.
+      model: the run's model if it is not a built-in one, as it was given to `fit`.
+      devices: JAX devices to predict on; all of this process's if None.
+
+    Raises:
+      UserError: no finished run, or a model that has to be given.
+    """
+    return Fitted(workdir, model=model, devices=devices)
+
+
+def _outputs(model, inputs):
+    params, model_state = model.init(jax.random.key(0), inputs)
+    return model.apply(params, model_state, inputs, train=False, key=None)[0]
+
+
+# --- Arguments of fit -----------------------------------------------------------------------------
+
+
+def _parts(given: dict) -> dict[str, Part]:
+    """Checks the pairs that were given, by the names of their splits."""
+    parts, columns = {}, ()
+    for name, pair in given.items():
+        if pair is None and name != "train":
+            continue
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise UserError(f"fit: {name}: must be a pair (inputs, labels)")
+        if name == "train" and hasattr(pair[0], "iloc"):
+            columns = tuple(map(str, pair[0].columns))
+        with prefix("fit"):
+            parts[name] = Part(in_order(pair[0], columns, f"{name}_input"), pair[1])
+    return parts
+
+
+def _set_fields(config, fields: dict) -> None:
+    """Sets the fields of the config that were given to `fit` by their names."""
+    groups = {"data": "data", "model_fields": "model"}
+    for name, value in fields.items():
+        if name not in groups:
+            _set(config, "", name, value)
+        elif not hasattr(value, "items"):
+            raise UserError(f"fit: {name}: {value!r}; must be a dict, {name}=dict(...)")
+        else:
+            for nested, nested_value in value.items():
+                _set(config, groups[name], nested, nested_value)
+
+
+def _set(config, group, name, value):
+    target, path = (config[group], f"{group}.{name}") if group else (config, name)
+    if group == "data" and name in READER_FIELDS:
+        raise UserError(f"config.{path}: fit takes arrays and reads no files")
+    if name not in target:
+        # Each field's name -> how it is given to `fit`.
+        valid = {n: f"model_fields=dict({n}=...)" for n in config.model}
+        valid |= {n: f"data=dict({n}=...)" for n in config.data if n not in READER_FIELDS}
+        valid |= {n: n for n in (*config, *inspect.signature(fit).parameters)}
+        near = difflib.get_close_matches(name, valid, 1)
+        hint = f"did you mean {valid[near[0]]}?" if near else "configs/default.py has all fields"
+        raise UserError(f"fit: no field {path}; {hint}")
+    try:
+        if value is None:
+            raise TypeError
+        target[name] = _plain(value)
+    except (TypeError, ValueError):
+        wanted = type(target[name]).__name__
+        raise UserError(f"config.{path}: {value!r}; must be of the type {wanted}") from None
+
+
+def _plain(value):
+    """Numbers and arrays of numpy as Python's, which config.json can hold."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value

@@ -1,0 +1,99 @@
+"""Inputs of any kind, checked and brought to the types that JAX computes with."""
+
+from typing import Any
+
+import numpy as np
+
+from reweight_jax.data.examples import Inputs, LazyInputs, arrays_of
+
+
+def as_inputs(inputs: Any, name: str) -> Inputs:
+    """Returns the inputs as numpy arrays, ready for a model.
+
+    Args:
+      inputs: array [N, ...], anything that numpy makes one of (a list, a DataFrame), a dict of such
+        arrays, or `LazyInputs`, which is returned as it is.
+      name: of the array, for messages.
+
+    Returns:
+      An array or a dict of arrays. float64 becomes float32, and integers of more than 32 bits
+      int32. If `inputs` is one array: uint8 [N, H, W] are gray images and become [N, H, W, 1],
+      and bool becomes float32. Other types stay.
+
+    Raises:
+      ValueError: no rows, arrays of different length, values that are not finite numbers or that
+        do not fit.
+    """
+    if isinstance(inputs, LazyInputs):
+        result = inputs
+    elif isinstance(inputs, dict):
+        if not inputs:
+            raise ValueError(f"{name}: an empty dict; it must have at least one array")
+        result = {str(key): _as_array(array, f"{name}.{key}") for key, array in inputs.items()}
+    else:
+        result = _as_array(inputs, name)
+        if result.ndim < 2:
+            raise ValueError(f"{name}: shape {result.shape}; must be [N, ...], such as [N, 1]")
+        if result.dtype == np.uint8 and result.ndim == 3:
+            result = result[..., None]
+        elif result.dtype == bool:
+            result = result.astype(np.float32)
+    sizes = {len(array) for array in arrays_of(result)}
+    if len(sizes) > 1:
+        raise ValueError(f"{name}: arrays of different length, {sorted(sizes)}")
+    if not all(array.shape[0] for array in arrays_of(result)) or any(
+        0 in array.shape for array in arrays_of(result)
+    ):
+        raise ValueError(f"{name}: is empty, {arrays_of(result)[0].shape}")
+    return result
+
+
+def like_train(inputs: Inputs, train: Inputs, name: str, train_name: str = "train_input") -> Inputs:
+    """Returns `inputs` in the types of `train`; ValueError if they cannot be fed to one model."""
+    if isinstance(train, dict) != isinstance(inputs, dict):
+        raise ValueError(f"{name}: must be a dict of arrays if and only if {train_name} is one")
+    if isinstance(train, dict):
+        if set(inputs) != set(train):
+            raise ValueError(f"{name}: has {sorted(inputs)}, but {train_name} has {sorted(train)}")
+        return {
+            key: like_train(inputs[key], train[key], f"{name}.{key}", f"{train_name}.{key}")
+            for key in train
+        }
+    is_cast = train.dtype.kind == "f" and inputs.dtype.kind in "fi" and inputs.dtype != train.dtype
+    if not is_cast and inputs.dtype != train.dtype:
+        raise ValueError(f"{name}: is {inputs.dtype}, but {train_name} is {train.dtype}")
+    if inputs.shape[1:] != train.shape[1:]:
+        raise ValueError(
+            f"{name}: a row has shape {inputs.shape[1:]}, but in {train_name} it has "
+            f"{train.shape[1:]}"
+        )
+    return inputs.astype(train.dtype) if is_cast else inputs
+
+
+def _as_array(values, name):
+    array = np.asarray(values, order="C")  # a sum over rows depends on how they lie in memory
+    if array.ndim == 0:
+        raise ValueError(f"{name}: not an array with one row per example: {type(values).__name__}")
+    if array.dtype.kind == "O":
+        try:
+            array = array.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}: not numbers ({error}); encode them as numbers") from None
+    if array.dtype.kind in "iu":
+        if array.dtype.itemsize < 4 or array.dtype == np.int32:
+            return array
+        if array.size and (array.min() < -(1 << 31) or array.max() >= 1 << 31):
+            raise ValueError(f"{name}: {array.min()}..{array.max()}; integers must fit in 32 bits")
+        return array.astype(np.int32)
+    if array.dtype.kind == "b":
+        return array
+    if array.dtype.kind != "f":
+        raise ValueError(f"{name}: is {array.dtype}; must be numbers")
+    if array.dtype.itemsize > 4:
+        with np.errstate(over="ignore"):  # what overflows is reported below
+            array = array.astype(np.float32)
+    is_bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1) if array.size else []
+    if np.any(is_bad):
+        row = int(np.argmax(is_bad))
+        raise ValueError(f"{name}: row {row} has a value that is missing or not finite")
+    return array

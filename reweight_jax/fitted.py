@@ -1,0 +1,192 @@
+"""A finished run as an object: its result, its examples, and predictions."""
+
+import json
+import os
+import pathlib
+import shutil
+import zipfile
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from reweight_jax.configs import default
+from reweight_jax.data.examples import arrays_of
+from reweight_jax.data.inputs import as_inputs, like_train
+from reweight_jax.errors import UserError, choose, prefix
+from reweight_jax.models import MODELS, Model
+from reweight_jax.tasks import TASKS, Task
+from reweight_jax.train.checkpoints import read_model
+from reweight_jax.train.config import build_model, sample_of
+from reweight_jax.train.evaluate import EVAL_BATCH_SIZE, compile_predict
+
+DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+PHASES = ("last", "best", "finetuned_last", "finetuned_best")
+
+
+class Fitted:
+    """A finished run. It can be pickled, and then predicts without its folder.
+
+    Attributes:
+      workdir: its folder.
+      config: its ConfigDict.
+      result: the contents of result.json.
+      task: its `reweight_jax.tasks.Task`.
+      classes: names or values of the K outputs, in their order; () for regression.
+      columns: names of the inputs' columns, if they were a table; else ().
+      sample: zeros in the types and the form of one example's inputs, [1, ...].
+      examples: dict of numpy arrays, one entry a training example, in the order given: index (row
+        in the data), label (as trained on; `classes[label]` for classification), visits (batches
+        that held it), and means over these visits: weight (1 is plain training), margin (above 0
+        the model agrees with the label), and alignment (below 0 a step on it would have raised the
+        clean loss; if the method has a clean gradient). NaN before the first visit. Also id and
+        true_label if they are known. Held-out examples that were drawn from the training set have
+        no entry; clean examples that were trained on too (config.data.clean_in_train) have theirs
+        last, with indices from N on.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, *, model: Any = None, devices=None):
+        """Reads the folder of a run; see `load`."""
+        self.workdir = pathlib.Path(workdir).expanduser().absolute()
+        saved, self.result = (self._read_json(name) for name in ("config.json", "result.json"))
+        try:
+            self._facts = saved.pop("dataset")
+            self.config = _complete(saved)
+            self.classes, self.columns = (tuple(self._facts[k]) for k in ("classes", "columns"))
+            with (self.workdir / "examples.npz").open("rb") as file:
+                self.examples = dict(np.load(file, allow_pickle=False))
+        except (*DAMAGED, AttributeError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{self.workdir}: a run of another version, or damaged ({reason})"
+            ) from None
+        self._labels = self.examples["label"]
+        order = np.argsort(self.examples["index"], kind="stable")
+        self.examples = {name: array[order] for name, array in self.examples.items()}
+        self.sample = sample_of(self._facts, scaled=False)
+        self._given_model = model
+        self._variables: dict[str, tuple] = {}
+        self._build(devices or jax.local_devices())
+
+    def predict(
+        self, inputs: Any, step: str = "last", *, batch_size: int | None = None
+    ) -> np.ndarray:
+        """Returns probabilities [N, K] (classification, multi_label), or values [N] or [N, D].
+
+        Args:
+          inputs: as the training inputs, [N, ...] or a dict of arrays. Of a DataFrame, the columns
+            that the model was trained on are taken by their names.
+          step: "last", or "best" on held-out data, or "finetuned_last", "finetuned_best".
+          batch_size: examples computed at once; None: all, up to 500. A last batch is padded to it.
+
+        Raises:
+          UserError: inputs unlike the training set's, or a step whose checkpoint cannot be read.
+        """
+        with prefix("predict"):
+            inputs = in_order(inputs, self.columns, "inputs")
+            inputs = like_train(
+                as_inputs(inputs, "inputs"), self.sample, "inputs", "the training set"
+            )
+            self._check_tokens(inputs)
+        size = len(arrays_of(inputs)[0])
+        if batch_size is None:  # few sizes, because each is compiled
+            batch_size = min(EVAL_BATCH_SIZE, 1 << (size - 1).bit_length())
+        if batch_size not in self._compiled:
+            self._compiled[batch_size] = compile_predict(self._model, self._devices, batch_size)
+        return self._compiled[batch_size](*self._restore(step), inputs)
+
+    def save(self, folder: str | os.PathLike) -> pathlib.Path:
+        """Copies the folder of the run to `folder`, which must not exist; returns its path."""
+        folder = pathlib.Path(folder).expanduser()
+        try:
+            return pathlib.Path(shutil.copytree(self.workdir, folder))
+        except OSError as error:
+            raise UserError(f"{folder}: the run cannot be saved there ({error})") from None
+
+    def _build(self, devices):
+        """Makes what no pickle can hold: compiled functions and what belongs to devices."""
+        self._devices, self._compiled = list(devices), {}
+        name, model = self.config.model.name, self._given_model
+        if model is None and name not in ("auto", *MODELS):
+            raise UserError(
+                f"{self.workdir}: its model is not a built-in one; give it as load(..., model=...)"
+                if name == "own"
+                else f"{self.workdir}: its model {name} is not in MODELS; first load the config "
+                "file that adds it (on the command line --config=FILE)"
+            )
+        make_task = choose("config.task", self.config.task, TASKS)
+        self.task = make_task(self._labels, self._facts["num_outputs"])
+        with prefix("load"):
+            built = build_model(self.config, self._facts, self._devices, model)
+        self._model = _predictor(built, self.task)
+
+    def __getstate__(self):
+        self._restore("last")  # its folder may be gone when the pickle is read
+        left_out = ("_devices", "_compiled", "_model", "task")
+        state = {name: value for name, value in vars(self).items() if name not in left_out}
+        variables = jax.device_get(self._variables)
+        return state | {"_variables": variables, "_num_devices": len(self._devices)}
+
+    def __setstate__(self, state):
+        num_devices = state.pop("_num_devices")
+        vars(self).update(state)
+        self._build(jax.local_devices()[:num_devices])
+
+    def _restore(self, name):
+        """(params, model_state) of the model at a step of the result."""
+        if name not in PHASES or name not in self.result:
+            valid = [key for key in PHASES if key in self.result]
+            raise UserError(f"step: {name!r}; valid: {', '.join(valid)}")
+        if name not in self._variables:
+            like = jax.eval_shape(self._model.init, jax.random.key(0), sample_of(self._facts))
+            step, folder = self.result[name]["step"], self.workdir / "checkpoints"
+            self._variables[name] = read_model(folder, step, like, self._devices[0])
+        return self._variables[name]
+
+    def _check_tokens(self, inputs):
+        """Raises ValueError for token ids that a built-in transformer has no embedding of."""
+        is_table = not isinstance(inputs, dict) and inputs.ndim == 2
+        if self._given_model is None and is_table and inputs.dtype.kind == "i":
+            low, high, size = inputs.min(), inputs.max(), self._facts["vocabulary"]
+            if low < 0 or high >= size:
+                raise ValueError(f"inputs: token ids {low}..{high}; must be in 0..{size - 1}")
+
+    def _read_json(self, name):
+        try:
+            return json.loads((self.workdir / name).read_text())
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "damaged"
+            raise UserError(f"{self.workdir}: no finished run ({name}: {reason})") from None
+
+
+def _predictor(model: Model, task: Task) -> Model:
+    """The model with what the task makes of its outputs; JAX's caches keep it, not the run."""
+
+    def apply(*arguments, **options):
+        outputs, model_state = model.apply(*arguments, **options)
+        return task.predict(outputs), model_state
+
+    return model._replace(apply=apply)
+
+
+def _complete(saved: dict) -> ConfigDict:
+    """The config of config.json; fields that are new since then have their defaults."""
+    config = default.get_config()
+    config.update(ConfigDict(saved))
+    return config
+
+
+def in_order(inputs: Any, columns: tuple[str, ...], name: str) -> Any:
+    """Returns a DataFrame with the training set's columns in their order; other inputs unchanged.
+
+    Raises ValueError, with the `name` of the inputs, if a column is missing.
+    """
+    if not columns or not hasattr(inputs, "iloc"):
+        return inputs
+    names = [str(column) for column in inputs.columns]
+    for column in columns:
+        if column not in names:
+            raise ValueError(f"{name}: lacks the column {column}, which the training set has")
+    return inputs.iloc[:, [names.index(column) for column in columns]]

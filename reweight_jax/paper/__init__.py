@@ -1,0 +1,1 @@
+"""The paper's experiments: grids of runs, and their tables and figures."""

@@ -1,0 +1,121 @@
+"""The pictures of a run, drawn from its records."""
+
+import io
+import pathlib
+
+import numpy as np
+from matplotlib.figure import Figure  # no pyplot: no global state, no display
+
+from reweight_jax.records.workdir import write_atomically
+
+
+def draw_run(records, result, weights, wrong, labels, classes, starts) -> dict[str, bytes]:
+    """Returns the pictures of a finished run: name -> PNG.
+
+    Args:
+      records: of metrics.jsonl.
+      result: of result.json.
+      weights: float [N], each training example's mean weight, NaN if it was in no batch.
+      wrong: bool [N], which labels are wrong, or None.
+      labels: the training labels.
+      classes: names of the outputs; () for regression.
+      starts: steps at which the phases after the first one begin.
+    """
+    pictures = {"training_curve": training_curve(records, starts)}
+    if wrong is not None and wrong.any():
+        groups = {"right labels": ~wrong, "wrong labels": wrong}
+    elif np.ndim(labels) == 1 and 0 < len(classes) <= 100:
+        groups = {f"class {name}": labels == k for k, name in enumerate(classes)}
+    else:
+        groups = {"all": np.ones(len(weights), bool)}
+    if np.isfinite(weights).any():  # otherwise it was the clean set that was trained on
+        pictures["weights"] = weight_histogram(weights, groups)
+    matrices = result.get("confusion", {}).get("last", {})
+    if matrices:
+        split = "test" if "test" in matrices else "hyper_val"
+        pictures["confusion"] = confusion(matrices[split], classes)
+    return {name: to_png(figure) for name, figure in pictures.items()}
+
+
+def training_curve(records: list[dict], starts: list[int]) -> Figure:
+    """Error, and weighted, plain and clean loss, against the step; dotted lines at `starts`."""
+    trains = [r for r in records if r["kind"] == "train"]
+    evals = [r for r in records if r["kind"] == "eval"]
+    splits = {"hyper_val": "hyper-validation", "calibration": "calibration", "test": "test"}
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    error_axes, loss_axes = figure.subplots(1, 2)
+    steps, eval_steps = [r["step"] for r in trains], [r["step"] for r in evals]
+    error_axes.plot(steps, [r["error"] for r in trains], lw=1, label="training batches")
+    for split, name in splits.items():
+        score = next((s for s in ("error", "mae") if s in evals[-1].get(split, {})), None)
+        if score:
+            errors = [r[split][score] for r in evals]
+            error_axes.plot(eval_steps, errors, marker=".", label=name)
+    error_axes.set(xlabel="step", ylabel="error", ylim=(0, None))
+    loss_axes.plot(steps, [r["plain_loss"] for r in trains], lw=1, label="training, mean")
+    loss_axes.plot(steps, [r["loss"] for r in trains], lw=1, label="training, weighted")
+    if "clean" in evals[-1]:
+        losses = [r["clean"]["loss"] for r in evals]
+        loss_axes.plot(eval_steps, losses, marker=".", label="clean set")
+    loss_axes.set(xlabel="step", ylabel="loss", yscale="log")
+    for axes in (error_axes, loss_axes):
+        for start in starts:
+            axes.axvline(start, color="gray", lw=1, ls=":")
+        axes.legend(frameon=False)
+    return figure
+
+
+def weight_histogram(weights: np.ndarray, groups: dict[str, np.ndarray]) -> Figure:
+    """Histogram of each group's mean example weights, 1 being the weight of plain training.
+
+    Args:
+      weights: float [N], NaN if an example was never in a batch; one at least is finite.
+      groups: name -> bool [N], which examples belong to it.
+    """
+    seen = np.isfinite(weights)
+    edges = np.linspace(0, max(1.0, weights[seen].max()), 31)
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for name, members in groups.items():
+        values = weights[seen & members]
+        if len(values):
+            zero = np.mean(values == 0)
+            share = np.full(len(values), 1 / len(values))
+            text = f"{name}: {len(values)} examples, {zero:.0%} at zero"
+            axes.hist(values, edges, weights=share, histtype="step", lw=1.5, label=text)
+    lowest = 0.5 / max(np.sum(seen & members) for members in groups.values())  # half an example
+    axes.set(xlabel="mean weight x batch size", ylabel="share of the group")
+    axes.set(yscale="log", ylim=(lowest, 1.5))
+    if len(groups) <= 10:
+        axes.legend(frameon=False)
+    return figure
+
+
+def confusion(matrix, classes) -> Figure:
+    """A confusion matrix [K, K] of counts, by label (rows) and prediction, in shares of its row."""
+    counts = np.asarray(matrix)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, label="share of the class")
+    axes.set(xlabel="predicted", ylabel="label")
+    if len(counts) <= 10:
+        rotation = 45 if max(len(str(name)) for name in classes) > 3 else 0
+        axes.set_xticks(range(len(counts)), classes, rotation=rotation)
+        axes.set_yticks(range(len(counts)), classes)
+    return figure
+
+
+def to_png(figure: Figure) -> bytes:
+    """Returns the figure as a PNG, without the frame's top and right lines."""
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    png = io.BytesIO()
+    figure.savefig(png, dpi=150, format="png")
+    return png.getvalue()
+
+
+def save(figure: Figure, path: pathlib.Path) -> None:
+    """Writes a figure as a PNG, whole or not at all."""
+    write_atomically(path, to_png(figure))

@@ -1,0 +1,140 @@
+"""result.json, worked out from the records of a finished run, and the table printed at its end."""
+
+import importlib.metadata
+import json
+import re
+import statistics
+
+PACKAGES = ("jax", "flax", "optax", "numpy")
+WEIGHT_ROWS = {
+    "mean weights, right against wrong labels, AUC": "mean_auc",
+    "mean alignment, likewise": "alignment_auc",
+    "mean margin, likewise": "margin_auc",
+    "weight on wrong labels": "wrong_mass",
+    "right labels whose mean weight is 0": "zero_right",
+    "wrong labels whose mean weight is 0": "zero_wrong",
+}
+PERCENT = ("accuracy", "error", "macro_f1")
+
+
+def selection_split(record: dict) -> str | None:
+    """Returns the split whose scores choose the best step, never the test set.
+
+    The noisy hyper_val set if there is one, as in the paper; else the calibration set, which no
+    gradient sees; else the clean set, which is optimistic; None if there is none of them.
+    """
+    return next((name for name in ("hyper_val", "calibration", "clean") if name in record), None)
+
+
+def best_evaluation(evals: list[dict], task, num_steps: int) -> dict | None:
+    """Returns the best evaluation of the first `num_steps` steps, the later of equals."""
+
+    def goodness(record):
+        split = selection_split(record)
+        score = record[split][task.goodness] if split else record["step"]
+        return (-score if task.better_if_lower else score), record["step"]
+
+    evals = [record for record in evals if record["step"] <= num_steps]
+    return max(evals, key=goodness, default=None)
+
+
+def build_result(config, records: list[dict], task, stops: dict[str, int], devices) -> dict:
+    """Returns the contents of result.json.
+
+    Args:
+      config: the run's.
+      records: of metrics.jsonl.
+      task: the run's `Task`.
+      stops: name -> last step of each phase; the training itself is "last".
+      devices: the run's.
+
+    Returns:
+      Scores of each phase's last step, and those of the training's best step as "best"; the
+      confusion matrices of all of these; how well the weights told wrong labels from right ones.
+    """
+    by_step = {
+        kind: {r["step"]: r for r in records if r["kind"] == kind} for kind in ("eval", "confusion")
+    }
+    trains = [r for r in records if r["kind"] == "train" and r["step"] <= stops["last"]]
+    best = best_evaluation(list(by_step["eval"].values()), task, stops["last"])
+    steps = {"last": stops["last"], "best": best["step"]} | stops
+    result = {
+        "config": config.name,
+        "variant": config.variant,
+        "task": task.name,
+        "method": config.method,
+        "dataset": config.data.name,
+        "seed": config.seed,
+        "num_steps": config.num_steps,
+        "best_chosen_by": selection_split(best) or "no split",
+        **{name: _flat_scores(by_step["eval"][step]) for name, step in steps.items()},
+        "weights": by_step["eval"][stops["last"]]["weights"],
+        "steps_without_helpful_example": sum(r["steps_without_helpful_example"] for r in trains),
+        "seconds": round(trains[-1]["seconds"], 1),
+        "steps_per_second": round(statistics.median(r["steps_per_second"] for r in trains), 2),
+        "device": f"{len(devices)} x {devices[0].device_kind}",
+        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+    }
+    matrices = {
+        name: {k: v for k, v in by_step["confusion"][step].items() if k not in ("step", "kind")}
+        for name, step in steps.items()
+        if step in by_step["confusion"]
+    }
+    return result | ({"confusion": matrices} if matrices else {})
+
+
+def to_json(result: dict) -> str:
+    """Returns JSON with one field a line, and one row of a matrix a line."""
+    text = json.dumps(result, indent=2)
+    return re.sub(r"\[[\d\s,]+\]", lambda row: " ".join(row[0].split()), text) + "\n"
+
+
+def table(result: dict) -> str:
+    """Returns the lines that a run ends with."""
+    config_name = ":".join(filter(None, (result["config"], result["variant"])))
+    rows = [
+        ("method", result["method"]),
+        ("dataset", f"{result['dataset']} ({config_name})"),
+        ("seed", result["seed"]),
+        *_score_rows(result),
+        *(
+            (name, f"{result['weights'][key]:.4f}")
+            for name, key in WEIGHT_ROWS.items()
+            if key in result["weights"]
+        ),
+        ("steps without a helpful example", result["steps_without_helpful_example"]),
+        ("time", f"{result['seconds']:.0f} s, {result['steps_per_second']:.1f} steps/s"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _score_rows(result):
+    """The score that matters, of the test set or, without one, of what chose the best step."""
+    shown = {"classification": "error", "multi_label": "macro_f1", "regression": "rmse"}
+    score = shown.get(result["task"], "loss")
+    chosen_by = result["best_chosen_by"]
+    split = "test" if "test_loss" in result["last"] else chosen_by
+    if f"{split}_{score}" not in result["last"]:
+        return
+    names = {
+        "last": "last step",
+        "best": f"best on {chosen_by} (step {result['best']['step']})",
+        "finetuned_last": "fine-tuned from last",
+        "finetuned_best": "fine-tuned from best",
+    }
+    for name, text in names.items():
+        if name in result:
+            value = result[name][f"{split}_{score}"]
+            value = f"{value:.2%}" if score in PERCENT else f"{value:.4g}"
+            yield f"{split} {score}, {text}", value
+
+
+def _flat_scores(record):
+    scores = {
+        f"{split}_{score}": value
+        for split, values in record.items()
+        if isinstance(values, dict) and split != "weights"
+        for score, value in values.items()
+    }
+    return {"step": record["step"], **scores}

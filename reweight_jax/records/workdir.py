@@ -1,0 +1,96 @@
+"""The folder of a run: whether it may be used, its config.json, and files that are never half."""
+
+import json
+import os
+import pathlib
+
+from reweight_jax.configs import default
+from reweight_jax.errors import UserError
+from reweight_jax.methods import METHODS
+
+# Fields that change no number of a run: what is logged, how data is read, and where things are.
+FREE = {"log_every_steps", "checkpoint_every_steps", "steps_per_dispatch", "confusion_from"}
+FREE |= {"data.resident", "data.workers", "data.data_dir"}
+
+
+class Workdir:
+    """The folder of a run.
+
+    Attributes:
+      path: absolute path of the folder.
+      writes: whether this process writes there; of several processes only the first one does.
+    """
+
+    def __init__(self, path: str | os.PathLike, config, facts: dict, *, writes: bool = True):
+        """Makes the folder, or checks that the run in it is the one that `config` describes.
+
+        Args:
+          path: of the folder; a leading ~ is the home folder.
+          config: ConfigDict of the run.
+          facts: what of the data the run depends on; JSON. `write_config` keeps both.
+          writes: as the attribute.
+
+        Raises:
+          UserError: the folder cannot be used, or has another config's run in it. What may differ
+            is what leaves the steps taken as they are: `num_steps` if nothing depends on it,
+            fine-tuning that is new, and how data is read.
+        """
+        self.path, self.writes = pathlib.Path(path).expanduser().absolute(), writes
+        if not writes:
+            return
+        content = json.loads(config.to_json()) | {"dataset": facts}
+        new = flatten(json.loads(json.dumps(content)))
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError("not writable")
+            written = self.path / "config.json"
+            old = flatten(json.loads(written.read_text())) if written.exists() else new
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(f"--workdir {path}: cannot be used ({error})") from None
+        old = flatten(json.loads(default.get_config().to_json())) | old  # fields new since then
+        differing = {name for name in new if old.get(name) != new[name]} - FREE
+        before, now = old.get("finetune_from"), config.finetune_from
+        if before == now == "none" and not METHODS[config.method].uses_num_steps:
+            differing -= {"num_steps"}
+        if before == "none":
+            differing -= {"finetune_from", "finetune_steps", "finetune_learning_rate"}
+        if (before, now) == ("last", "both"):
+            differing -= {"finetune_from"}
+        if differing:
+            name = min(differing)
+            what = "other data" if name.startswith("dataset.") else f"another config.{name}"
+            raise UserError(
+                f"--workdir {path}: holds a run with {what}; choose another folder, or remove "
+                "this one"
+            )
+        self._config = json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+    def write_config(self) -> None:
+        """Writes config.json: once the run has taken up where it was."""
+        if self.writes:
+            self.write("config.json", self._config)
+
+    def write(self, name: str, content: str | bytes) -> None:
+        """Writes a file of the folder, whole or not at all."""
+        if self.writes:
+            write_atomically(self.path / name, content)
+
+
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes beside and renames, so that a killed process leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")  # its own for each process
+    beside.write_bytes(content.encode() if isinstance(content, str) else content)
+    beside.replace(path)
+
+
+def flatten(tree: dict, prefix: str = "") -> dict:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,1 @@
+"""One run: its experiment, steps, devices, checkpoints and loop."""

@@ -1,0 +1,298 @@
+"""From a config to an experiment: validation, and names turned into what they name."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from reweight_jax.data.examples import Data, Splits, arrays_of, map_inputs
+from reweight_jax.data.splits import CLEAN_MISSING, load, with_clean_in_train
+from reweight_jax.errors import UserError, prefix
+from reweight_jax.methods import METHODS, Method
+from reweight_jax.models import (
+    MODELS,
+    Model,
+    as_model,
+    auto_name,
+    create_model,
+    scale_inputs,
+    standardized,
+)
+from reweight_jax.tasks import TASKS, Task
+from reweight_jax.train import devices as on_devices
+from reweight_jax.train.phases import FINETUNE_FROM, Phase, phases_of
+from reweight_jax.train.state import OPTIMIZERS
+from reweight_jax.train.step import Augment, augmentation
+
+EPSILON_METHODS = ("lookahead", "jvp")
+# Whether a method also trains on the clean examples.
+CLEAN_IN_TRAIN = {
+    "never": lambda method: False,
+    "baselines": lambda method: not method.needs_clean,
+    "always": lambda method: True,
+}
+
+
+class Experiment(NamedTuple):
+    """Everything that a run needs. The command line makes one from a config, `fit` from arrays.
+
+    Attributes:
+      config: locked ConfigDict, every field of configs/default.py.
+      splits: the data; the clean set is in memory.
+      classes: names or values of the K outputs; () for regression.
+      task, model, method: what is learned, by what, and how.
+      phases: of the run, in order.
+      devices: of the run, those of all processes.
+      augment: what happens to the inputs of a training batch.
+      sample: inputs of one example, to initialise the model with.
+      remembered: name -> shape of what is remembered of each training example.
+      facts: what of the data the run depends on, for config.json.
+      ids: names of the source's rows, to be indexed by `Examples.index`; or None.
+    """
+
+    config: Any
+    splits: Splits
+    classes: tuple
+    task: Task
+    model: Model
+    method: Method
+    phases: list[Phase]
+    devices: list
+    augment: Augment
+    sample: Any
+    remembered: dict[str, tuple[int, ...]]
+    facts: dict
+    ids: np.ndarray | None
+
+
+def load_experiment(config, devices=None) -> Experiment:
+    """Returns the experiment that `config` describes, with its data read."""
+    check_config(config)
+    devices = list(devices or on_devices.all_devices())
+    check_batch(config, devices)
+    return make_experiment(config, load(config, config.seed), devices=devices)
+
+
+def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> Experiment:
+    """Returns the experiment of `config` on data that has been read.
+
+    Args:
+      config: locked ConfigDict.
+      dataset: `reweight_jax.data.Data`.
+      model: what `as_model` takes; None: the one that `config.model` names.
+      devices: of all processes; all of them if None.
+
+    Raises:
+      UserError: a field, or data that does not fit the method or the task.
+    """
+    check_config(config)
+    devices = list(devices or on_devices.all_devices())
+    check_batch(config, devices)
+    method, splits = METHODS[config.method], dataset.splits
+    if method.tasks and config.task not in method.tasks:
+        raise UserError(
+            f"config.method: {config.method} needs the task {' or '.join(method.tasks)}; "
+            f"config.task is {config.task}"
+        )
+    phases = phases_of(config)
+    if splits.clean is None and any(
+        p.method.needs_clean or p.method.trains_on_clean for p in phases
+    ):
+        raise UserError(CLEAN_MISSING)
+    if splits.clean is not None:
+        if CLEAN_IN_TRAIN[config.data.clean_in_train](method):
+            splits = with_clean_in_train(splits)
+        splits = splits._replace(clean=splits.clean.in_memory())
+    with prefix("config.task"):
+        task = TASKS[config.task](splits.train.label, dataset.num_outputs)
+    augments = config.data.crop_padding or config.data.flip
+    shapes = [(array.dtype, array.ndim) for array in arrays_of(splits.train.inputs)]
+    if augments and shapes != [(np.uint8, 4)]:
+        raise UserError("config.data.crop_padding, flip: only for uint8 images [N, H, W, C]")
+    margin_shape = (task.num_outputs,) if config.task == "multi_label" else ()
+    remembered = {"weight": (), "margin": margin_shape}
+    if method.needs_clean:
+        remembered["alignment"] = ()
+    facts = facts_of(config, dataset, splits)
+    built = build_model(config, facts, devices, model, splits.train.inputs)
+    if config.epsilon_over and method.needs_clean:
+        check_over(config.epsilon_over, built, sample_of(facts))
+    return Experiment(
+        config=config,
+        splits=splits,
+        classes=dataset.classes,
+        task=task,
+        model=built,
+        method=method,
+        phases=phases,
+        devices=devices,
+        augment=augmentation(config.data.crop_padding, config.data.flip),
+        sample=sample_of(facts),
+        remembered=remembered,
+        facts=facts,
+        ids=dataset.ids,
+    )
+
+
+def facts_of(config, dataset: Data, splits: Splits) -> dict:
+    """Returns what of the data the model, its outputs and its history depend on, as JSON."""
+    inputs = splits.train.inputs
+    facts = {
+        "classes": list(dataset.classes),
+        "num_outputs": dataset.num_outputs,
+        "columns": list(dataset.columns),
+        "inputs": map_inputs(lambda array: [array.dtype.name, *array.shape[1:]], inputs),
+        "num_train": splits.train.size,
+        "vocabulary": config.model.vocabulary,
+    }
+    if not isinstance(inputs, dict) and inputs.dtype.kind in "iu" and inputs.ndim == 2:
+        largest = max(int(part.inputs.max()) for part in splits if part is not None)
+        facts["vocabulary"] = config.model.vocabulary or largest + 1
+    return facts
+
+
+def sample_of(facts: dict, *, scaled: bool = True):
+    """Returns zeros in the form of one example's inputs, [1, ...], as the model takes them.
+
+    If not `scaled`, in the data's own dtypes.
+    """
+    entries = facts["inputs"]
+    if isinstance(entries, dict):
+        inputs = {name: np.zeros((1, *e[1:]), e[0]) for name, e in entries.items()}
+    else:
+        inputs = np.zeros((1, *entries[1:]), entries[0])
+    return scale_inputs(inputs) if scaled else inputs
+
+
+def build_model(config, facts: dict, devices, model: Any = None, inputs: Any = None) -> Model:
+    """Returns the run's `Model`.
+
+    Args:
+      config: the run's.
+      facts: `facts_of` the data.
+      devices: of the run.
+      model: what `as_model` takes; None: the one that `config.model` names.
+      inputs: training inputs, whose mean and deviation standardise float features [N, D] if the
+        config asks for it; None: the checkpoint has them.
+    """
+    sample, num_outputs = sample_of(facts), facts["num_outputs"]
+    axis_name = on_devices.axis_name(devices)
+    if model is None:
+        fields = config.model.copy_and_resolve_references()
+        fields.vocabulary = facts["vocabulary"]
+        if fields.name == "auto":
+            with prefix("config.model.name"):
+                fields.name = auto_name(sample)
+        on_cpu = on_devices.on_cpu(devices)
+        built = create_model(
+            fields, num_outputs, on_cpu=on_cpu, axis_name=axis_name, task=config.task
+        )
+    else:
+        built = as_model(model, num_outputs=num_outputs, axis_name=axis_name)
+    is_table = not isinstance(sample, dict) and sample.ndim == 2 and sample.dtype.kind == "f"
+    if config.data.standardize and is_table:
+        mean, deviation = np.zeros(sample.shape[1]), np.ones(sample.shape[1])
+        if inputs is not None:
+            mean, deviation = np.mean(inputs, 0), np.std(inputs, 0)
+        built = standardized(built, mean, deviation)
+    return built
+
+
+# --- Validation -----------------------------------------------------------------------------------
+
+
+def check_over(pattern: str, model: Model, sample) -> None:
+    """Raises UserError if `config.epsilon_over` matches no parameter."""
+    from reweight_jax.reweight import select_params
+
+    params, _ = jax.eval_shape(model.init, jax.random.key(0), sample)
+    with prefix("config.epsilon_over"):
+        select_params({"model": params, "method": ()}, pattern)
+
+
+def check_batch(config, devices) -> None:
+    """Raises UserError if a training batch cannot be split evenly over the devices."""
+    if config.batch_size % len(devices):
+        raise UserError(
+            f"config.batch_size: {config.batch_size} must be divisible by the "
+            f"{len(devices)} devices"
+        )
+
+
+def _number(low=-math.inf, high=math.inf, *, open_low=False):
+    """A number in low..high, `high` excluded, `low` as well if `open_low`."""
+    above = f"above {low:g}" if open_low else f"at least {low:g}"
+    text = f"must be {above}" + (f" and below {high:g}" if high < math.inf else "")
+    return lambda v: None if (low < v if open_low else low <= v) and v < high else text
+
+
+def _name(table):
+    return lambda v: None if v in table else f"unknown name; valid: {', '.join(sorted(table))}"
+
+
+def _integers(low):
+    def check(values):
+        if not all(type(value) is int and value >= low for value in values):
+            return f"must be integers of at least {low}"
+
+    return check
+
+
+def _pattern(value):
+    try:
+        re.compile(value)
+    except re.error as error:
+        return str(error)
+
+
+# field -> value -> what is wrong with it, or None.
+RULES: dict[str, Callable[[Any], str | None]] = {
+    "task": _name(TASKS),
+    "method": _name(METHODS),
+    "epsilon_method": _name(EPSILON_METHODS),
+    "epsilon_over": _pattern,
+    "seed": _number(0, 1 << 32),
+    "lr_drop_steps": _integers(1),
+    "optimizer": _name(OPTIMIZERS),
+    "learning_rate": _number(0, open_low=True),
+    "finetune_learning_rate": _number(0, open_low=True),
+    "momentum": _number(0, 1),
+    "weight_decay": _number(0),
+    "mentor_percentile": _number(0, 100 + 1e-9),
+    "finetune_from": _name(FINETUNE_FROM),
+    "steps_per_dispatch": _number(0),
+    "model.name": lambda v: None if v in ("auto", "own") else _name(MODELS)(v),
+    "data.classes": _integers(0),
+    "data.clean_in_train": _name(CLEAN_IN_TRAIN),
+    **dict.fromkeys(
+        ("num_steps", "finetune_steps", "batch_size", "clean_batch_size", "log_every_steps")
+        + ("eval_every_steps", "checkpoint_every_steps"),
+        _number(1),
+    ),
+    **dict.fromkeys(
+        ("data.num_clean", "data.num_calibration", "data.num_hyper_val", "data.num_train")
+        + ("data.crop_padding", "data.workers", "data.image_size", "data.num_classes"),
+        _number(0),
+    ),
+}
+
+
+def check_config(config) -> None:
+    """Raises UserError, naming the field, for a value that its type does not rule out."""
+    for field, rule in RULES.items():
+        value = config
+        for name in field.split("."):
+            value = value[name]
+        problem = rule(value)
+        if problem:
+            value = f"{value:g}" if isinstance(value, float) else value
+            raise UserError(f"config.{field}: {value!r}; {problem}")
+    for field in ("eval_every_steps", "checkpoint_every_steps"):
+        if config[field] % config.log_every_steps:
+            raise UserError(
+                f"config.{field}: {config[field]}; must be a multiple of log_every_steps "
+                f"({config.log_every_steps})"
+            )

@@ -1,0 +1,73 @@
+"""The dispatches of a phase: its compiled steps, the rows they train on, and streamed inputs."""
+
+import contextlib
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from reweight_jax.data.batches import batch_rows, shuffled
+from reweight_jax.data.examples import map_inputs
+from reweight_jax.data.feed import stream_inputs
+from reweight_jax.train import devices as on_devices
+from reweight_jax.train.config import Experiment
+from reweight_jax.train.phases import Phase
+from reweight_jax.train.state import create_optimizer
+from reweight_jax.train.step import train_step
+
+STEPS_PER_DISPATCH = 25  # on accelerators; a CPU takes one: a dispatch costs it nothing
+
+
+def dispatches(experiment: Experiment, phase: Phase, start: int, stack: contextlib.ExitStack):
+    """Compiles a phase, and yields (the step it ends at, state -> (state, metrics)) in turn.
+
+    A dispatch is `config.steps_per_dispatch` steps, or those that are left of the logging interval
+    or of the phase. Streamed inputs are read ahead until `stack` is closed.
+    """
+    config, method, devices = experiment.config, phase.method, experiment.devices
+    splits, seed, n = experiment.splits, config.seed, config.batch_size
+    train = splits.clean if method.trains_on_clean else splits.train
+    clean = splits.clean if method.needs_clean else None
+    step_function = functools.partial(
+        train_step,
+        model=experiment.model,
+        task=experiment.task,
+        method=method,
+        tx=create_optimizer(config, phase.schedule),
+        epsilon_method=config.epsilon_method,
+        epsilon_over=config.epsilon_over,
+        augment=experiment.augment,
+        axis_name=on_devices.axis_name(devices),
+    )
+    resident = config.data.resident or method.trains_on_clean
+    run = on_devices.compile_steps(step_function, train, clean, devices, resident=resident)
+    rows_of = method.sampler(train.label, seed)
+    clean_rows_of = clean and shuffled(clean.label, seed, "clean")
+    m = clean and min(config.clean_batch_size, clean.size)
+    most = config.steps_per_dispatch or (1 if on_devices.on_cpu(devices) else STEPS_PER_DISPATCH)
+    lengths = [*_lengths(start, phase.stop, most, config.log_every_steps)]
+    inputs: Iterator[Any] = itertools.repeat(None)  # a resident set needs only the rows
+    if not resident:
+        part = on_devices.own_part(n, devices)
+        settings = (start, phase.stop, n, config.data.workers, part)
+        batches = stack.enter_context(
+            contextlib.closing(stream_inputs(train.inputs, rows_of, *settings, ahead=most))
+        )
+        parts = (list(itertools.islice(batches, k)) for k in lengths)
+        stacked = (map_inputs(lambda *arrays: np.stack(arrays), *part) for part in parts)
+        inputs = on_devices.put_ahead(stacked, devices)
+    step = start
+    for k in lengths:
+        rows = batch_rows(rows_of, step, k, n)
+        clean_rows = clean and batch_rows(clean_rows_of, step, k, m)
+        step += k
+        yield step, lambda state: run(state, rows, clean_rows, next(inputs))  # noqa: B023
+
+
+def _lengths(start, stop, most, interval):
+    while start < stop:
+        k = min(most, stop - start, interval - start % interval)
+        start += k
+        yield k

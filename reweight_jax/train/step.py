@@ -1,0 +1,157 @@
+"""One training step and one evaluation step: pure functions of arrays."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from reweight_jax.history import add_visits, alignment
+from reweight_jax.methods.base import Context, Method
+from reweight_jax.models import Model, scale_inputs
+from reweight_jax.reweight import apply_weights, epsilon_gradient, linearize_losses
+from reweight_jax.tasks import Task
+from reweight_jax.train.state import TrainState
+
+Augment = Callable[[jax.Array, Any, jax.Array], Any]
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, Any],
+    clean_batch: dict[str, Any] | None,
+    *,
+    model: Model,
+    task: Task,
+    method: Method,
+    tx: optax.GradientTransformation,
+    epsilon_method: str = "jvp",
+    epsilon_over: str = "",
+    augment: Augment,
+    axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Takes one step of `method`: Algorithm 1 with the method's weights in line 11.
+
+    Args:
+      state: the state before, the same on every device.
+      batch: this device's share of n examples: inputs, label, row int32 [n] in the set trained on,
+        place int32 [n] in the batch over all devices.
+      clean_batch: likewise, m examples of the clean set; None if the method needs none.
+      model, task: the outputs, and what they are compared with.
+      method: what chooses loss and weights.
+      tx: optax optimiser.
+      epsilon_method, epsilon_over: `method` and `over` of `reweight_jax.epsilon_gradient`.
+      augment: what happens to the inputs of both batches; see `augmentation`.
+      axis_name: device axis, or None on one device.
+
+    Returns:
+      The state after, and scalar metrics of the global batch: loss (weighted), plain_loss (mean),
+      error (before the update), zero_weights (fraction), effective_sample_size (1 / sum w^2),
+      no_helpful (1 if all weights are 0); for classification also class_mass [K], the sum of
+      weights by label.
+    """
+    step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    method_key, dropout_key, train_key, clean_key = jax.random.split(step_key, 4)
+
+    def loss_fn(params, examples):
+        outputs, model_state = model.apply(
+            params["model"],
+            state.model_state,
+            scale_inputs(examples["inputs"]),
+            train=True,
+            key=dropout_key,
+        )
+        if method.loss is None:
+            losses = task.loss(outputs, examples["label"])
+        else:
+            method_state = params["method"] if method.trainable else state.method_state
+            losses = method.loss(outputs, examples["label"], method_state)
+        return losses, (outputs, model_state)
+
+    def gather(local):
+        """This device's rows -> the rows of all devices, in order."""
+        return local if axis_name is None else jax.lax.all_gather(local, axis_name, tiled=True)
+
+    batch = batch | {"inputs": augment(train_key, batch["inputs"], batch["place"])}
+    linearized = linearize_losses(loss_fn, state.params, batch)
+    gradient = None
+    if method.needs_clean:
+        inputs = augment(clean_key, clean_batch["inputs"], clean_batch["place"])
+        gradient = epsilon_gradient(
+            loss_fn,
+            state.params,
+            batch,
+            clean_batch | {"inputs": inputs},
+            method=epsilon_method,
+            over=epsilon_over,
+            axis_name=axis_name,
+            linearized=linearized,
+        )
+        gradient = gather(gradient)
+    losses, labels = gather(linearized.losses), gather(batch["label"])
+    context = Context(losses, labels, method_key, state.step, state.method_state, gradient)
+    weights, method_state = method.weights(context)
+    own_weights = weights[batch["place"]]
+    new_state, loss = apply_weights(state, linearized, own_weights, tx=tx, axis_name=axis_name)
+
+    if gradient is not None:  # a bad clean batch must stop the run, not look like an unhelpful one
+        loss = jnp.where(jnp.isfinite(gradient).any(), loss, jnp.nan)
+    outputs, model_state = linearized.aux
+    square_sum = jnp.sum(weights**2)
+    metrics = {
+        "loss": loss,
+        "plain_loss": jnp.mean(losses),
+        "error": jnp.mean(gather(task.error(outputs, batch["label"]))),
+        "zero_weights": jnp.mean((weights == 0).astype(jnp.float32)),
+        "effective_sample_size": jnp.where(square_sum == 0, 0.0, 1 / square_sum),
+        "no_helpful": (square_sum == 0).astype(jnp.float32),
+    }
+    if task.name == "classification":
+        metrics["class_mass"] = jnp.zeros(task.num_outputs).at[labels].add(weights)
+    history = state.history
+    if not method.trains_on_clean:  # its rows are not the training set's
+        values = {
+            "weight": len(weights) * weights,
+            "margin": gather(task.margin(outputs, batch["label"])),
+        }
+        if "alignment" in history.sums:
+            values["alignment"] = alignment(gradient)
+        history = add_visits(history, gather(batch["row"]), values)
+    new_state = new_state.replace(
+        model_state=model_state, method_state=method_state, step=state.step + 1, history=history
+    )
+    return new_state, metrics
+
+
+def eval_step(params, model_state, inputs, *, model: Model) -> jax.Array:
+    """Returns the model's outputs [n, K] in evaluation mode; inputs as they are in the data."""
+    return model.apply(params, model_state, scale_inputs(inputs), train=False, key=None)[0]
+
+
+def augmentation(crop_padding: int, flip: bool) -> Augment:
+    """Returns augment(key, image uint8 [n, H, W, C], place int32 [n]) -> image of the same shape.
+
+    Each image is padded with `crop_padding` black pixels a side and cropped at random, and half of
+    them are mirrored. What happens to an example depends on the key and on its place in the batch
+    over all devices, not on the number of devices. With neither, any inputs pass through.
+    """
+
+    def augment_one(key, image):
+        offset_key, flip_key = jax.random.split(key)
+        if crop_padding:
+            pad = [(crop_padding, crop_padding)] * 2 + [(0, 0)]
+            offset = jax.random.randint(offset_key, (2,), 0, 2 * crop_padding + 1)
+            start = (offset[0], offset[1], 0)
+            image = jax.lax.dynamic_slice(jnp.pad(image, pad), start, image.shape)
+        if flip:
+            image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
+        return image
+
+    def augment(key, image, place):
+        if not (crop_padding or flip):
+            return image
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, place)
+        return jax.vmap(augment_one)(keys, image)
+
+    return augment

@@ -1,0 +1,208 @@
+"""Times single training steps on random images: what the benchmark scripts share."""
+
+import functools
+import operator
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from reweight_jax.configs import default
+from reweight_jax.data.examples import Data, Examples, Splits
+from reweight_jax.train import devices as on_devices
+from reweight_jax.train.config import Experiment, make_experiment
+from reweight_jax.train.state import create_optimizer, create_train_state
+from reweight_jax.train.step import train_step
+
+# name -> (method, epsilon_method)
+STEPS = {
+    "plain": ("baseline", "jvp"),
+    "jvp": ("reweight", "jvp"),
+    "lookahead": ("reweight", "lookahead"),
+}
+
+
+class Network(NamedTuple):
+    """A model and the sizes of its batches.
+
+    Attributes:
+      model: fields of `config.model`.
+      image: (H, W, C).
+      num_classes: K.
+      n, m: sizes of the training and the clean batch, over all devices.
+    """
+
+    model: dict
+    image: tuple[int, int, int]
+    num_classes: int
+    n: int
+    m: int
+
+
+def network(name: str, dtype: str = "float32", n: int = 100, m: int = 100, **sizes) -> Network:
+    """Returns "lenet", "resnet" (ResNet-32) or "wide_resnet" (WRN-28-10).
+
+    `sizes` are fields of `config.model` that take the place of the usual ones.
+    """
+    defaults = {"depth": 32, "width": 1, "dropout": 0.0}
+    if name == "wide_resnet":
+        defaults = {"depth": 28, "width": 10, "dropout": 0.3}
+    model = {"name": name, "dtype": dtype, **defaults, **sizes}
+    if name == "lenet":
+        return Network(model, (28, 28, 1), 2, n, m)
+    return Network(model, (32, 32, 3), 10, n, m)
+
+
+class Program(NamedTuple):
+    """A compiled step of one device.
+
+    Attributes:
+      run: takes the step once, from the same state each time, and waits for it.
+      flops: of one step, as XLA counts them in the program before its optimisations.
+      temporary_bytes: the most memory that the step uses beside its arguments and results.
+      compile_seconds: of tracing and compiling it.
+    """
+
+    run: Callable[[], None]
+    flops: float
+    temporary_bytes: int
+    compile_seconds: float
+
+
+def random_examples(network: Network, size: int, seed: int) -> Examples:
+    """Returns `size` images of uniform noise with random labels."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, network.num_classes, size).astype(np.int32)
+    label[: network.num_classes] = np.arange(network.num_classes)[:size]  # all classes occur
+    image = rng.integers(0, 256, (size, *network.image)).astype(np.uint8)
+    return Examples(image, label, label, np.arange(size))
+
+
+def write_npz(network: Network, path: str | os.PathLike) -> None:
+    """Writes random images as an npz file of own data."""
+    arrays = {}
+    for seed, (split, size) in enumerate({"train": 2_000, "clean": 100, "test": 100}.items()):
+        examples = random_examples(network, size, seed)
+        arrays |= {f"{split}_input": examples.inputs, f"{split}_label": examples.label}
+    np.savez(path, **arrays)
+
+
+def create_experiment(
+    network: Network, step_name: str, devices=None, num_train: int = 0, **fields
+) -> Experiment:
+    """Returns a run of the step `step_name` of STEPS on random images.
+
+    Args:
+      network: model and batch sizes.
+      step_name: a name in STEPS.
+      devices: of the run; None: the first one.
+      num_train: training images; 0: one batch.
+      fields: of the config, beside the paper's optimiser and augmentation.
+    """
+    config = default.get_config()
+    config.method, config.epsilon_method = STEPS[step_name]
+    config.model.update(network.model)
+    config.batch_size, config.clean_batch_size = network.n, network.m
+    config.data.clean_in_train = "never"
+    if network.image[-1] == 3:
+        config.weight_decay = 2e-4
+        config.data.crop_padding, config.data.flip = 4, True
+    config.update(fields)
+    train = random_examples(network, num_train or network.n, seed=0)
+    clean, test = (random_examples(network, network.m, seed=seed) for seed in (1, 2))
+    classes = tuple(range(network.num_classes))
+    data = Data(Splits(train, clean=clean, test=test), classes, network.num_classes)
+    return make_experiment(config, data, devices=devices or jax.local_devices()[:1])
+
+
+def step_of(experiment: Experiment):
+    """Returns (state, batch, clean_batch) -> (state, metrics), not compiled."""
+    config, phase = experiment.config, experiment.phases[0]
+    return functools.partial(
+        train_step,
+        model=experiment.model,
+        task=experiment.task,
+        method=experiment.method,
+        tx=create_optimizer(config, phase.schedule),
+        epsilon_method=config.epsilon_method,
+        epsilon_over=config.epsilon_over,
+        augment=experiment.augment,
+        axis_name=on_devices.axis_name(experiment.devices),
+    )
+
+
+def compile_step(network: Network, step_name: str) -> Program:
+    """Compiles the step `step_name` of STEPS for one device."""
+    experiment = create_experiment(network, step_name)
+
+    def batch(examples):
+        rows = np.arange(examples.size, dtype=np.int32)
+        fields = {"inputs": examples.inputs, "label": examples.label}
+        return fields | {"row": rows, "place": rows}
+
+    splits = experiment.splits
+    clean_batch = batch(splits.clean) if experiment.method.needs_clean else None
+    arguments = (create_train_state(experiment), batch(splits.train), clean_batch)
+    arguments = jax.device_put(arguments, experiment.devices[0])
+    start = time.perf_counter()
+    lowered = jax.jit(step_of(experiment)).lower(*arguments)
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - start
+    return Program(
+        lambda: jax.block_until_ready(compiled(*arguments)),
+        (lowered.cost_analysis() or {}).get("flops", 0.0),
+        compiled.memory_analysis().temp_size_in_bytes,
+        seconds,
+    )
+
+
+def compile_on_devices(network: Network, step_name: str, devices) -> Callable[[], None]:
+    """Returns run() that takes one step after another on `devices`, as a training run does."""
+    experiment = create_experiment(network, step_name, devices)
+    state = on_devices.place_state(create_train_state(experiment), devices)
+    clean = experiment.splits.clean if experiment.method.needs_clean else None
+    step = step_of(experiment)
+    advance = on_devices.compile_steps(step, experiment.splits.train, clean, devices)
+    rows = np.arange(network.n, dtype=np.int32)[None]
+    clean_rows = np.arange(network.m, dtype=np.int32)[None] if clean else None
+
+    def run():
+        nonlocal state
+        state, metrics = advance(state, rows, clean_rows)
+        jax.block_until_ready(metrics)
+
+    return run
+
+
+def time_in_turns(programs: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Runs the programs in turn, so that a slower or busier machine changes all of them alike.
+
+    Returns {name: its milliseconds in each of `rounds` turns}, after one turn that is not counted.
+    """
+    times = {name: [] for name in programs}
+    for _ in range(rounds + 1):
+        for name, run in programs.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: milliseconds[1:] for name, milliseconds in times.items()}
+
+
+def quartiles(milliseconds: list[float]) -> dict[str, float]:
+    """Returns {"ms": the median, "low": and "high": the quartiles} of at least 2 turns."""
+    low, median, high = statistics.quantiles(milliseconds, n=4, method="inclusive")
+    return {"ms": round(median, 2), "low": round(low, 2), "high": round(high, 2)}
+
+
+def ratio(milliseconds: list[float], to: list[float]) -> float:
+    """Returns the median of the ratios of two programs in the same turn: a slow one is in both."""
+    return statistics.median(map(operator.truediv, milliseconds, to))
+
+
+def num_cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -1,0 +1,417 @@
+"""ResNet, WRN and the small CNN: sizes by arithmetic, blocks by numpy, four devices against one."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import default
+from reweight_jax.models import DTYPES, MODELS, as_model
+from reweight_jax.models.resnet import _zero_padded
+
+EPSILON = 1e-5  # what Flax's BatchNorm adds to a variance
+
+
+def model_config(name, **fields):
+    config = default.get_config().model
+    config.update({"name": name, **fields})
+    return config
+
+
+def build(name, depth=32, width=1, dropout=0.0, dtype="float32", num_outputs=10, on_cpu=False):
+    """The linen module, whose layers' outputs can be captured."""
+    config = model_config(name, depth=depth, width=width, dropout=dropout)
+    return MODELS[name](config, num_outputs, DTYPES[dtype], on_cpu)
+
+
+def shapes(model, shape=(2, 32, 32, 3), train=False):
+    """(logits, variables) as shapes and dtypes: nothing is computed, however large the model."""
+
+    def run(key, x):
+        logits, variables = model.init_with_output(
+            {"params": key, "dropout": key}, x, train=train, capture_intermediates=True
+        )
+        return logits, variables
+
+    return jax.eval_shape(run, jax.random.key(0), jnp.zeros(shape))
+
+
+def size(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@functools.cache  # the small models of this file are initialised once
+def start(model, shape):
+    return jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), jnp.zeros(shape))
+
+
+@functools.cache
+def compiled(model, train):
+    """apply(variables, x, dropout key or None) -> (logits, new batch_stats and intermediates)."""
+
+    @jax.jit
+    def apply(variables, x, key=None):
+        return model.apply(
+            variables,
+            x,
+            train=train,
+            rngs=None if key is None else {"dropout": key},
+            mutable=["batch_stats", "intermediates"],
+            capture_intermediates=True,
+        )
+
+    return apply
+
+
+def images(n, shape, seed=0):
+    """Floats in 0..1, the first of them darker: the halves of a batch differ in mean."""
+    x = np.random.default_rng(seed).uniform(size=(n, *shape)).astype(np.float32)
+    return x * np.linspace(0.2, 1, n, dtype=np.float32).reshape(n, 1, 1, 1)
+
+
+def outputs_of(new):
+    """Layer name -> what it gave, from what `compiled` returns as new."""
+    layers = {name: seen for name, seen in new["intermediates"].items() if name != "__call__"}
+    return {name: np.asarray(seen["__call__"][0]) for name, seen in layers.items()}
+
+
+def conv3x3(x, kernel):
+    """3x3 convolution with stride 1 and zeros around, as nine products."""
+    height, width = x.shape[1:3]
+    padded = np.pad(np.float64(x), [(0, 0), (1, 1), (1, 1), (0, 0)])
+    return sum(
+        padded[:, i : i + height, j : j + width] @ np.float64(kernel[i, j])
+        for i in range(3)
+        for j in range(3)
+    )
+
+
+# --- sizes ----------------------------------------------------------------------------------------
+
+
+def resnet_size(depth, width, num_outputs, channels):
+    """Convolutions without bias, each with two BatchNorm vectors, and the last layer."""
+    blocks, features = (depth - 2) // 6, 16
+    total = 9 * channels * features + 2 * features
+    for stage in range(3):
+        for _ in range(blocks):
+            new = 16 * width * 2**stage
+            total += 9 * features * new + 2 * new + 9 * new * new + 2 * new
+            features = new
+    return total + features * num_outputs + num_outputs
+
+
+def wide_resnet_size(depth, width, num_outputs, channels):
+    """Likewise; BatchNorm is of what comes in, and a change of shape is a 1x1 convolution."""
+    blocks, features = (depth - 4) // 6, 16
+    total = 9 * channels * features
+    for stage in range(3):
+        for block in range(blocks):
+            new = 16 * width * 2**stage
+            total += 2 * features + 9 * features * new + 2 * new + 9 * new * new
+            if block == 0 and (stage > 0 or width > 1):
+                total += features * new
+            features = new
+    return total + 2 * features + features * num_outputs + num_outputs
+
+
+@pytest.mark.parametrize(
+    "name, depth, width, millions, parameters",
+    # In millions, for ten classes and three channels: Table 6 of He et al., Table 4 of Zagoruyko &
+    # Komodakis. In full: the sums above.
+    [
+        ("resnet", 20, 1, "0.27", 269_722),
+        ("resnet", 32, 1, "0.46", 464_154),
+        ("wide_resnet", 40, 2, "2.2", 2_243_546),
+        ("wide_resnet", 16, 8, "11.0", 10_961_370),
+        ("wide_resnet", 28, 10, "36.5", 36_479_194),
+    ],
+)
+def test_parameter_counts(name, depth, width, millions, parameters):
+    count = {"resnet": resnet_size, "wide_resnet": wide_resnet_size}[name]
+    assert count(depth, width, 10, 3) == parameters
+    assert f"{parameters / 1e6:.{len(millions.partition('.')[2])}f}" == millions
+    _, variables = shapes(build(name, depth, width))
+    assert size(variables["params"]) == parameters
+
+
+def test_parameter_counts_of_other_shapes():
+    assert resnet_size(8, 2, 100, 1) == size(
+        shapes(build("resnet", 8, 2, num_outputs=100), (1, 28, 28, 1))[1]["params"]
+    )
+    assert wide_resnet_size(10, 1, 100, 1) == size(
+        shapes(build("wide_resnet", 10, 1, num_outputs=100), (1, 28, 28, 1))[1]["params"]
+    )
+    # Convolutions, two BatchNorm vectors each, and the last layer.
+    small_cnn = 9 * 3 * 16 + 9 * 16 * 32 + 9 * 32 * 64 + 2 * (16 + 32 + 64) + 64 * 10 + 10
+    assert size(shapes(build("small_cnn"))[1]["params"]) == small_cnn
+
+
+@pytest.mark.parametrize("depth", [8, 20, 32])
+def test_resnet_has_as_many_layers_as_its_depth(depth):
+    _, variables = shapes(build("resnet", depth))
+    kernels = [leaf.shape for leaf in jax.tree.leaves(variables["params"]) if leaf.ndim == 4]
+    assert len(kernels) == depth - 1  # and the dense one
+    assert {kernel[:2] for kernel in kernels} == {(3, 3)}
+    assert size(variables["batch_stats"]) == 2 * sum(kernel[-1] for kernel in kernels)
+
+
+@pytest.mark.parametrize("depth, width, shortcuts", [(10, 1, 2), (16, 2, 3), (28, 10, 3)])
+def test_wide_resnet_has_as_many_layers_as_its_depth(depth, width, shortcuts):
+    _, variables = shapes(build("wide_resnet", depth, width))
+    kernels = [leaf.shape for leaf in jax.tree.leaves(variables["params"]) if leaf.ndim == 4]
+    # The depth counts three 1x1 shortcuts and leaves out the dense layer.
+    assert sum(kernel[:2] == (3, 3) for kernel in kernels) == depth - 3
+    assert sum(kernel[:2] == (1, 1) for kernel in kernels) == shortcuts
+    assert max(kernel[-1] for kernel in kernels) == 64 * width
+
+
+NAMES = [("resnet", 32, 1), ("wide_resnet", 28, 10), ("small_cnn", 0, 1)]
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("shape", [(5, 32, 32, 3), (2, 28, 28, 1)])
+@pytest.mark.parametrize("name, depth, width", NAMES)
+def test_shapes_and_resolutions(name, depth, width, shape, train):
+    model = build(name, depth, width, dropout=0.3, num_outputs=7)
+    logits, variables = shapes(model, shape, train)
+    assert logits.shape == (shape[0], 7) and logits.dtype == jnp.float32
+    outputs = [
+        variables["intermediates"][layer]["__call__"][0].shape
+        for layer in variables["intermediates"]
+        if layer.startswith("Conv_")
+    ]
+    # Full, half and quarter resolution; the small CNN starts at half.
+    scales = (2, 4, 8) if name == "small_cnn" else (1, 2, 4)
+    seen = sorted({(output[1], output[2]) for output in outputs}, reverse=True)
+    assert seen == [(-(-shape[1] // scale), -(-shape[2] // scale)) for scale in scales]
+    by_scale = {output[1]: set() for output in outputs}
+    for output in outputs:
+        by_scale[output[1]].add(output[3])
+    wanted = [{16 * width}, {32 * width}, {64 * width}]
+    if width > 1:
+        wanted[0].add(16)  # the first convolution
+    assert [by_scale[first] for first, _ in seen] == wanted
+
+
+# --- dtypes and initialisation --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("name, depth, width", NAMES)
+def test_bfloat16_is_only_of_the_computation(name, depth, width, train):
+    model = build(name, depth, width, dropout=0.3, dtype="bfloat16")
+    logits, variables = shapes(model, (4, 8, 8, 3), train)
+    assert logits.dtype == jnp.float32
+    kept = variables["params"], variables["batch_stats"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {jnp.dtype("float32")}
+    inner = {k: v for k, v in variables["intermediates"].items() if k != "__call__"}
+    assert {leaf.dtype for leaf in jax.tree.leaves(inner)} == {jnp.dtype("bfloat16")}
+
+
+def test_bfloat16_is_close_to_float32():
+    x = images(8, (8, 8, 3))
+    variables = start(build("small_cnn"), (1, 8, 8, 3))
+    full, _ = compiled(build("small_cnn"), True)(variables, x)
+    half, _ = compiled(build("small_cnn", dtype="bfloat16"), True)(variables, x)
+    # bfloat16 has 8 bits: errors are parts in 256 of logits around one.
+    chex.assert_trees_all_close(half, full, atol=0.1)
+    assert not np.array_equal(half, full)
+
+
+def test_convolutions_start_as_he_et_al_have_it():
+    params = start(build("resnet", 8), (1, 8, 8, 3))["params"]
+    # Fan-out of the last ones: 9 * 64 = 576. Of 9 * 64 * 64 draws the deviation is good to 0.4%.
+    kernel = np.asarray(params["Conv_6"]["kernel"])
+    assert kernel.shape == (3, 3, 64, 64)
+    np.testing.assert_allclose(kernel.std(), np.sqrt(2 / 576), rtol=0.02)
+    assert np.abs(kernel).max() > 3.5 * np.sqrt(2 / 576)  # a normal that is not cut
+    np.testing.assert_allclose(np.std(params["Conv_0"]["kernel"]), np.sqrt(2 / (9 * 16)), rtol=0.15)
+
+
+# --- blocks ---------------------------------------------------------------------------------------
+
+
+def test_zero_padded_shortcut():
+    x = np.arange(1, 1 + 2 * 5 * 4 * 2, dtype=np.float32).reshape(2, 5, 4, 2)
+    expected = np.zeros((2, 3, 2, 5), np.float32)
+    for row in range(3):
+        for column in range(2):
+            expected[:, row, column, 1:3] = x[:, 2 * row, 2 * column]  # one zero before, two after
+    np.testing.assert_array_equal(_zero_padded(jnp.asarray(x), 5, 2), expected)
+    np.testing.assert_array_equal(_zero_padded(jnp.asarray(x), 2, 1), x)
+
+
+def test_resnet_with_silent_blocks_is_its_shortcuts():
+    """Zero scales after each block's second convolution leave the ReLU of the shortcut.
+
+    Three of those in a row: every fourth pixel of what the first convolution gives, in channels
+    8 + 16 = 24 to 39 of 64, the others zero.
+    """
+    model = build("resnet", 8)
+    x = images(3, (10, 12, 3))
+    variables = start(model, (1, 8, 8, 3))
+    params = dict(variables["params"])
+    for block in range(3):
+        second = f"BatchNorm_{2 * block + 2}"
+        params[second] = jax.tree.map(jnp.zeros_like, params[second])
+    logits, _ = compiled(model, False)({**variables, "params": params}, x)
+    stem = conv3x3(x, params["Conv_0"]["kernel"]) / np.sqrt(1 + EPSILON)
+    features = np.zeros((3, 64))
+    features[:, 24:40] = np.maximum(stem, 0)[:, ::4, ::4].mean(axis=(1, 2))
+    expected = features @ np.float64(params["Dense_0"]["kernel"])
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(expected).max() > 0.05
+    whole, _ = compiled(model, False)(variables, x)
+    assert np.abs(whole - logits).max() > 0.05
+
+
+def test_plain_block():
+    """The first block of a ResNet: relu(x + BN(conv(relu(BN(conv(x)))))), in training mode."""
+    model = build("resnet", 8)
+    variables = start(model, (1, 8, 8, 3))
+    _, new = compiled(model, True)(variables, images(4, (8, 8, 3)))
+    seen = outputs_of(new)
+    kernels = {name: variables["params"][name]["kernel"] for name in ("Conv_1", "Conv_2")}
+
+    def normalized(y):
+        mean, variance = y.mean(axis=(0, 1, 2)), y.var(axis=(0, 1, 2))
+        return (y - mean) / np.sqrt(variance + EPSILON)
+
+    x = np.maximum(seen["BatchNorm_0"], 0)
+    y = np.maximum(normalized(conv3x3(x, kernels["Conv_1"])), 0)
+    y = normalized(conv3x3(y, kernels["Conv_2"]))
+    np.testing.assert_allclose(seen["BatchNorm_2"], y, atol=1e-4)
+    # The next block's first convolution halves the resolution, centred on the pixels 0, 2, 4, 6.
+    block = np.maximum(x + y, 0)
+    kernel = np.float64(variables["params"]["Conv_3"]["kernel"])
+    padded = np.pad(block, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    strided = sum(
+        padded[:, i : i + 7 : 2, j : j + 7 : 2] @ kernel[i, j] for i in range(3) for j in range(3)
+    )
+    np.testing.assert_allclose(seen["Conv_3"], strided, atol=1e-4)
+
+
+# --- dropout --------------------------------------------------------------------------------------
+
+
+def test_dropout_is_between_the_two_convolutions_of_a_block():
+    model = build("wide_resnet", 10, 2, dropout=0.25)
+    variables = start(build("wide_resnet", 10, 2), (1, 8, 8, 3))
+    _, new = compiled(model, True)(variables, images(8, (8, 8, 3)), jax.random.key(1))
+    seen = outputs_of(new)
+    assert sorted(name for name in seen if name.startswith("Dropout")) == [
+        "Dropout_0",
+        "Dropout_1",
+        "Dropout_2",
+    ]
+    # Convolutions by number: the first 0; of the first block the shortcut 1, the others 2 and 3.
+    before = np.maximum(seen["BatchNorm_1"], 0)  # after the block's first one
+    dropped = seen["Dropout_0"]
+    kept = dropped != 0
+    np.testing.assert_allclose(dropped[kept], before[kept] / 0.75, rtol=1e-5)
+    # Of 8 * 8 * 8 * 32 values about half are positive: the fraction is good to 0.005 (1 sigma).
+    assert abs(kept[before > 0].mean() - 0.75) < 0.02
+    # Block: the shortcut of the activated input, and the second convolution of what was kept.
+    expected = conv3x3(dropped, variables["params"]["Conv_3"]["kernel"])
+    np.testing.assert_allclose(seen["Conv_3"], expected, atol=1e-4)
+    activated = np.maximum(np.float64(seen["BatchNorm_0"]), 0)
+    shortcut = activated @ np.float64(variables["params"]["Conv_1"]["kernel"])[0, 0]
+    normalized = shortcut + expected
+    normalized -= normalized.mean(axis=(0, 1, 2))
+    normalized /= np.sqrt(normalized.var(axis=(0, 1, 2)) + EPSILON)
+    np.testing.assert_allclose(seen["BatchNorm_2"], normalized, atol=1e-3)
+
+
+def test_dropout_is_for_training():
+    x = images(4, (8, 8, 3))
+    model = build("wide_resnet", 10, 2, dropout=0.25)
+    without = build("wide_resnet", 10, 2)
+    variables = start(without, (1, 8, 8, 3))
+    train = compiled(model, True)
+    logits = [train(variables, x, jax.random.key(seed))[0] for seed in (1, 1, 2)]
+    chex.assert_trees_all_equal(logits[0], logits[1])
+    assert np.abs(logits[0] - logits[2]).max() > 0.01
+    # Evaluation needs no key; it is that of the network without dropout. Neither needs rate 0 one.
+    evaluated = [compiled(m, False)(variables, x)[0] for m in (model, without)]
+    chex.assert_trees_all_equal(*evaluated)
+    trained = compiled(without, True)(variables, x)[0]
+    assert np.abs(trained - logits[0]).max() > 0.01
+
+
+# --- BatchNorm ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, depth, dropout", [("small_cnn", 0, 0), ("resnet", 8, 0), ("wide_resnet", 10, 0.3)]
+)
+def test_four_devices_compute_what_one_does(name, depth, dropout):
+    """Outputs and running statistics, with the same dropout masks."""
+    assert jax.device_count() == 4
+    x = images(8, (8, 8, 3))
+    module, key = build(name, depth, dropout=dropout), jax.random.key(1)
+    variables = start(build(name, depth), (1, 8, 8, 3))
+    params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
+
+    def apply(axis_name):
+        model = as_model(module, num_outputs=10, axis_name=axis_name)
+        return lambda x: model.apply(params, state, x, train=True, key=key)
+
+    expected, expected_state = jax.jit(apply(None))(x)
+
+    def run(axis_name):
+        outputs, new_state = jax.pmap(apply(axis_name), "batch")(x.reshape(4, 2, 8, 8, 3))
+        return outputs.reshape(8, 10), new_state
+
+    outputs, new_state = run("batch")
+    np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-4)
+    for device in range(4):
+        chex.assert_trees_all_close(
+            jax.tree.map(lambda leaf, d=device: leaf[d], new_state),
+            expected_state,
+            rtol=1e-4,
+            atol=1e-5,
+        )
+    if name == "small_cnn":  # the same without the axis: what this test would find
+        assert np.abs(run(None)[0] - expected).max() > 0.1
+
+
+@pytest.mark.parametrize("name, depth", [("resnet", 8), ("wide_resnet", 10)])
+def test_the_form_for_a_cpu_computes_the_same(name, depth):
+    x = images(4, (8, 8, 3))
+    variables = start(build(name, depth), (1, 8, 8, 3))
+    results, texts = [], []
+    for on_cpu in (False, True):
+        module = build(name, depth, on_cpu=on_cpu)
+        program = jax.jit(functools.partial(module.apply, train=True, mutable=["batch_stats"]))
+        texts.append(program.lower(variables, x).as_text())
+        results.append(program(variables, x))
+    chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
+    barriers = [text.count("optimization_barrier") for text in texts]
+    assert barriers[0] == 0 < barriers[1]
+
+
+@pytest.mark.parametrize("name, depth", [("resnet", 8), ("wide_resnet", 10)])
+def test_running_statistics(name, depth):
+    """A tenth of each new batch's, by numpy at the first BatchNorm; evaluation leaves them."""
+    model = build(name, depth)
+    variables = start(model, (1, 8, 8, 3))
+    mean, variance = np.zeros(16), np.ones(16)
+    for seed in range(2):
+        x = images(4, (8, 8, 3), seed)
+        stem = conv3x3(x, variables["params"]["Conv_0"]["kernel"])
+        mean = 0.9 * mean + 0.1 * stem.mean(axis=(0, 1, 2))
+        variance = 0.9 * variance + 0.1 * stem.var(axis=(0, 1, 2))
+        _, new = compiled(model, True)(variables, x)
+        variables = {**variables, "batch_stats": new["batch_stats"]}
+        first = variables["batch_stats"]["BatchNorm_0"]
+        np.testing.assert_allclose(first["mean"], mean, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(first["var"], variance, rtol=1e-4)
+    _, after = compiled(model, False)(variables, x)
+    chex.assert_trees_all_equal(after["batch_stats"], variables["batch_stats"])
+    # And evaluation normalises by them.
+    expected = (stem - mean) / np.sqrt(variance + EPSILON)
+    np.testing.assert_allclose(outputs_of(after)["BatchNorm_0"], expected, atol=1e-4)

@@ -1,0 +1,85 @@
+"""Which run a folder may hold, and files that are whole or not there."""
+
+import json
+
+import pytest
+
+from reweight_jax.errors import UserError
+from reweight_jax.records.workdir import Workdir, write_atomically
+
+FACTS = {"classes": [4, 9], "num_train": 96}
+
+
+def test_a_config_is_kept_with_the_facts_of_its_data(digits_config, tmp_path):
+    config = digits_config()
+    Workdir(tmp_path / "new" / "run", config, FACTS).write_config()
+    saved = json.loads((tmp_path / "new" / "run" / "config.json").read_text())
+    assert saved.pop("dataset") == FACTS
+    assert saved == json.loads(config.to_json())
+
+
+@pytest.mark.parametrize(
+    "before, after, differing",
+    [
+        ({}, {"learning_rate": 0.5}, "config.learning_rate"),
+        ({}, {"data.num_clean": 2}, "config.data.num_clean"),
+        ({}, {"num_steps": 8}, None),
+        ({"method": "mentornet"}, {"method": "mentornet", "num_steps": 8}, "config.num_steps"),
+        ({"finetune_from": "last"}, {"finetune_from": "last", "num_steps": 8}, "config.num_steps"),
+        ({}, {"finetune_from": "last", "finetune_steps": 9}, None),
+        ({"finetune_from": "last"}, {"finetune_from": "both"}, None),
+        ({"finetune_from": "both"}, {"finetune_from": "best"}, "config.finetune_from"),
+        ({}, {"data.resident": False, "data.workers": 3, "confusion_from": "x"}, None),
+        ({}, {"log_every_steps": 1, "steps_per_dispatch": 5, "data.data_dir": "x"}, None),
+    ],
+)
+def test_what_may_differ(before, after, differing, digits_config, tmp_path):
+    Workdir(tmp_path, digits_config(**before), FACTS).write_config()
+    if differing is None:
+        Workdir(tmp_path, digits_config(**after), FACTS)
+        return
+    old = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(UserError, match=f"holds a run with another {differing};"):
+        Workdir(tmp_path, digits_config(**after), FACTS)
+    assert (tmp_path / "config.json").read_bytes() == old
+
+
+def test_fields_that_are_new_since_the_run_have_their_defaults(digits_config, tmp_path):
+    Workdir(tmp_path, digits_config(), FACTS).write_config()
+    saved = json.loads((tmp_path / "config.json").read_text())
+    del saved["optimizer"], saved["data"]["image_size"]
+    (tmp_path / "config.json").write_text(json.dumps(saved | {"gone": 1}))
+    Workdir(tmp_path, digits_config(), FACTS)
+    with pytest.raises(UserError, match="another config.optimizer"):
+        Workdir(tmp_path, digits_config(optimizer="adam"), FACTS)
+
+
+def test_other_data_is_refused(digits_config, tmp_path):
+    Workdir(tmp_path, digits_config(), FACTS).write_config()
+    with pytest.raises(UserError, match="holds a run with other data"):
+        Workdir(tmp_path, digits_config(), FACTS | {"num_train": 97})
+
+
+def test_a_process_that_does_not_write_leaves_nothing(digits_config, tmp_path):
+    folder = Workdir(tmp_path / "run", digits_config(), FACTS, writes=False)
+    folder.write("a.txt", "text")
+    folder.write_config()
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_folder_is_named(digits_config, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--workdir .*file: cannot be used"):
+        Workdir(tmp_path / "file", digits_config(), FACTS)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(UserError, match="cannot be used"):
+        Workdir(tmp_path, digits_config(), FACTS)
+
+
+def test_write_atomically_leaves_the_old_file_or_the_new_one(tmp_path, monkeypatch):
+    write_atomically(tmp_path / "a" / "b.txt", "old")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.txt"]
+    monkeypatch.setattr("pathlib.Path.replace", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_atomically(tmp_path / "a" / "b.txt", "new")
+    assert (tmp_path / "a" / "b.txt").read_text() == "old"

@@ -1,0 +1,79 @@
+"""scripts/benchmarks: steps that are taken, the numbers about them, and what is printed."""
+
+import json
+
+import jax
+import numpy as np
+import programs as benchmark
+import pytest
+
+from reweight_jax.configs import default
+from reweight_jax.data.splits import load
+from reweight_jax.errors import UserError
+
+LENET = benchmark.network("lenet", n=8, m=4)
+
+
+def test_a_program_says_what_it_costs():
+    network = benchmark.network("resnet", n=8, m=4, depth=8)
+    programs = {name: benchmark.compile_step(network, name) for name in ("plain", "jvp")}
+    assert all(program.temporary_bytes > 0 for program in programs.values())
+    assert all(program.compile_seconds > 0 for program in programs.values())
+    # Forward passes of the convolutions: 3 a plain step, 3 m / n + 5 of reweighting.
+    ratio = programs["jvp"].flops / programs["plain"].flops
+    assert ratio == pytest.approx((3 * 4 / 8 + 5) / 3, rel=0.1)
+    times = benchmark.time_in_turns({name: p.run for name, p in programs.items()}, 3)
+    assert all(len(turns) == 3 and min(turns) > 0 for turns in times.values())
+
+
+def test_numbers_of_turns():
+    assert benchmark.quartiles([4.0, 1.0, 2.0, 3.0, 10.0]) == {"ms": 3.0, "low": 2.0, "high": 4.0}
+    # A slow turn is in both programs: the ratio of the medians would be 2.5.
+    assert benchmark.ratio([2.0, 20.0, 10.0], [1.0, 10.0, 4.0]) == 2.0
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_steps_on_devices(num_devices):
+    run = benchmark.compile_on_devices(LENET, "jvp", jax.local_devices()[:num_devices])
+    assert min(benchmark.time_in_turns({"jvp": run}, 2)["jvp"]) > 0
+
+
+def test_the_loop_is_a_whole_run(load_script):
+    """Ten steps, so five intervals, of which one compiles."""
+    assert load_script("benchmarks/step").time_loop(LENET, 10) > 0
+
+
+def test_step_prints_a_line_of_json_for_each_network(load_script, monkeypatch, capsys, tmp_path):
+    step = load_script("benchmarks/step")
+    numbers = {"ms": 2.0, "low": 1.0, "high": 3.0, "x plain": 1.0}
+    monkeypatch.setattr(step, "measure", lambda network, rounds: {"plain": numbers})
+    step.flags.FLAGS(["step.py", "--networks=lenet,wrn", "--noloop", f"--json={tmp_path}/a.json"])
+    try:
+        step.main(["step.py"])
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in printed.out.splitlines()]
+    expected = {"steps": {"plain": numbers}, "loop": None}
+    assert lines == [
+        {"network": "lenet", "n": 100, "m": 10, "rounds": 200, **expected},
+        {"network": "wrn", "n": 2, "m": 2, "rounds": 20, **expected},
+    ]
+    assert "lenet n=100 m=10" in printed.err and "1-3" in printed.err
+    written = json.loads((tmp_path / "a.json").read_text())["networks"]
+    assert written["wrn"] | {"network": "wrn"} == lines[1]
+    with pytest.raises(UserError, match="'stray'"):
+        step.main(["step.py", "stray"])
+
+
+def test_the_file_that_startup_trains_on(tmp_path):
+    """The loader reads it, with clean and test images of its own."""
+    network = benchmark.network("lenet")
+    benchmark.write_npz(network, tmp_path / "random.npz")
+    config = default.get_config()
+    config.data.update({"name": "npz", "path": f"{tmp_path}/random.npz", "num_hyper_val": 100})
+    data = load(config, 0)
+    sizes = [None if part is None else part.size for part in data.splits]
+    assert sizes == [1_900, 100, None, 100, 100] and data.num_outputs == 2
+    image = data.splits.train.inputs
+    assert image.shape[1:] == (28, 28, 1) and image.dtype == np.uint8
