@@ -20,6 +20,7 @@ from scipy.special import log_softmax, softmax
 import reweight_jax
 from reweight_jax import Model, UserError, api, fit, load
 from reweight_jax.data.splits import load as load_data
+from reweight_jax.models import MODELS
 from reweight_jax.records.metrics import MetricsWriter
 from reweight_jax.train import loop
 
@@ -239,6 +240,13 @@ def test_an_nnx_module_is_trained_but_not_changed(tmp_path):
 def test_a_model_that_cannot_be_is_refused_before_anything_is_written(model, message, tmp_path):
     with pytest.raises(UserError, match=message):
         quick(model, workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_by_name_is_checked_like_one_that_is_given(monkeypatch, tmp_path):
+    monkeypatch.setitem(MODELS, "mine", lambda *arguments: affine_model(3))
+    with pytest.raises(UserError, match=r"config.model.name: model: outputs of shape \(1, 3\)"):
+        quick("mine", workdir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
