@@ -72,7 +72,7 @@ def as_float32(array: np.ndarray, name: str, what: str) -> np.ndarray:
     """Returns floats as float32; ValueError that names the first row with a value like 1e39."""
     with np.errstate(over="ignore"):  # what overflows is reported below
         array = array.astype(np.float32) if array.dtype.itemsize > 4 else array
-    is_bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+    is_bad = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     if is_bad.any():
         raise ValueError(f"{name}: row {is_bad.argmax()} {what} missing or not finite")
     return array
@@ -90,7 +90,7 @@ def _as_array(values, name):
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name}: is {array.dtype}; must be numbers")
     if array.dtype.kind == "f":
-        return as_float32(array, name, "has a value that is") if array.size else array
+        return as_float32(array, name, "has a value that is")
     if array.dtype.kind == "b" or array.dtype.itemsize < 4:
         return array
     if array.size and (array.min() < -(1 << 31) or array.max() >= 1 << 31):
