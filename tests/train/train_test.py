@@ -25,7 +25,13 @@ from reweight_jax.train.loop import train_and_evaluate
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("method", METHODS)
+WHOLE_RUNS = ("clean_only", "s_model_conf", "reweight")  # the other methods' are slow tests
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=() if name in WHOLE_RUNS else pytest.mark.slow) for name in METHODS],
+)
 def test_every_method_runs_and_leaves_what_it_should(
     method, digits_config, tmp_path, short_mentor, confusion_run
 ):
