@@ -38,11 +38,10 @@ class Experiment(NamedTuple):
       config: locked ConfigDict, every field of configs/default.py.
       splits: the data; the clean set is in memory.
       classes: names or values of the K outputs; () for regression.
-      task, model, method: what is learned, by what, and how.
-      phases: of the run, in order.
-      devices: of the run, those of all processes.
-      augment: what happens to the inputs of a training batch.
-      sample: inputs of one example, to initialise the model with.
+      task, model, method, phases: of the run.
+      devices: of all processes of the run.
+      augment: `augmentation` of the inputs of a training batch.
+      sample: inputs [1, ...], to initialise the model with.
       remembered: name -> shape of what is remembered of each training example.
       facts: what of the data the run depends on, for config.json.
       ids: names of the source's rows, to be indexed by `Examples.index`; or None.
@@ -114,21 +113,9 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
     if config.epsilon_over and method.needs_clean:
         with prefix("config.epsilon_over"):
             select_params({"model": params, "method": ()}, config.epsilon_over)
-    return Experiment(
-        config=config,
-        splits=splits,
-        classes=dataset.classes,
-        task=task,
-        model=built,
-        method=method,
-        phases=phases,
-        devices=devices,
-        augment=augmentation(config.data.crop_padding, config.data.flip),
-        sample=sample,
-        remembered=remembered,
-        facts=facts,
-        ids=dataset.ids,
-    )
+    augment = augmentation(config.data.crop_padding, config.data.flip)
+    fields = (config, splits, dataset.classes, task, built, method, phases)
+    return Experiment(*fields, devices, augment, sample, remembered, facts, dataset.ids)
 
 
 def _params_and_outputs(model, inputs):
