@@ -8,8 +8,8 @@ import jax.numpy as jnp
 def drop(x, rate, key, axis_name=None, broadcast_dims=()) -> jax.Array:
     """Sets a random fraction `rate` of the values of `x` to zero and divides the rest by 1 - rate.
 
-    The mask of an example depends on `key` and on its place in the batch over all devices. flax's
-    Dropout draws one mask for the part of a batch that a device has.
+    An example's mask depends on `key` and on its place in the batch over all devices. (Flax's
+    Dropout draws one mask for a device's part of the batch.)
 
     Args:
       x: [n, ...], this device's examples.
@@ -34,12 +34,10 @@ def drop(x, rate, key, axis_name=None, broadcast_dims=()) -> jax.Array:
 class Dropout(nn.Module):
     """Sets a random fraction `rate` of the values to zero in training; see `drop`.
 
-    Attributes:
-      rate: in 0..1, 1 excluded; with 0 nothing happens and no key is needed.
-      axis_name: device axis over which the batch is split; None: the one that `as_model` was given.
+    `axis_name` is the device axis over which the batch is split; None: that of `as_model`.
     """
 
-    rate: float
+    rate: float  # below 1; with 0 no key is needed
     axis_name: str | None = None
 
     @nn.compact
