@@ -84,12 +84,12 @@ def evaluate_splits(predict, splits: Splits, task: Task, state) -> tuple[dict, d
     return scores, confusion
 
 
-def weight_statistics(means: dict[str, np.ndarray], wrong: np.ndarray) -> dict[str, float]:
+def weight_statistics(means: dict[str, np.ndarray], wrong: np.ndarray | None) -> dict[str, float]:
     """Returns how well what is remembered of the examples tells wrong labels from right ones.
 
     Args:
       means: as `history_means` returns it, of N examples.
-      wrong: bool [N], whether each one's label is wrong.
+      wrong: bool [N], whether each one's label is wrong; None if that is not known.
 
     Returns:
       mean_auc: area under the ROC curve of the mean weights: the probability that a right label has
@@ -97,8 +97,10 @@ def weight_statistics(means: dict[str, np.ndarray], wrong: np.ndarray) -> dict[s
       alignment_auc, margin_auc: likewise, of the mean alignment (if there is one) and margin.
       wrong_mass: fraction of the weight that is on wrong labels.
       zero_right, zero_wrong: fraction of the right and of the wrong labels whose mean weight is 0.
-      Empty if the examples seen do not have both right and wrong labels.
+      Empty if the examples seen are not known to have both right and wrong labels.
     """
+    if wrong is None:
+        return {}
     seen = means["visits"] > 0
     wrong = wrong[seen]
     if wrong.all() or not wrong.any():

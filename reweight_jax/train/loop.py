@@ -12,16 +12,11 @@ from reweight_jax.history import history_means
 from reweight_jax.records import metrics, plots, result
 from reweight_jax.records.workdir import Workdir
 from reweight_jax.train import devices as on_devices
+from reweight_jax.train import evaluate as evaluation
 from reweight_jax.train import hosts
 from reweight_jax.train.checkpoints import Checkpoints
 from reweight_jax.train.config import Experiment, load_experiment
 from reweight_jax.train.dispatch import dispatches
-from reweight_jax.train.evaluate import (
-    compile_predict,
-    evaluate_splits,
-    weight_statistics,
-    wrong_labels,
-)
 from reweight_jax.train.state import check_finite, create_train_state
 
 
@@ -50,41 +45,40 @@ def train(
 
     `progress`: whether to show a progress bar; `draw`: whether to draw plots/.
     """
-    hosts.check_same(experiment.config.to_json())
-    folder = Workdir(workdir, experiment.config, experiment.facts, writes=hosts.is_first())
+    config, host_input = experiment.config, experiment.method.host_input
+    hosts.check_same(config.to_json())
+    host_input = hosts.from_first(lambda: host_input(config)) if host_input else None
+    folder = Workdir(workdir, config, experiment.facts, writes=hosts.is_first())
     with folder.locked():
-        state, records = run_phases(experiment, folder, progress and folder.writes)
+        state, records = run_phases(experiment, folder, host_input, progress and folder.writes)
         return finish(experiment, folder, state, records, draw and folder.writes)
 
 
-def run_phases(experiment: Experiment, folder: Workdir, progress: bool):
+def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bool):
     """Returns (state, records) after the last phase; starts from the newest checkpoint, if any."""
     config, phases, devices = experiment.config, experiment.phases, experiment.devices
-    task, splits, host_input = experiment.task, experiment.splits, experiment.method.host_input
-    host_input = hosts.from_first(lambda: host_input(config)) if host_input else None
+    task, splits = experiment.task, experiment.splits
     state = on_devices.place_state(create_train_state(experiment, host_input), devices)
-    predict = compile_predict(experiment.model, devices)
-    wrong = wrong_labels(splits.train)
+    predict = evaluation.compile_predict(experiment.model, devices)
+    wrong, workdir = evaluation.wrong_labels(splits.train), folder.path
 
-    with Checkpoints(folder.path / "checkpoints") as checkpoints, contextlib.ExitStack() as stack:
+    with Checkpoints(workdir / "checkpoints") as checkpoints, contextlib.ExitStack() as stack:
         state = on_devices.place_state(checkpoints.restore_latest(like=state) or state, devices)
         step = int(state.step)
         if step > phases[-1].stop:
-            raise UserError(
-                f"config.num_steps: {config.num_steps}; {folder.path} is at step {step}"
-            )
-        records = hosts.from_first(lambda: metrics.read_metrics(folder.path))
+            raise UserError(f"config.num_steps: {config.num_steps}; {workdir} is at step {step}")
+        records = hosts.from_first(lambda: metrics.read_metrics(workdir))
         if step and all(record["step"] != step for record in records):
             raise UserError(
-                f"{folder.path}/metrics.jsonl: has no record of step {step}, but there is a "
-                "checkpoint of it; put the file back, or remove the folder"
+                f"{workdir}/metrics.jsonl: has no record of step {step}, but there is a checkpoint "
+                "of it; put the file back, or remove the folder"
             )
         folder.write_config()
         writer = metrics.MetricsWriter(folder, [r for r in records if r["step"] <= step])
         stack.callback(writer.close)
-        name = f"{config.method} seed {config.seed}"
-        bar = metrics.progress_bar(name, step, phases[-1].stop, shown=progress)
-        log = metrics.TrainingLog(writer, stack.enter_context(bar))
+        name, stop = f"{config.method} seed {config.seed}", phases[-1].stop
+        bar = stack.enter_context(metrics.progress_bar(name, step, stop, shown=progress))
+        log = metrics.TrainingLog(writer, bar)
 
         def best_step() -> int | None:
             best = result.best_evaluation(writer.of_kind("eval"), task, config.num_steps)
@@ -92,12 +86,11 @@ def run_phases(experiment: Experiment, folder: Workdir, progress: bool):
 
         def evaluate(phase, step) -> bool:
             """Records the scores of `step`; returns whether they are the best of the training."""
-            scores, confusion = evaluate_splits(predict, splits, task, state)
-            record = {"step": step, "kind": "eval", **scores}
+            scores, confusion = evaluation.evaluate_splits(predict, splits, task, state)
             if phase is phases[0]:
                 means = history_means(state.history)
-                record["weights"] = {} if wrong is None else weight_statistics(means, wrong)
-            writer.write(record)
+                scores["weights"] = evaluation.weight_statistics(means, wrong)
+            writer.write({"step": step, "kind": "eval", **scores})
             best = best_step()
             if confusion and step in (best, phase.stop):
                 writer.write({"step": step, "kind": "confusion", **confusion})
@@ -113,9 +106,9 @@ def run_phases(experiment: Experiment, folder: Workdir, progress: bool):
             if step >= phase.stop:
                 continue
             if phase.begin == "best" and step == phase.start:
-                best_state = checkpoints.restore(best_step(), like=state)
-                state = best_state.replace(step=jnp.asarray(step), history=state.history)
-                state = on_devices.place_state(state, devices)
+                best = checkpoints.restore(best_step(), like=state)
+                best = best.replace(step=jnp.asarray(step), history=state.history)
+                state = on_devices.place_state(best, devices)
             for end, dispatch in dispatches(experiment, phase, step, stack):
                 step, (state, step_metrics) = end, dispatch(state)
                 log.write_due()  # the previous interval, while an accelerator computes the next
@@ -147,7 +140,7 @@ def finish(experiment: Experiment, folder: Workdir, state, records: list[dict], 
     stops = {phase.name: phase.stop for phase in phases}
     outcome = result.build_result(config, records, experiment.task, stops, experiment.devices)
     if draw:
-        shown = (records, outcome, means["weight"], wrong_labels(train), train.label)
+        shown = (records, outcome, means["weight"], evaluation.wrong_labels(train), train.label)
         starts = [phase.start for phase in phases[1:]]
         for name, png in plots.draw_run(*shown, experiment.classes, starts).items():
             folder.write(f"plots/{name}.png", png)
