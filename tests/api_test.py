@@ -310,6 +310,8 @@ def test_missing_tags_leave_no_trace(tmp_path):
     assert run.result["last"]["test_error"] == pytest.approx(np.mean((p[:60] > 0.5) != clean[1]))
     np.testing.assert_array_equal(run.examples["margin"][np.isnan(tags)], 0)
     assert np.all(run.examples["margin"][~np.isnan(tags)] != 0)
+    with pytest.raises(UserError, match="test_label: all tags are unknown"):
+        quick(None, (x, tags), clean=clean, **kwargs | {"test": (x, np.full_like(x, -1))})
     again = quick(None, (x, np.nan_to_num(tags, nan=-1).astype(int)), clean=clean, **kwargs)
     np.testing.assert_array_equal(again.predict(x), p)
     assert run.classes == (0, 1, 2)

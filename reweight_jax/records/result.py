@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import re
 import statistics
 
@@ -32,7 +33,8 @@ def best_evaluation(evals: list[dict], task, num_steps: int) -> dict | None:
     def goodness(record):
         split = selection_split(record)
         score = record[split][task.goodness] if split else record["step"]
-        return (-score if task.better_if_lower else score), record["step"]
+        score = -score if task.better_if_lower else score
+        return (-math.inf if math.isnan(score) else score), record["step"]
 
     evals = [record for record in evals if record["step"] <= num_steps]
     return max(evals, key=goodness, default=None)

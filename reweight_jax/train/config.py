@@ -102,6 +102,9 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
     remembered = {"weight": (), "margin": ()}
     if config.task == "multi_label":
         remembered["margin"] = (task.num_outputs,)
+        for name, part in splits._asdict().items():
+            if part is not None and not (part.label >= 0).any():
+                raise UserError(f"{name}_label: all tags are unknown (-1)")
     if method.needs_clean:
         remembered["alignment"] = ()
     facts = facts_of(config, dataset, splits)

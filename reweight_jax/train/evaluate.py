@@ -29,28 +29,25 @@ def compile_predict(model, devices, batch_size: int = EVAL_BATCH_SIZE):
     if len(devices) == 1:
         compiled = jax.jit(step)
     else:
+        options = {"in_axes": (None, None, 0), "out_axes": None, "devices": devices}
         compiled = jax.pmap(
             lambda *arguments: jax.lax.all_gather(step(*arguments), on_devices.AXIS, tiled=True),
             axis_name=on_devices.AXIS,
-            in_axes=(None, None, 0),
-            out_axes=None,
-            devices=devices,
+            **options,
         )
 
-    def own_share(part):
-        part = part[on_devices.own_part(batch_size, devices)]
-        return part.reshape(len(on_devices.own(devices)), -1, *part.shape[1:])
-
     def padded(rows):
-        return np.pad(rows, [(0, batch_size - len(rows))] + [(0, 0)] * (rows.ndim - 1))
+        rows = np.pad(rows, [(0, batch_size - len(rows))] + [(0, 0)] * (rows.ndim - 1))
+        if len(devices) == 1:
+            return rows
+        share = rows[on_devices.own_part(batch_size, devices)]
+        return share.reshape(len(on_devices.own(devices)), -1, *rows.shape[1:])
 
     def predict(params, model_state, inputs):
         num_examples, outputs = len(arrays_of(inputs)[0]), []
         for start in range(0, num_examples, batch_size):
             rows = np.arange(start, min(start + batch_size, num_examples))
             part = map_inputs(lambda array: padded(array[rows]), inputs)  # noqa: B023
-            if len(devices) > 1:
-                part = jax.tree.map(own_share, part)
             outputs.append(np.asarray(compiled(params, model_state, part)))
         return np.concatenate(outputs)[:num_examples]
 
