@@ -8,21 +8,13 @@ from reweight_jax.data.examples import Inputs, LazyInputs, arrays_of
 
 
 def as_inputs(inputs: Any, name: str) -> Inputs:
-    """Returns the inputs as numpy arrays, ready for a model.
+    """Returns the inputs as a numpy array or a dict of these, ready for a model.
 
-    Args:
-      inputs: array [N, ...], anything that numpy makes one of (a list, a DataFrame), a dict of such
-        arrays, or `LazyInputs`, which is returned as it is.
-      name: of the array, for messages.
-
-    Returns:
-      An array or a dict of arrays. float64 becomes float32, and integers of more than 32 bits
-      int32. If `inputs` is one array: uint8 [N, H, W] are gray images and become [N, H, W, 1],
-      and bool becomes float32. Other types stay.
-
-    Raises:
-      ValueError: no rows, arrays of different length, values that are not finite numbers or that
-        do not fit.
+    `inputs` is an array [N, ...], anything that numpy makes one of (a list, a DataFrame), a dict of
+    such arrays, or `LazyInputs`, which is returned as it is. float64 becomes float32, and integers
+    of more than 32 bits int32. If `inputs` is one array, uint8 [N, H, W] are gray images and become
+    [N, H, W, 1], and bool becomes float32. Other types stay. ValueError that begins with `name` if
+    there are no rows, arrays of different length, or values that are not finite or do not fit.
     """
     if isinstance(inputs, LazyInputs):
         result = inputs

@@ -27,12 +27,8 @@ CLEAN_MISSING = (
 def load(config, seed: int) -> Data:
     """Reads the set `config.data.name` and cuts it into splits; see `make_data`.
 
-    Args:
-      config: the whole config; configs/default.py says what each field means.
-      seed: integer that decides all draws.
-
-    Raises:
-      UserError: unknown name, missing or malformed data, or sizes that the set cannot give.
+    `config` is the whole config. UserError for an unknown name, missing or malformed data, or sizes
+    that the set cannot give.
     """
     name = config.data.name
     parts = choose("config.data.name", name, DATASETS)(config.data)
@@ -41,12 +37,7 @@ def load(config, seed: int) -> Data:
 
 
 def make_data(
-    parts: dict[str, Part],
-    config,
-    seed: int,
-    *,
-    source: str = "data",
-    labels_are_right: bool = False,
+    parts: dict[str, Part], config, seed: int, *, source="data", labels_are_right=False
 ) -> Data:
     """Encodes the labels of a source, cuts it into disjoint splits, and adds label noise.
 
@@ -67,10 +58,8 @@ def make_data(
       config: the whole config; its fields `task` and `data` are read.
       seed: integer that decides all draws.
       source: a file or name of the set, with which messages about its contents begin.
-      labels_are_right: whether the labels of `parts` are known to be right.
-
-    Returns:
-      Data. true_label is None unless the labels are known to be right.
+      labels_are_right: whether the labels of `parts` are known to be right; if not, true_label is
+        None in the result.
 
     Raises:
       UserError: malformed data, or sizes that the set cannot give.

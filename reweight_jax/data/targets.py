@@ -17,18 +17,13 @@ def encode(
 
     Args:
       task: a name in ENCODERS.
-      labels: split -> raw labels [N] or [N, K]: arrays, lists, or columns of a DataFrame. "train"
-        must be one of them.
+      labels: split -> raw labels [N] or [N, K] of any type; "train" must be one of them.
       num_classes: K of classification, if labels are integers in 0..K-1; 0: from the labels.
       tags: names of the K columns of multi_label; (): 0..K-1.
 
-    Returns:
-      (encoded labels by split, classes, num_outputs): classes are the names or values of the K
-      outputs as plain Python, () for regression. Types: see `Examples.label`.
-
-    Raises:
-      ValueError: labels that are missing, malformed, or unknown to the training set; the message
-        begins with the split's name, as in "test_label".
+    Returns (labels by split as in `Examples.label`, classes, num_outputs); classes are the names or
+    values of the K outputs as plain Python, () for regression. ValueError if labels are missing,
+    malformed or unknown to the training set; it names the split as in "test_label".
     """
     if task not in ENCODERS:
         raise ValueError(f"task: unknown name {task!r}; valid: {', '.join(sorted(ENCODERS))}")

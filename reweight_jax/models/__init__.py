@@ -32,12 +32,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def create_model(
-    config,
-    num_outputs: int,
-    *,
-    on_cpu: bool,
-    axis_name: str | None = None,
-    task: str = "classification",
+    config, num_outputs: int, *, on_cpu: bool, axis_name=None, task="classification"
 ) -> Model:
     """Returns the model `config.name`; UserError for an unknown name or dtype, or impossible sizes.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, traverse_util
 
-from reweight_jax.models.dropout import Dropout, drop
+from reweight_jax.models.dropout import drop
 
 # Arguments by which a module's __call__ is told about training, and their value in training.
 _FLAGS = {"train": True, "training": True, "is_training": True}
@@ -164,7 +164,7 @@ def _interceptor(axis_name):
             return call(*args, **kwargs)
         if type(module) is nn.Dropout:
             return _linen_dropout(module, axis_name, *args, **kwargs)
-        if not isinstance(module, nn.BatchNorm | Dropout) or module.axis_name is not None:
+        if not isinstance(module, nn.BatchNorm) or module.axis_name is not None:
             return call(*args, **kwargs)
         object.__setattr__(module, "axis_name", axis_name)  # a module's fields are frozen
         try:

@@ -1,6 +1,5 @@
 """Dropout whose masks do not depend on how many devices share a batch."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -29,20 +28,3 @@ def drop(x, rate, key, axis_name=None, broadcast_dims=()) -> jax.Array:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(len(x)))
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape[1:]))(keys)
     return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
-
-
-class Dropout(nn.Module):
-    """Sets a random fraction `rate` of the values to zero in training; see `drop`.
-
-    `axis_name` is the device axis over which the batch is split; None: that of `as_model`.
-    """
-
-    rate: float  # below 1; with 0 no key is needed
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Returns `x` [N, ...] with values dropped; unchanged if `train` is False."""
-        if not train or self.rate == 0:
-            return x
-        return drop(x, self.rate, self.make_rng("dropout"), self.axis_name)

@@ -6,8 +6,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from reweight_jax.models.dropout import Dropout
-
 
 class MLP(nn.Module):
     """Dense layers with ReLU and dropout, and a dense output."""
@@ -23,5 +21,5 @@ class MLP(nn.Module):
         x = x.reshape(len(x), -1)
         for size in self.hidden:
             x = nn.relu(nn.Dense(size, dtype=self.dtype)(x))
-            x = Dropout(self.dropout)(x, train=train)
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_outputs, dtype=self.dtype)(x).astype(jnp.float32)

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from reweight_jax.errors import UserError
 from reweight_jax.models import cpu
-from reweight_jax.models.dropout import Dropout
 
 BATCH_NORM_MOMENTUM = 0.9
 STEM_FEATURES = 16
@@ -64,7 +63,7 @@ class ResNet(nn.Module):
             if x.shape[-1] != features or stride != 1:
                 x = conv(features, 1, stride)(y)
             y = nn.relu(norm()(conv(features, 3, stride)(y)))
-            y = Dropout(self.dropout)(y, train=train)
+            y = nn.Dropout(self.dropout, deterministic=not train)(y)
             return x + conv(features, 3)(materialize(y))
 
         block = wide_block if self.preactivation else plain_block

@@ -1,5 +1,6 @@
 """A small transformer encoder that classifies sequences of tokens."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -7,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from reweight_jax.errors import UserError
-from reweight_jax.models.dropout import Dropout
 
 PADDING = 0  # the token that fills short sequences up: it is neither attended to nor counted
 
@@ -34,15 +34,16 @@ class Transformer(nn.Module):
         shape = (tokens.shape[1], self.features)
         position = self.param("position", nn.initializers.normal(0.02), shape)
         x = x + position.astype(self.dtype)[None]
+        dropout = functools.partial(nn.Dropout, self.dropout, deterministic=not train)
         mask = known[:, None, None]  # [N, heads, queries, keys]
         for _ in range(self.num_layers):
             y = nn.LayerNorm(dtype=self.dtype)(x)
             y = nn.MultiHeadDotProductAttention(self.num_heads, dtype=self.dtype)(y, mask=mask)
-            x = x + Dropout(self.dropout)(y, train=train)
+            x = x + dropout()(y)
             y = nn.LayerNorm(dtype=self.dtype)(x)
             y = nn.gelu(nn.Dense(4 * self.features, dtype=self.dtype)(y))
             y = nn.Dense(self.features, dtype=self.dtype)(y)
-            x = x + Dropout(self.dropout)(y, train=train)
+            x = x + dropout()(y)
         x = nn.LayerNorm(dtype=self.dtype)(x)
         count = jnp.maximum(jnp.sum(known, axis=1, keepdims=True), 1)  # a sequence may be empty
         x = jnp.sum(jnp.where(known[..., None], x, 0), axis=1) / count.astype(self.dtype)
