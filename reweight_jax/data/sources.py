@@ -22,7 +22,7 @@ from reweight_jax.data.images import first_line, read_image_folder
 from reweight_jax.data.tables import read_csv
 from reweight_jax.errors import UserError
 
-# TFDS set -> the host that its builder downloads from, asked before TFDS starts: left to itself,
+# TFDS set -> the host that its builder downloads from. It is asked before TFDS starts: by default
 # TFDS retries a missing network for minutes.
 TFDS_SETS = {
     "mnist": "https://storage.googleapis.com/",

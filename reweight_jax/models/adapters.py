@@ -25,7 +25,7 @@ class Model(NamedTuple):
 
     Attributes:
       init: (key, inputs) -> (params, model_state): pytrees of new arrays. model_state has what
-        the model keeps besides (batch statistics), {} if there is nothing.
+        else the model keeps (batch statistics), {} if there is nothing.
       apply: (params, model_state, inputs, train=, key=) -> (outputs, model_state): outputs are
         float32 [n, K]. `key` decides all random numbers; it may be None if `train` is False, and
         model_state is then returned unchanged.
