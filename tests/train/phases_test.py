@@ -151,6 +151,7 @@ def test_stopped_anywhere_it_ends_the_same(finished, tmp_path, monkeypatch):
     assert mine == whole
 
 
+@pytest.mark.slow
 def test_four_devices_end_where_one_does(finished, tmp_path):
     config, _, result = finished
     four = train_and_evaluate(config, tmp_path)
@@ -167,6 +168,7 @@ def test_a_tuned_run_is_not_extended(finished):
         train_and_evaluate(longer, workdir, ONE_DEVICE)
 
 
+@pytest.mark.slow
 def test_fine_tuning_can_follow_later(finished, tmp_path):
     config, workdir, result = finished
     for finetune_from in ("none", "last", "both"):
