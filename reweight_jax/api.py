@@ -1,7 +1,6 @@
 """Training from Python on your own model and arrays."""
 
 import difflib
-import functools
 import inspect
 import os
 import shutil
@@ -9,7 +8,6 @@ import tempfile
 import weakref
 from typing import Any
 
-import jax
 import numpy as np
 
 from reweight_jax.configs import own_data
@@ -92,8 +90,6 @@ def fit(
     with prefix("fit"):
         data = make_data(parts, config, config.seed, source="fit")
         experiment = make_experiment(config, data, model, devices)
-        if model is not None:  # outputs of another shape are found before anything is written
-            jax.eval_shape(functools.partial(_outputs, experiment.model), experiment.sample)
     temporary = tempfile.mkdtemp(prefix="reweight_jax_") if workdir is None else None
     try:
         loop.train(experiment, temporary or workdir, progress=progress, draw=plots)
@@ -119,11 +115,6 @@ def load(workdir: str | os.PathLike, model: Any = None, devices: list | None = N
       UserError: no finished run, or a model that has to be given.
     """
     return Fitted(workdir, model=model, devices=devices)
-
-
-def _outputs(model, inputs):
-    params, model_state = model.init(jax.random.key(0), inputs)
-    return model.apply(params, model_state, inputs, train=False, key=None)[0]
 
 
 # --- Arguments of fit -----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the command lines share: flags into values, a user's mistake into one line."""
+"""What the command lines share: reading flags, and one line for a user's mistake."""
 
 import os
 import pathlib
@@ -25,10 +25,9 @@ def check_arguments(argv, config) -> None:
 
 
 def find_config(value: str) -> str:
-    """Returns the FILE:VARIANT of a --config with the path of a file that exists, if there is one.
+    """Returns FILE:VARIANT of a --config with ~ expanded, and its folder added to sys.path.
 
-    ~ is the home folder. A path configs/NAME.py that does not exist here is that of the installed
-    package. The file's folder is added to sys.path, so that it can import modules beside it.
+    A path configs/NAME.py that does not exist is taken from the installed package.
     """
     name, colon, variant = value.partition(":")
     path = pathlib.Path(os.path.expanduser(name))
@@ -41,7 +40,7 @@ def find_config(value: str) -> str:
 
 
 def make_folder(flag: str, folder: str | os.PathLike) -> pathlib.Path:
-    """Makes the folder that results go to; raises UserError, with the flag, if it cannot."""
+    """Makes and returns the folder that `flag` names; raises UserError if it cannot."""
     folder = pathlib.Path(folder).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +50,7 @@ def make_folder(flag: str, folder: str | os.PathLike) -> pathlib.Path:
 
 
 def output_file(flag: str, path: str | None) -> pathlib.Path | None:
-    """Returns the file that results go to, with its folder made; None if `flag` names none."""
+    """Returns the file that `flag` names, or None, and makes its folder."""
     if path is None:
         return None
     path = pathlib.Path(path).expanduser()
@@ -63,8 +62,7 @@ def output_file(flag: str, path: str | None) -> pathlib.Path | None:
 def run(main, *, resumes: bool = False) -> None:
     """Parses the flags and calls main(argv); a user's mistake ends in one line and status 1.
 
-    Ctrl-C ends in one line too, with a shell's status, 130. `resumes`: the line says that the same
-    command goes on from there.
+    Ctrl-C ends in one line and status 130; if the command `resumes`, the line says so.
     """
     startup.prepare()
     logging.set_verbosity(logging.ERROR)  # warnings of TFDS and orbax are not for the user
@@ -80,7 +78,7 @@ def run(main, *, resumes: bool = False) -> None:
 
 
 def _parse(argv):
-    """absl's parser, with what config files and their fields raise put into one line."""
+    """Parses flags by absl; errors of config files and their fields become one line."""
     argv = list(argv)
     for i, argument in enumerate(argv):
         flag, equals, value = argument.partition("=")
@@ -98,23 +96,20 @@ def _parse(argv):
             text = f"--config: {_field_error(text)}"
         raise UserError(_one_line(text)) from error
     except Exception as error:  # a config file is a program, and raises what it likes
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        name = type(error).__name__
-        raise UserError(
-            f"--config: {where.filename}, line {where.lineno}: {name}: {_one_line(error)}"
-        ) from error
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {_one_line(error)}"
+        raise UserError(f"--config: {frame.filename}, line {frame.lineno}: {what}") from error
 
 
 def _field_error(text):
-    """What is wrong with a config's field, or the last line of another error of a config file."""
+    """Says which field does not exist, or gives the last line of any other error."""
     text = text.replace("\\n", "\n").replace("\\'", "'")
     near = re.search(r'[Dd]id you mean "(.+?)"', text)
     missing = re.search(r'[Kk]ey "(.+?)" does not exist|^\W*([\w.]+)\W*$', text, re.MULTILINE)
     if missing and (near or missing[1]):
         hint = f"did you mean {near[1]}?" if near else "configs/default.py has all fields"
         return f"no field {missing[1] or missing[2]}; {hint}"
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    last = lines[-1] if lines else "cannot be read"
+    last = text.strip().rpartition("\n")[2] or "cannot be read"
     return _one_line(last.partition(": ")[2] or last)
 
 

@@ -1,7 +1,7 @@
 """What is remembered of each training example: sums over the batches that held it.
 
 One step's weights say little of a single label: a step that wants less of a class gives zero to all
-of its examples. Means over many steps do. A training loop of your own keeps them like this, with
+of its examples. Means over many steps say more. Keep them in your own training loop like this, with
 `weights` and `epsilon_gradient` from the metrics of `reweight_step`:
 
     history = empty_history(num_examples, {"weight": (), "alignment": ()})
@@ -31,11 +31,9 @@ class History(NamedTuple):
 
 
 def empty_history(num_examples: int, shapes: dict[str, tuple[int, ...]]) -> History:
-    """Returns the history of N examples before any batch.
+    """Returns the history of `num_examples` N before any batch.
 
-    Args:
-      num_examples: N.
-      shapes: of each quantity, the shape of one example's value: () for a number.
+    `shapes`: name of each quantity -> the shape of one example's value, () for a number.
     """
     sums = {name: jnp.zeros((num_examples, *shape), jnp.float32) for name, shape in shapes.items()}
     return History(jnp.zeros(num_examples, jnp.int32), sums)
@@ -45,9 +43,9 @@ def add_visits(history: History, rows: jax.Array, values: dict[str, jax.Array]) 
     """Returns the history with one more batch; several visits of an example add up.
 
     Args:
-      history: of the batches before.
+      history: of the previous batches.
       rows: int [n], which examples the (global) batch holds.
-      values: each quantity of `history.sums` -> [n, ...], its value for each of them.
+      values: each name of `history.sums` -> [n, ...], its values for these examples.
     """
     sums = {
         name: total.at[rows].add(values[name].astype(total.dtype))

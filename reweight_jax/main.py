@@ -22,15 +22,11 @@ _PROCESS_ID = flags.DEFINE_integer(
 )
 
 
-def default_workdir(config) -> str:
-    """Returns runs/<config>-<variant>-<method>-seed<seed>."""
-    return f"runs/{config.name}-{config.variant}-{config.method}-seed{config.seed}"
-
-
 def main(argv):
+    cli.check_arguments(argv, _CONFIG.value)
     config = _CONFIG.value
-    cli.check_arguments(argv, config)
-    workdir = _WORKDIR.value or default_workdir(config)
+    default = f"runs/{config.name}-{config.variant}-{config.method}-seed{config.seed}"
+    workdir = _WORKDIR.value or default
     with hosts.joined(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value):
         outcome = loop.train_and_evaluate(config, workdir)
         if hosts.is_first():

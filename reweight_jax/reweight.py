@@ -15,7 +15,6 @@ give `axis_name`: batches are then the device's equal share, `params` are the sa
 and every sum over examples becomes a sum over all devices.
 """
 
-import functools
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,7 +28,7 @@ LossFn = Callable[[Params, Any], tuple[jax.Array, Any]]
 
 
 class ReweightState(NamedTuple):
-    """The least that `reweight_step` needs; any NamedTuple or dataclass with these fields will do.
+    """What `reweight_step` needs; any NamedTuple or dataclass with these fields can replace it.
 
     Attributes:
       params: pytree of floating-point arrays.
@@ -57,7 +56,7 @@ class LinearizedLosses(NamedTuple):
 
 
 def linearize_losses(loss_fn: LossFn, params: Params, batch: Any) -> LinearizedLosses:
-    """Runs the forward pass once (Algorithm 1, line 4) and keeps its derivative at `params`."""
+    """Returns the losses (Algorithm 1, line 4) and their derivative from one forward pass."""
     losses, jvp, aux = jax.linearize(lambda p: loss_fn(p, batch), params, has_aux=True)
     if losses.ndim != 1:
         raise ValueError(
@@ -83,23 +82,23 @@ def epsilon_gradient(
     """Returns how the clean loss after a lookahead step changes with each example's weight.
 
     The gradient over epsilon, at epsilon = 0, of the mean clean loss at
-    params - lookahead_lr * grad(sum_i epsilon_i f_i)  (Eq. 4-7 without the factor -eta). An entry
-    below zero belongs to an example whose gradient step lowers the clean loss.
+    params - lookahead_lr * grad(sum_i epsilon_i f_i)  (Eq. 4-7 without the factor -eta). If an
+    entry is below zero, a gradient step on its example lowers the clean loss.
 
     Args:
       loss_fn: (params, batch) -> (losses [n], aux); see the module's docstring.
       params: pytree of floating-point arrays, theta_t.
-      batch: training batch of n examples, in whatever form `loss_fn` takes.
+      batch: training batch of n examples, in any form that `loss_fn` takes.
       clean_batch: trusted batch of m examples, in the same form.
       method: "lookahead" is Algorithm 1 to the letter: `jax.grad` of a `jax.grad`-based lookahead.
         "jvp" is the same quantity in forward mode: at epsilon = 0 the lookahead point is theta
         itself, so entry i is -lookahead_lr * <grad f_i, grad clean loss>, and all n inner products
-        are one Jacobian-vector product of the loss vector. Exact for any network (BatchNorm's
-        coupling of the batch included) and cheaper. Forward mode of per-example losses is known
+        are one Jacobian-vector product of the loss vector. It is cheaper, and exact for any network
+        (BatchNorm's coupling of the batch included). Forward mode of per-example losses is known
         from jax-influence (2022) and EMLC (ICCV 2023).
       lookahead_lr: alpha of Eq. 5. It scales the result and cancels in `normalize_weights`.
       over: regular expression. If given, the inner products run only over the parameters whose path
-        (as "Conv_0/kernel") it matches; all others count as constants. Cheaper, and not exact.
+        (such as "Conv_0/kernel") it matches; the others are constants. Cheaper, and not exact.
       axis_name: device axis over which the batches are split, or None on one device.
       linearized: `linearize_losses(loss_fn, params, batch)`, if the caller has it already.
 
@@ -112,22 +111,26 @@ def epsilon_gradient(
     """
     if over:
         params, join = select_params(params, over)
-        loss_fn = functools.partial(_loss_of_part, loss_fn, join)
-        linearized = None
+        whole_loss_fn, linearized = loss_fn, None
+
+        def loss_fn(part, examples):
+            return whole_loss_fn(join(part), examples)
+
     if linearized is None:
         linearized = linearize_losses(loss_fn, params, batch)
     if method == "lookahead":
         return _lookahead(loss_fn, params, batch, clean_batch, linearized, lookahead_lr, axis_name)
     if method == "jvp":
         # d/d(eps_i) at 0 = -alpha <grad f_i, g>: one forward-mode product gives all n of them.
-        gradient = clean_gradient(loss_fn, params, clean_batch, axis_name=axis_name)
+        gradient = jax.grad(_clean_loss, argnums=1)(loss_fn, params, clean_batch, axis_name)
         # Not fused with what reads it: a tenth less memory and 4% less time for ResNet-32 on a CPU.
-        return -lookahead_lr * linearized.jvp(jax.lax.optimization_barrier(gradient))
+        gradient = jax.lax.optimization_barrier(_psum(gradient, axis_name))
+        return -lookahead_lr * linearized.jvp(gradient)
     raise ValueError(f"unknown method {method!r}; valid: 'lookahead', 'jvp'")
 
 
 def normalize_weights(epsilon_gradient: jax.Array, *, axis_name: str | None = None) -> jax.Array:
-    """Rectifies and normalises: w = max(-eg, 0) / sum over the global batch (Eq. 8-9).
+    """Returns the weights w = max(-eg, 0) / sum over the global batch (Eq. 8-9).
 
     Args:
       epsilon_gradient: [n], as `epsilon_gradient` returns it. An entry that is not finite (its
@@ -170,11 +173,11 @@ def reweight_step(
 
     Args:
       state: `ReweightState`, or any NamedTuple or dataclass (with `replace`) that has `params` and
-        `opt_state`; those two are replaced, the rest is passed through.
+        `opt_state`; its other fields are kept.
       batch: training batch of n examples.
       clean_batch: trusted batch of m examples.
       loss_fn: (params, batch) -> (losses [n], aux); see the module's docstring.
-      tx: any optax optimiser. The lookahead is the plain gradient step of Eq. 5 whatever it is.
+      tx: any optax optimiser; the lookahead is always the plain gradient step of Eq. 5.
       method, lookahead_lr, over, axis_name: as in `epsilon_gradient`.
 
     Returns:
@@ -186,17 +189,9 @@ def reweight_step(
       ValueError: as `epsilon_gradient`.
     """
     linearized = linearize_losses(loss_fn, state.params, batch)  # line 4
-    gradient = epsilon_gradient(  # lines 5-10
-        loss_fn,
-        state.params,
-        batch,
-        clean_batch,
-        method=method,
-        lookahead_lr=lookahead_lr,
-        over=over,
-        axis_name=axis_name,
-        linearized=linearized,
-    )
+    options = {"method": method, "lookahead_lr": lookahead_lr, "over": over}
+    options |= {"axis_name": axis_name, "linearized": linearized}
+    gradient = epsilon_gradient(loss_fn, state.params, batch, clean_batch, **options)  # lines 5-10
     weights = normalize_weights(gradient, axis_name=axis_name)  # line 11
     state, loss = apply_weights(state, linearized, weights, tx=tx, axis_name=axis_name)  # 12-14
     return state, {
@@ -235,26 +230,11 @@ def apply_weights(
     return state, _psum(jnp.sum(weights * linearized.losses), axis_name)
 
 
-def clean_gradient(
-    loss_fn: LossFn, params: Params, clean_batch: Any, *, axis_name: str | None = None
-) -> Params:
-    """Returns g, the gradient of the mean clean loss over all devices, like `params`."""
-    gradient = jax.grad(_clean_loss, argnums=1)(loss_fn, params, clean_batch, axis_name)
-    return _psum(gradient, axis_name)
-
-
 def select_params(params: Params, pattern: str) -> tuple[dict[str, jax.Array], Callable]:
-    """Returns (part, join): the leaves whose path matches, by path; and the way back.
+    """Returns (part, join): {path: leaf} of the matching leaves, and part -> whole params.
 
-    Args:
-      params: pytree; the path of a leaf reads as "Conv_0/kernel".
-      pattern: regular expression, searched for in each path.
-
-    Returns:
-      part: {path: leaf} of the matching leaves; join: part -> params with these leaves replaced.
-
-    Raises:
-      ValueError: `pattern` matches no path; the message lists them.
+    `pattern` is a regular expression, searched for in paths such as "Conv_0/kernel". Raises
+    ValueError, which lists the paths, if it matches none.
     """
     paths, treedef = jax.tree_util.tree_flatten_with_path(params)
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
@@ -264,12 +244,8 @@ def select_params(params: Params, pattern: str) -> tuple[dict[str, jax.Array], C
     return part, lambda part: jax.tree.unflatten(treedef, (named | part).values())
 
 
-def _loss_of_part(loss_fn, join, part, examples):
-    return loss_fn(join(part), examples)
-
-
 def _lookahead(loss_fn, params, batch, clean_batch, linearized, lookahead_lr, axis_name):
-    """Lines 5-10 of Algorithm 1, by `jax.grad` of a `jax.grad`-based lookahead."""
+    """Lines 5-10 of Algorithm 1: `jax.grad` of a `jax.grad`-based lookahead."""
 
     def weighted_loss(theta, epsilon):  # line 5
         return jnp.sum(epsilon * loss_fn(theta, batch)[0])
@@ -285,8 +261,8 @@ def _lookahead(loss_fn, params, batch, clean_batch, linearized, lookahead_lr, ax
 def _clean_loss(loss_fn, params, clean_batch, axis_name):
     """This device's share of the mean clean loss: the shares add up to the mean over all devices.
 
-    Under an axis a gradient is taken of the share and summed after: `psum` inside the loss would be
-    differentiated into a second sum. Equal shards and equal copies of a batch both come out right.
+    Its gradient is summed over the devices afterwards: `psum` inside the loss would be
+    differentiated into a second sum. Right for equal shards and for equal copies of a batch.
     """
     losses, _ = loss_fn(params, clean_batch)
     return jnp.mean(losses) / (1 if axis_name is None else jax.lax.psum(1, axis_name))

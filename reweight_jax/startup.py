@@ -1,12 +1,11 @@
-"""What a command sets in its process before the first array: memory, programs, threads.
+"""What a command sets in its process before the first array: memory, compilation cache, threads.
 
-Only the command line and a sweep's workers call `prepare`: an imported library changes no process.
+Only the command line and a sweep's workers call `prepare`; importing the package sets nothing.
 """
 
 import ctypes
 import importlib.util
 import os
-import pathlib
 import sys
 
 import jax
@@ -18,7 +17,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def prepare() -> None:
-    """Sets all of the below, and what is for a CPU only if there is nothing else to run on."""
+    """Sets everything below; the settings for CPUs only if there is no accelerator."""
     cache_compilations()
     if is_cpu_only():
         give_devices_threads()
@@ -27,7 +26,7 @@ def prepare() -> None:
 
 
 def is_cpu_only() -> bool:
-    """Returns whether JAX has only CPUs: it is told so, or no accelerator's plugin is installed."""
+    """Returns whether JAX has only CPUs, by JAX_PLATFORMS or because no plugin is installed."""
     if jax.config.jax_platforms:
         return jax.config.jax_platforms == "cpu"
     return not any(importlib.util.find_spec(plugin) for plugin in ACCELERATORS)
@@ -36,49 +35,40 @@ def is_cpu_only() -> bool:
 def give_devices_threads() -> None:
     """Gives XLA twice as many threads as there are CPU devices, if there are several.
 
-    A device that waits for the others in a collective blocks a thread of XLA's pool. With as many
-    threads as devices, runs on a busy machine were seen to wait for each other forever.
+    A device that waits in a collective blocks a thread of XLA's pool. With only as many threads as
+    devices, runs on a busy machine were seen to wait forever.
     """
     if jax.config.jax_num_cpu_devices > 1:
         os.environ.setdefault("NPROC", str(2 * jax.config.jax_num_cpu_devices))
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to reuse large blocks instead of returning them to the kernel.
+    """Tells glibc, before threads allocate, to reuse large blocks instead of returning them.
 
     XLA's CPU backend allocates a step's buffers again at every step, and glibc gets blocks above
-    32 MiB from the kernel each time, page by page: 243,000 page faults in a ResNet-32 step. To be
-    called before threads allocate. Does nothing if the C library is another one.
+    32 MiB from the kernel each time, page by page: 243,000 page faults in a ResNet-32 step.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return
-    mallopt(_M_ARENA_MAX, 1)  # arenas of other threads cannot grow this large
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_ARENA_MAX, 1)  # arenas of other threads cannot grow this large
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def cache_compilations() -> None:
-    """Keeps compiled programs in `CACHE`, where the next run of the same program finds them.
+    """Keeps compiled programs in `CACHE` for later runs of the same program.
 
-    JAX_COMPILATION_CACHE_DIR names another folder, and an empty value turns this off.
+    JAX_COMPILATION_CACHE_DIR, which JAX itself reads, names another folder; empty: no cache.
     """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return  # JAX reads it itself
-    try:
-        folder = pathlib.Path(CACHE).expanduser()
-    except RuntimeError:  # there is no home
-        return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    folder = os.path.expanduser(CACHE)  # unchanged if there is no home
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and folder != CACHE:
+        jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def step_on_this_thread() -> None:
-    """Makes a CPU run a program on the thread that asks for it.
+    """Makes a CPU run a program on the thread that calls it.
 
-    Dispatched ahead, it runs on one thread more than there are cores, beside those that share its
-    convolutions: a ResNet-32 step of a training run took 1.3 to 2.3 s instead of 1.1 (jax 0.12, two
-    cores).
+    Asynchronous dispatch adds a thread to the one per core that share the convolutions: a ResNet-32
+    step of a training run took 1.3 to 2.3 s instead of 1.1 (jax 0.12, two cores).
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)

@@ -43,11 +43,10 @@ class Task(NamedTuple):
 
 
 def classification(labels: np.ndarray, num_outputs: int) -> Task:
-    """Returns the task of one class in K: labels int [N] in 0..K-1, outputs logits, softmax.
+    """Returns the task of one class in K >= 2: labels int [N] in 0..K-1, outputs logits, softmax.
 
-    The margin is log p(label) minus the largest log p of another class. Raises ValueError if K < 2.
+    The margin is log p(label) minus the largest log p of another class.
     """
-    del labels
     if num_outputs < 2:
         raise ValueError(f"num_outputs: {num_outputs}; classification needs at least 2 classes")
 
@@ -56,23 +55,19 @@ def classification(labels: np.ndarray, num_outputs: int) -> Task:
 
     def margin(outputs, labels):
         is_label = jnp.arange(num_outputs)[None] == labels[:, None]
-        # The logarithm of softmax's denominator is in both terms, and cancels.
         other = jnp.max(jnp.where(is_label, -jnp.inf, outputs), axis=-1)
+        # The logarithm of softmax's denominator is in both terms, and cancels.
         return jnp.sum(jnp.where(is_label, outputs, 0.0), axis=-1) - other
 
     def scores(outputs, labels):
         from scipy.special import log_softmax
 
         log_p = log_softmax(np.asarray(outputs, np.float64), axis=-1)
-        wrong = int(np.sum(np.argmax(outputs, axis=-1) != labels))
-        return {
-            "accuracy": 1 - wrong / len(labels),
-            "error": wrong / len(labels),
-            "loss": -float(np.mean(log_p[np.arange(len(labels)), labels])),
-        }
+        error = int(np.sum(np.argmax(outputs, axis=-1) != labels)) / len(labels)
+        loss = -float(np.mean(log_p[np.arange(len(labels)), labels]))
+        return {"accuracy": 1 - error, "error": error, "loss": loss}
 
-    loss = optax.softmax_cross_entropy_with_integer_labels
-    predict = jax.nn.softmax
+    loss, predict = optax.softmax_cross_entropy_with_integer_labels, jax.nn.softmax
     return Task("classification", num_outputs, loss, error, margin, predict, scores, "accuracy")
 
 
@@ -83,7 +78,6 @@ def multi_label(labels: np.ndarray, num_outputs: int) -> Task:
     of each tag is its logit z for label 1, -z for label 0, and 0 if the label is not known. In the
     scores macro_f1 is the mean over the tags, and loss over the examples that have a known tag.
     """
-    del labels
 
     def mean_of_known(values, labels):
         known = labels >= 0
@@ -108,16 +102,13 @@ def multi_label(labels: np.ndarray, num_outputs: int) -> Task:
         # F1 is 2 right / (2 right + wrong); a tag that is neither present nor predicted has none.
         right, wrong = np.sum(positive & (z > 0), axis=0), wrong.sum(axis=0)
         f1 = (2 * right / np.maximum(2 * right + wrong, 1))[right + wrong > 0]
+        macro_f1 = float(f1.mean()) if f1.size else 0.0
         losses = np.sum((np.logaddexp(0, z) - positive * z) * known, axis=1)
         rows = known.any(axis=1)
-        return {
-            "accuracy": 1 - error,
-            "error": error,
-            "macro_f1": float(f1.mean()) if f1.size else 0.0,
-            "loss": float(np.mean(losses[rows] / known.sum(axis=1)[rows])),
-        }
+        loss = float(np.mean(losses[rows] / known.sum(axis=1)[rows]))
+        return {"accuracy": 1 - error, "error": error, "macro_f1": macro_f1, "loss": loss}
 
-    # Not accuracy: if tags are rare, the model that never predicts one is accurate.
+    # macro_f1 is the goodness: if tags are rare, a model that never predicts one is accurate.
     predict = jax.nn.sigmoid
     return Task("multi_label", num_outputs, loss, error, margin, predict, scores, "macro_f1")
 
@@ -128,12 +119,10 @@ def regression(labels: np.ndarray, num_outputs: int) -> Task:
     Targets are standardised by the mean and the deviation of `labels`, the training set's; a
     constant target is only shifted. The loss is half the squared error in standardised units,
     summed over D; the margin is minus the Euclidean distance in these units; error and scores are
-    in the units of the labels. Raises ValueError if the labels do not have K columns or are not
-    finite.
+    in the units of the labels. ValueError if the labels do not have K columns or are not finite.
     """
-    targets = np.asarray(labels, np.float64)
-    is_vector = targets.ndim == 1
-    targets = targets.reshape(len(targets), -1)
+    is_vector = np.ndim(labels) == 1
+    targets = np.asarray(labels, np.float64).reshape(len(labels), -1)
     if targets.shape[1] != num_outputs:
         raise ValueError(f"num_outputs: {num_outputs}; labels have {targets.shape[1]} columns")
     if not np.isfinite(targets).all():
@@ -141,8 +130,7 @@ def regression(labels: np.ndarray, num_outputs: int) -> Task:
     mean, deviation = targets.mean(axis=0, keepdims=True), targets.std(axis=0, keepdims=True)
     # A constant column's deviation is rounding, not always 0.
     is_constant = deviation <= np.finfo(np.float32).eps * np.abs(mean)
-    deviation = np.where(is_constant, 1.0, deviation).astype(np.float32)
-    mean = mean.astype(np.float32)
+    mean, deviation = np.float32(mean), np.float32(np.where(is_constant, 1.0, deviation))
 
     def residuals(outputs, labels):
         return outputs - (labels.reshape(outputs.shape) - mean) / deviation
@@ -177,8 +165,4 @@ def regression(labels: np.ndarray, num_outputs: int) -> Task:
 
 
 # name -> make(training labels, num_outputs) -> Task. Add an entry to have a task of your own.
-TASKS = {
-    "classification": classification,
-    "multi_label": multi_label,
-    "regression": regression,
-}
+TASKS = {"classification": classification, "multi_label": multi_label, "regression": regression}

@@ -20,6 +20,7 @@ from scipy.special import log_softmax, softmax
 import reweight_jax
 from reweight_jax import Model, UserError, api, fit, load
 from reweight_jax.data.splits import load as load_data
+from reweight_jax.models import MODELS
 from reweight_jax.records.metrics import MetricsWriter
 from reweight_jax.train import loop
 
@@ -242,6 +243,13 @@ def test_a_model_that_cannot_be_is_refused_before_anything_is_written(model, mes
     assert not (tmp_path / "run").exists()
 
 
+def test_a_model_by_name_is_checked_like_one_that_is_given(monkeypatch, tmp_path):
+    monkeypatch.setitem(MODELS, "mine", lambda *arguments: affine_model(3))
+    with pytest.raises(UserError, match=r"config.model.name: model: outputs of shape \(1, 3\)"):
+        quick("mine", workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 # --- Any inputs and labels ------------------------------------------------------------------------
 
 
@@ -302,6 +310,8 @@ def test_missing_tags_leave_no_trace(tmp_path):
     assert run.result["last"]["test_error"] == pytest.approx(np.mean((p[:60] > 0.5) != clean[1]))
     np.testing.assert_array_equal(run.examples["margin"][np.isnan(tags)], 0)
     assert np.all(run.examples["margin"][~np.isnan(tags)] != 0)
+    with pytest.raises(UserError, match="test_label: all tags are unknown"):
+        quick(None, (x, tags), clean=clean, **kwargs | {"test": (x, np.full_like(x, -1))})
     again = quick(None, (x, np.nan_to_num(tags, nan=-1).astype(int)), clean=clean, **kwargs)
     np.testing.assert_array_equal(again.predict(x), p)
     assert run.classes == (0, 1, 2)

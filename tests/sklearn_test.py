@@ -32,6 +32,7 @@ class TrustsItselfRegressor(ReweightRegressor):
 
 
 # No check is expected to fail; those of pandas and of the array API are skipped without these.
+@pytest.mark.slow
 @parametrize_with_checks([ReweightClassifier(**PLAIN)])
 def test_scikit_learn_takes_it_for_an_estimator(estimator, check):
     check(estimator)

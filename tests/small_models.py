@@ -14,7 +14,6 @@ import numpy as np
 import optax
 from flax import nnx
 
-from reweight_jax.models.dropout import Dropout
 from reweight_jax.models.lenet import LeNet
 
 NUM_CLASSES = 3
@@ -118,7 +117,7 @@ class ResidualNet(nn.Module):
             return nn.BatchNorm(not train, momentum=0.9, axis_name=self.axis_name)(x)
 
         x = nn.relu(conv_norm(x))
-        y = Dropout(self.dropout_rate, self.axis_name)(x, train=train)
+        y = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         x = nn.relu(x + conv_norm(y))
         return nn.Dense(NUM_CLASSES)(jnp.mean(x, axis=(1, 2)))
 

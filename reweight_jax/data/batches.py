@@ -1,8 +1,8 @@
-"""Which examples make up the batch of which step: pure functions of (seed, step).
+"""Which examples are in the batch of each step: pure functions of (seed, step).
 
 A sampler takes the labels and the seed, and returns a function from positions in an endless stream
-of examples to rows of the training set. Step t takes positions t * n .. t * n + n - 1, so nothing
-has to be remembered for an exact resume, and any host can compute any part of any batch.
+of examples to rows of the training set. Step t takes positions t * n .. t * n + n - 1: an exact
+resume needs no other state, and any host can compute any part of any batch.
 """
 
 import functools
@@ -19,10 +19,7 @@ RowsOf = Callable[[np.ndarray], np.ndarray]  # positions [p] -> rows [p]
 def shuffled(labels: np.ndarray, seed: int, stream: str = "train") -> RowsOf:
     """Returns a sampler of epochs in new random orders; an epoch has every example once.
 
-    Args:
-      labels: of the examples, [N] or [N, K]; only N is used.
-      seed: of the run.
-      stream: a name in `randomness.STREAMS`: "train", or "clean" for the clean set's batches.
+    Of `labels`, [N] or [N, K], only N is used. `stream` is "train" or "clean", see `randomness`.
     """
     return lambda positions: _epochs(positions, len(labels), seed, stream)
 

@@ -1,4 +1,4 @@
-"""What is done to a correctly labelled training set: pure functions of labels and a generator."""
+"""Label noise, imbalance and stratified draws: pure functions of labels and a generator."""
 
 import numpy as np
 
@@ -6,9 +6,8 @@ import numpy as np
 def imbalanced_counts(num_classes: int, dominant: int, total: int, ratio: float) -> np.ndarray:
     """Returns how many examples each class keeps, int64 [K], summing to `total`.
 
-    The dominant class has `ratio` times as many examples as each other class, to rounding: with
-    two classes, total 5,000 and ratio 200 these are 4,975 and 25 (section 4.1 of the paper). It is
-    never the smaller one.
+    The dominant class has `ratio` times as many as each other class, rounded, and never fewer: of
+    5,000 examples of two classes, ratio 200 keeps 4,975 and 25 (section 4.1 of the paper).
     """
     if not ratio >= 1:
         raise ValueError(f"ratio {ratio:g} must be at least 1")
@@ -35,12 +34,11 @@ def uniform_flip(
 ) -> np.ndarray:
     """Changes floor(ratio * N) labels to one of the K - 1 other classes (UNIFORMFLIP, section 4.2).
 
-    int [N] -> int [N]; every label that was chosen is wrong afterwards.
+    int [N] -> int [N]. Every one of them is wrong afterwards.
     """
     flipped = labels.copy()
     rows = rng.choice(len(labels), _num_flips(ratio, len(labels)), replace=False)
-    shift = rng.integers(1, num_classes, len(rows))
-    flipped[rows] = (labels[rows] + shift) % num_classes
+    flipped[rows] = (labels[rows] + rng.integers(1, num_classes, len(rows))) % num_classes
     return flipped
 
 
@@ -49,8 +47,8 @@ def background_flip(
 ) -> np.ndarray:
     """Changes floor(ratio * N) labels to the background class (BACKGROUNDFLIP, section 4.2).
 
-    int [N] -> int [N]. They are taken from the other classes, so every one of them is wrong
-    afterwards; if the other classes have fewer examples than that, all of them are changed.
+    int [N] -> int [N]. They are taken from the other classes: every one of them is wrong
+    afterwards. If the other classes have fewer examples, all of these are changed.
     """
     flipped = labels.copy()
     others = np.flatnonzero(labels != background)
@@ -81,7 +79,6 @@ def draw_per_class(labels: np.ndarray, counts: np.ndarray, rng: np.random.Genera
 
 def even_counts(labels: np.ndarray, num_classes: int, total: int) -> np.ndarray:
     """Returns total / K for each class, int64 [K]; ValueError if that is not a whole number."""
-    del labels  # as `proportional_counts` has them
     if total % num_classes:
         raise ValueError(f"{total} is not a multiple of the {num_classes} classes")
     return np.full(num_classes, total // num_classes)

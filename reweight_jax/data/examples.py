@@ -7,27 +7,20 @@ import numpy as np
 
 
 class LazyInputs:
-    """Stands in for an array [N, ...]: it holds row numbers, and reads only what is indexed.
-
-    It wraps any source that has a shape [M, ...], a dtype and source[rows int [b]] -> [b, ...].
-    """
+    """An array [N, ...] that holds row numbers, and reads only the rows that are indexed."""
 
     def __init__(self, source, rows: np.ndarray | None = None):
-        """`rows`, int [N], are the rows of `source` that are kept; None keeps all of them."""
+        """Wraps a source; reads nothing.
+
+        Args:
+          source: has a shape [M, ...], a dtype and source[rows int [b]] -> [b, ...].
+          rows: int [N], the rows of `source` that are kept; None: all of them.
+        """
         self._source = source
         self._rows = np.arange(source.shape[0]) if rows is None else rows
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self._rows), *self._source.shape[1:])
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(self._source.dtype)
+        self.shape = (len(self._rows), *source.shape[1:])
+        self.ndim = len(self.shape)
+        self.dtype = np.dtype(source.dtype)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -53,25 +46,19 @@ class LazyInputs:
         raise TypeError("lazy inputs are not read as a whole; index them")
 
 
-class _Joined(NamedTuple):
+class _Joined:
     """Two lazy arrays as one source."""
 
-    first: LazyInputs
-    second: LazyInputs
-
-    @property
-    def shape(self):
-        return (len(self.first) + len(self.second), *self.first.shape[1:])
-
-    @property
-    def dtype(self):
-        return self.first.dtype
+    def __init__(self, first: LazyInputs, second: LazyInputs):
+        self._first, self._second, self.dtype = first, second, first.dtype
+        self.shape = (len(first) + len(second), *first.shape[1:])
 
     def __getitem__(self, rows):
-        in_first = rows < len(self.first)
         inputs = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        inputs[in_first] = self.first[rows[in_first]]
-        inputs[~in_first] = self.second[rows[~in_first] - len(self.first)]
+        in_first, size = rows < len(self._first), len(self._first)
+        for part, chosen, start in ((self._first, in_first, 0), (self._second, ~in_first, size)):
+            if chosen.any():  # not every source can read no rows
+                inputs[chosen] = part[rows[chosen] - start]
         return inputs
 
 
@@ -84,11 +71,6 @@ def map_inputs(function: Callable, *inputs: Inputs) -> Any:
     if isinstance(inputs[0], dict):
         return {name: function(*(each[name] for each in inputs)) for name in inputs[0]}
     return function(*inputs)
-
-
-def take(inputs: Inputs, rows: np.ndarray) -> Inputs:
-    """Returns the rows, int [b], of the array or of each array of a dict; lazy ones stay unread."""
-    return map_inputs(lambda array: array.take(rows, axis=0), inputs)
 
 
 def arrays_of(inputs: Inputs) -> list[Array]:
@@ -126,11 +108,9 @@ class Examples(NamedTuple):
       inputs: numpy array [N, ...], dict of such arrays, or `LazyInputs`.
       label: what training sees. classification: int32 [N] in 0..K-1; multi_label: int32 [N, K] of
         0, 1 and -1 (missing); regression: float32 [N] or [N, D].
-      true_label: the label before any corruption, of the same shape; None if it is unknown. For
-        reports only.
-      index: int64 [N], the row in the source. Rows of the train part count from 0; rows of a
-        clean, calibration or hyper_val part that the source has count on from there, in this order,
-        so that no two examples of these splits share an index. Rows of the test part count from 0.
+      true_label: the label before any corruption, for reports only; None if it is unknown.
+      index: int64 [N], the row in the source. Rows of the parts train, clean, calibration and
+        hyper_val of the source are counted through in this order, and those of test from 0.
     """
 
     inputs: Inputs
@@ -149,9 +129,10 @@ class Examples(NamedTuple):
         return is_lazy(self.inputs)
 
     def take(self, rows: np.ndarray) -> "Examples":
-        """Returns the examples of `rows`, int [b], in their order."""
+        """Returns the examples of `rows`, int [b], in their order; lazy inputs stay unread."""
         true_label = None if self.true_label is None else self.true_label[rows]
-        return Examples(take(self.inputs, rows), self.label[rows], true_label, self.index[rows])
+        inputs = map_inputs(lambda array: array.take(rows, axis=0), self.inputs)
+        return Examples(inputs, self.label[rows], true_label, self.index[rows])
 
     def in_memory(self) -> "Examples":
         """Returns the same examples with all inputs read; for sets that are small."""
@@ -159,47 +140,27 @@ class Examples(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """Disjoint parts of one data set; a part that there is not is None. See `splits.make_data`.
+    """Disjoint parts of one data set, None if there is no such part. See `splits.make_data`."""
 
-    Attributes:
-      train: what is trained on; its labels may be wrong.
-      clean: the trusted set, whose gradient decides the weights.
-      calibration: trusted examples that no gradient sees.
-      hyper_val: as corrupted as `train`; the best step is chosen by it.
-      test: for the final scores.
-    """
-
-    train: Examples
-    clean: Examples | None = None
-    calibration: Examples | None = None
-    hyper_val: Examples | None = None
-    test: Examples | None = None
+    train: Examples  # its labels may be wrong
+    clean: Examples | None = None  # the trusted set, whose gradient decides the weights
+    calibration: Examples | None = None  # trusted examples that no gradient sees
+    hyper_val: Examples | None = None  # as corrupted as `train`; the best step is chosen by it
+    test: Examples | None = None  # for the final scores
 
 
 class Data(NamedTuple):
-    """A data set that is ready to train on.
-
-    Attributes:
-      splits: the examples.
-      classes: names or values of the K outputs, as plain Python; () for regression.
-      num_outputs: K, or D for regression.
-      ids: str [M], names of the source's rows, to be indexed by `Examples.index` (of any split but
-        test); None if they have no names.
-      columns: names of the columns of the inputs, if they are a table.
-    """
+    """A data set that is ready to train on."""
 
     splits: Splits
-    classes: tuple
-    num_outputs: int
-    ids: np.ndarray | None = None
-    columns: tuple[str, ...] = ()
+    classes: tuple  # names or values of the K outputs, as plain Python; () for regression
+    num_outputs: int  # K, or D for regression
+    ids: np.ndarray | None = None  # str [M]: ids[index] are the names of examples, but not of test
+    columns: tuple[str, ...] = ()  # names of the columns of the inputs, if they are a table
 
 
 def concatenate(first: Examples, second: Examples) -> Examples:
-    """Returns the examples of both, in this order; lazy inputs stay unread.
-
-    true_label is None if it is unknown of either.
-    """
+    """Returns the examples of both; lazy inputs stay unread. true_label is None if either's is."""
 
     def join(a, b):
         if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):

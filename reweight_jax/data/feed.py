@@ -14,8 +14,8 @@ from reweight_jax.data.batches import RowsOf, batch_rows
 from reweight_jax.data.examples import Inputs, is_lazy, map_inputs
 from reweight_jax.errors import UserError
 
-# Without worker processes. Threads wait for a disk side by side, but decoding is mostly Python: on
-# one core, eight threads read no more images of CIFAR-10 a second than one (2,200 to 2,800).
+# Without worker processes. Threads overlap waits for a disk, but decoding is mostly Python: on one
+# core, eight threads read no more images of CIFAR-10 a second than one (2,200 to 2,800).
 READ_THREADS = 4
 
 
@@ -32,20 +32,17 @@ def stream_inputs(
 ) -> Iterator[Inputs]:
     """Yields the inputs of one batch for each of the steps start..stop - 1, in order.
 
-    Lazy inputs are read ahead in the background, by grain; arrays in memory are indexed when the
-    batch is asked for. Closing the iterator ends the threads and the worker processes.
+    Lazy inputs are read ahead in the background, by grain; arrays in memory are indexed on demand.
+    Closing the iterator ends the threads and the worker processes.
 
     Args:
-      inputs: of the training set: an array, a dict of arrays, or `LazyInputs`.
-      rows_of: the sampler, which alone decides the order.
+      inputs: of the training set.
+      rows_of: the sampler, which decides the order.
       start, stop: steps of the run.
       batch_size: n, of the global batch.
       workers: processes that read lazy inputs; 0: threads of this process.
-      part: the positions of each batch that are read.
+      part: the positions of each batch that are read and yielded.
       ahead: batches to keep ready, such as the steps of one dispatch.
-
-    Yields:
-      An array [n, ...], or a dict of such arrays; only the positions of `part`.
 
     Raises:
       UserError: grain is missing, a row cannot be read, or a worker process was killed.
@@ -92,7 +89,6 @@ def stream_inputs(
 
 def _begin_worker(verbosity, *worker):
     """Sets up a worker process; grain passes its number and the number of workers."""
-    del worker
     logging.set_verbosity(verbosity)  # no more messages than from its parent
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

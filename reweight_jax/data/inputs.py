@@ -8,21 +8,13 @@ from reweight_jax.data.examples import Inputs, LazyInputs, arrays_of
 
 
 def as_inputs(inputs: Any, name: str) -> Inputs:
-    """Returns the inputs as numpy arrays, ready for a model.
+    """Returns the inputs as a numpy array or a dict of these, ready for a model.
 
-    Args:
-      inputs: array [N, ...], anything that numpy makes one of (a list, a DataFrame), a dict of such
-        arrays, or `LazyInputs`, which is returned as it is.
-      name: of the array, for messages.
-
-    Returns:
-      An array or a dict of arrays. float64 becomes float32, and integers of more than 32 bits
-      int32. If `inputs` is one array: uint8 [N, H, W] are gray images and become [N, H, W, 1],
-      and bool becomes float32. Other types stay.
-
-    Raises:
-      ValueError: no rows, arrays of different length, values that are not finite numbers or that
-        do not fit.
+    `inputs` is an array [N, ...], anything that numpy makes one of (a list, a DataFrame), a dict of
+    such arrays, or `LazyInputs`, which is returned as it is. float64 becomes float32, and integers
+    of more than 32 bits int32. If `inputs` is one array, uint8 [N, H, W] are gray images and become
+    [N, H, W, 1], and bool becomes float32. Other types stay. ValueError that begins with `name` if
+    there are no rows, arrays of different length, or values that are not finite or do not fit.
     """
     if isinstance(inputs, LazyInputs):
         result = inputs
@@ -38,13 +30,12 @@ def as_inputs(inputs: Any, name: str) -> Inputs:
             result = result[..., None]
         elif result.dtype == bool:
             result = result.astype(np.float32)
-    sizes = {len(array) for array in arrays_of(result)}
+    shapes = [array.shape for array in arrays_of(result)]
+    sizes = {shape[0] for shape in shapes}
     if len(sizes) > 1:
         raise ValueError(f"{name}: arrays of different length, {sorted(sizes)}")
-    if not all(array.shape[0] for array in arrays_of(result)) or any(
-        0 in array.shape for array in arrays_of(result)
-    ):
-        raise ValueError(f"{name}: is empty, {arrays_of(result)[0].shape}")
+    if any(0 in shape for shape in shapes):
+        raise ValueError(f"{name}: is empty, {shapes[0]}")
     return result
 
 
@@ -59,15 +50,24 @@ def like_train(inputs: Inputs, train: Inputs, name: str, train_name: str = "trai
             key: like_train(inputs[key], train[key], f"{name}.{key}", f"{train_name}.{key}")
             for key in train
         }
-    is_cast = train.dtype.kind == "f" and inputs.dtype.kind in "fi" and inputs.dtype != train.dtype
-    if not is_cast and inputs.dtype != train.dtype:
-        raise ValueError(f"{name}: is {inputs.dtype}, but {train_name} is {train.dtype}")
-    if inputs.shape[1:] != train.shape[1:]:
-        raise ValueError(
-            f"{name}: a row has shape {inputs.shape[1:]}, but in {train_name} it has "
-            f"{train.shape[1:]}"
-        )
-    return inputs.astype(train.dtype) if is_cast else inputs
+    if inputs.dtype != train.dtype:
+        if train.dtype.kind != "f" or inputs.dtype.kind not in "fi":
+            raise ValueError(f"{name}: is {inputs.dtype}, but {train_name} is {train.dtype}")
+        inputs = inputs.astype(train.dtype)
+    row, train_row = inputs.shape[1:], train.shape[1:]
+    if row != train_row:
+        raise ValueError(f"{name}: a row has shape {row}, but in {train_name} it has {train_row}")
+    return inputs
+
+
+def as_float32(array: np.ndarray, name: str, what: str) -> np.ndarray:
+    """Returns floats as float32; ValueError that names the first row with a value like 1e39."""
+    with np.errstate(over="ignore"):  # what overflows is reported below
+        array = array.astype(np.float32) if array.dtype.itemsize > 4 else array
+    is_bad = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
+    if is_bad.any():
+        raise ValueError(f"{name}: row {is_bad.argmax()} {what} missing or not finite")
+    return array
 
 
 def _as_array(values, name):
@@ -79,21 +79,12 @@ def _as_array(values, name):
             array = array.astype(np.float64)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name}: not numbers ({error}); encode them as numbers") from None
-    if array.dtype.kind in "iu":
-        if array.dtype.itemsize < 4 or array.dtype == np.int32:
-            return array
-        if array.size and (array.min() < -(1 << 31) or array.max() >= 1 << 31):
-            raise ValueError(f"{name}: {array.min()}..{array.max()}; integers must fit in 32 bits")
-        return array.astype(np.int32)
-    if array.dtype.kind == "b":
-        return array
-    if array.dtype.kind != "f":
+    if array.dtype.kind not in "biuf":
         raise ValueError(f"{name}: is {array.dtype}; must be numbers")
-    if array.dtype.itemsize > 4:
-        with np.errstate(over="ignore"):  # what overflows is reported below
-            array = array.astype(np.float32)
-    is_bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1) if array.size else []
-    if np.any(is_bad):
-        row = int(np.argmax(is_bad))
-        raise ValueError(f"{name}: row {row} has a value that is missing or not finite")
-    return array
+    if array.dtype.kind == "f":
+        return as_float32(array, name, "has a value that is")
+    if array.dtype.kind == "b" or array.dtype.itemsize < 4:
+        return array
+    if array.size and (array.min() < -(1 << 31) or array.max() >= 1 << 31):
+        raise ValueError(f"{name}: {array.min()}..{array.max()}; integers must fit in 32 bits")
+    return array.astype(np.int32, copy=False)

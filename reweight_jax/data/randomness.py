@@ -19,20 +19,15 @@ STREAMS = {
 
 
 def generator(seed: int, stream: str, *counters: int) -> np.random.Generator:
-    """Returns the numpy generator of one purpose.
+    """Returns the numpy generator of one purpose, independent of those of all others.
 
-    Different (stream, counters) give independent generators, of any number of counters: numpy mixes
-    a spawn key word by word, so (8,) and (8, 0) differ, while a plain list of entropy is padded
-    with zeros.
+    A spawn key, unlike a list of entropy, is not padded with zeros: (8,) and (8, 0) differ.
 
     Args:
-      seed: integer of a run, 0 or more.
+      seed: integer in 0..2^64 - 1.
       stream: a name in STREAMS.
-      *counters: integers in 0..2^32 - 1, such as an epoch. Larger ones would take two words, which
-        could be those of two counters.
-
-    Raises:
-      ValueError: a seed or a counter out of range.
+      *counters: integers in 0..2^32 - 1, such as an epoch. A larger one would take two words of the
+        key, and could be mistaken for two counters. ValueError if seed or counter is out of range.
     """
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"seed: {seed}; must be in 0..2^64 - 1")

@@ -22,7 +22,7 @@ from reweight_jax.data.images import first_line, read_image_folder
 from reweight_jax.data.tables import read_csv
 from reweight_jax.errors import UserError
 
-# TFDS set -> the host that its builder downloads from, asked before TFDS starts: left to itself,
+# TFDS set -> the host that its builder downloads from. It is asked before TFDS starts: by default
 # TFDS retries a missing network for minutes.
 TFDS_SETS = {
     "mnist": "https://storage.googleapis.com/",
@@ -30,74 +30,50 @@ TFDS_SETS = {
     "cifar100": "https://www.cs.toronto.edu/",
 }
 NETWORK_TIMEOUT_S = 5.0
-LABELS_AT_ONCE = 1_000  # records read together for their labels, images and all
+RECORDS_AT_ONCE = 1_000
 
 
 def digits(config):
     """Returns scikit-learn's 1,797 handwritten digits (8x8, UCI optdigits) as 28x28 images.
 
-    Each image is magnified three times by linear interpolation and padded by two pixels a side, to
-    the size of MNIST's. Every third image, in the set's own order, is in the test part.
+    Each image is magnified three times by linear interpolation and padded by two pixels a side.
+    Every third image, in the set's own order, is in the test part.
     """
-    del config
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    small = bunch.images  # [N, 8, 8], 0..16
-    # Output pixel centres in input coordinates, clamped at the border.
-    position = np.clip((np.arange(24) + 0.5) / 3 - 0.5, 0, 7)
-    below = np.minimum(position.astype(int), 6)
-    fraction = position - below
-    interpolate = np.zeros((24, 8))
-    interpolate[np.arange(24), below] = 1 - fraction
-    interpolate[np.arange(24), below + 1] += fraction
-    large = np.einsum("ai,nij,bj->nab", interpolate, small, interpolate) * (255 / 16)
+    bunch = load_digits()  # images: [N, 8, 8], 0..16
+    position = (np.arange(24) + 0.5) / 3 - 0.5  # output pixel centres in input coordinates
+    interpolate = np.stack([np.interp(position, range(8), pixel) for pixel in np.eye(8)], axis=1)
+    large = np.einsum("ai,nij,bj->nab", interpolate, bunch.images, interpolate) * (255 / 16)
     image = np.pad(np.round(large).astype(np.uint8), ((0, 0), (2, 2), (2, 2)))[..., None]
     label = bunch.target.astype(np.int64)
     test = np.arange(len(label)) % 3 == 0
     return {"train": Part(image[~test], label[~test]), "test": Part(image[test], label[test])}
 
 
-def _tfds(name):
-    def read(config):
-        read_set = _read_tfds if config.resident else _open_tfds
-        return read_set(name, _data_dir(config.data_dir))
-
-    read.__doc__ = f"Reads TFDS {name} by `tfds.data_source`, which needs no TensorFlow."
-    return read
-
-
 @functools.lru_cache(maxsize=1)  # a sweep reads the same set many times; the last one is kept
-def _read_tfds(name, data_dir):
+def _read_tfds(name, data_dir, resident):
+    """Reads a TFDS set by `tfds.data_source`, which needs no TensorFlow."""
     prepare(name, data_dir)
-    builder = _builder(name, data_dir)
-    parts = {}
-    for split in ("train", "test"):
-        source = builder.as_data_source(split=split)
-        rows = read_records(source, range(len(source)), f"{name} in {data_dir}")
-        image = np.stack([row["image"] for row in rows])
-        parts[split] = Part(image, np.array([row["label"] for row in rows], np.int64))
-    return parts
-
-
-@functools.lru_cache(maxsize=1)
-def _open_tfds(name, data_dir):
-    """Does what `_read_tfds` does, but images are neither decoded nor kept."""
-    prepare(name, data_dir)
-    builder = _builder(name, data_dir)
+    builder, origin = _builder(name, data_dir), f"{name} in {data_dir}"
     import tensorflow_datasets as tfds  # only here, like in `_builder`
 
-    undecoded = {"image": tfds.decode.SkipDecoding()}
-    where = f"{name} in {data_dir}"
+    decoders = None if resident else {"image": tfds.decode.SkipDecoding()}
     parts = {}
     for split in ("train", "test"):
-        source = builder.as_data_source(split=split)
-        records = builder.as_data_source(split=split, decoders=undecoded)
-        labels = []
-        for start in range(0, len(source), LABELS_AT_ONCE):
-            rows = range(start, min(start + LABELS_AT_ONCE, len(source)))
-            labels += [record["label"] for record in read_records(records, rows, where)]
-        image = LazyInputs(TfdsImages(source, builder.info.features["image"].shape, where))
+        records = builder.as_data_source(split=split, decoders=decoders)
+        images, labels = [], []
+        for start in range(0, len(records), RECORDS_AT_ONCE):
+            rows = range(start, min(start + RECORDS_AT_ONCE, len(records)))
+            for record in read_records(records, rows, origin):
+                labels.append(record["label"])
+                if resident:
+                    images.append(record["image"])
+        if resident:
+            image = np.stack(images)
+        else:
+            decoded = builder.as_data_source(split=split)
+            image = LazyInputs(TfdsImages(decoded, builder.info.features["image"].shape, origin))
         parts[split] = Part(image, np.array(labels, np.int64))
     return parts
 
@@ -107,31 +83,24 @@ class TfdsImages:
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, records, shape: tuple[int, int, int], where: str):
-        """Wraps a TFDS data source.
-
-        Args:
-          records: from `as_data_source`; it is sent to another process without its open files.
-          shape: (H, W, C).
-          where: the name of the set and its folder, for messages.
-        """
+    def __init__(self, records, shape: tuple[int, int, int], origin: str):
+        """Wraps a TFDS data source of images (H, W, C); messages name its `origin`."""
+        # A data source is sent to another process without its open files.
         self.shape = (len(records), *shape)
-        self._records, self._where = records, where
+        self._records, self._origin = records, origin
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        records = read_records(self._records, rows.tolist(), self._where)
+        records = read_records(self._records, rows.tolist(), self._origin)
         return np.stack([record["image"] for record in records])
 
 
-def read_records(records, rows, where: str) -> list[dict]:
-    """Reads `rows` of a TFDS data source; UserError that begins with `where` if one is damaged."""
+def read_records(records, rows, origin: str) -> list[dict]:
+    """Reads `rows` of a TFDS data source; UserError that begins with `origin` if one is damaged."""
     try:
         return records.__getitems__(rows)
     except Exception as error:  # array_record, protobuf and the image decoder raise many kinds
-        reason = first_line(error)
-        raise UserError(
-            f"{where}: a record cannot be read ({reason}); prepare the set again"
-        ) from error
+        message = f"a record cannot be read ({first_line(error)}); prepare the set again"
+        raise UserError(f"{origin}: {message}") from error
 
 
 def prepare(name: str, data_dir: str | os.PathLike | None = None) -> bool:
@@ -148,7 +117,7 @@ def prepare(name: str, data_dir: str | os.PathLike | None = None) -> bool:
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(
             f"{missing}: preparing it needs TensorFlow once: pip install 'reweight-jax[tfds]' "
-            "(or set TFDS_DATA_DIR to where it is prepared)"
+            "(or set TFDS_DATA_DIR to the folder that has it)"
         )
     if not _reachable(TFDS_SETS[name]):
         raise UserError(
@@ -194,16 +163,20 @@ def _reachable(url):
     def ask():
         try:
             urllib.request.urlopen(url, timeout=NETWORK_TIMEOUT_S).close()
-            answers.append(True)
-        except urllib.error.HTTPError:  # it answered
-            answers.append(True)
+        except urllib.error.HTTPError:
+            pass  # it answered
         except OSError:
-            answers.append(False)
+            return
+        answers.append(url)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(NETWORK_TIMEOUT_S)
-    return bool(answers and answers[0])
+    return bool(answers)
+
+
+def _tfds(name):
+    return lambda config: _read_tfds(name, _data_dir(config.data_dir), config.resident)
 
 
 DATASETS = {"digits": digits} | {name: _tfds(name) for name in TFDS_SETS}

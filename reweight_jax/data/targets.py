@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from reweight_jax.data.inputs import as_float32
+
 MAX_CLASSES = 100_000
-PANDAS_MISSING = ("NAType", "NaTType")  # named, so that pandas need not be imported
 MISSING = "has no label; leave the example out, or label it"
 
 
@@ -16,22 +17,24 @@ def encode(
 
     Args:
       task: a name in ENCODERS.
-      labels: split -> raw labels [N] or [N, K]: arrays, lists, or columns of a DataFrame. "train"
-        must be one of them.
+      labels: split -> raw labels [N] or [N, K] of any type; "train" must be one of them.
       num_classes: K of classification, if labels are integers in 0..K-1; 0: from the labels.
       tags: names of the K columns of multi_label; (): 0..K-1.
 
-    Returns:
-      (encoded labels by split, classes, num_outputs): classes are the names or values of the K
-      outputs as plain Python, () for regression. Types: see `Examples.label`.
-
-    Raises:
-      ValueError: labels that are missing, malformed, or unknown to the training set; the message
-        begins with the split's name, as in "test_label".
+    Returns (labels by split as in `Examples.label`, classes, num_outputs); classes are the names or
+    values of the K outputs as plain Python, () for regression. ValueError if labels are missing,
+    malformed or unknown to the training set; it names the split as in "test_label".
     """
     if task not in ENCODERS:
         raise ValueError(f"task: unknown name {task!r}; valid: {', '.join(sorted(ENCODERS))}")
-    return ENCODERS[task](labels, num_classes, tags)
+    encoded, classes, num_outputs = ENCODERS[task](labels, num_classes, tags)
+    shape = encoded["train"].shape[1:]
+    for split, label in encoded.items():
+        if label.shape[1:] != shape:
+            raise ValueError(
+                f"{split}_label: a row has shape {label.shape[1:]}, in train_label it has {shape}"
+            )
+    return encoded, classes, num_outputs
 
 
 def encode_classes(labels, num_classes, tags):
@@ -40,12 +43,10 @@ def encode_classes(labels, num_classes, tags):
     Integers that are 0..K-1 without a gap keep their values. Any others (strings, bools, gaps) are
     replaced by their index among the sorted labels of train and clean.
     """
-    del tags
     values = {split: _class_values(f"{split}_label", label) for split, label in labels.items()}
     if num_classes:
         return _of_known_classes(values, num_classes), tuple(range(num_classes)), num_classes
-    kinds = {value.dtype.kind for value in values.values()}
-    if len(kinds) > 1:
+    if len({value.dtype.kind for value in values.values()}) > 1:
         types = ", ".join(f"{split}_label {value.dtype}" for split, value in values.items())
         raise ValueError(f"labels are of different types: {types}")
     known = np.unique(np.concatenate([values[s] for s in ("train", "clean") if s in values]))
@@ -55,67 +56,45 @@ def encode_classes(labels, num_classes, tags):
             'that measure something need task="regression"'
         )
     if len(known) < 2:
-        raise ValueError(f"train_label: all labels are {known[0]!s}; two classes are needed")
-    encoded = {}
+        names = listed(known) or "missing"
+        raise ValueError(f"train_label: all labels are {names}; two classes are needed")
     for split, value in values.items():
-        index = np.searchsorted(known, value)
-        is_new = known[np.minimum(index, len(known) - 1)] != value
-        if is_new.any():
-            row = int(np.argmax(is_new))
-            shown = ", ".join(str(name) for name in known[:10]) + (
-                ", ..." if known[10:].size else ""
-            )
+        if (row := _first(~np.isin(value, known))) is not None:
             raise ValueError(
                 f"{split}_label: row {row} is {value[row]!s}, which is no label of the training "
-                f"set: {shown}"
+                f"set: {listed(known)}"
             )
-        encoded[split] = index.astype(np.int32)
+    encoded = {split: np.searchsorted(known, v).astype(np.int32) for split, v in values.items()}
     return encoded, tuple(known.tolist()), len(known)
 
 
 def encode_tags(labels, num_classes, tags):
     """Encodes K tags of which any number holds: int32 [N, K] of 0, 1, and -1 for missing."""
-    del num_classes
     encoded = {}
     for split, label in labels.items():
-        name = f"{split}_label"
-        array = _numbers(name, label, "0, 1, or -1 if it is unknown")
-        if array.ndim == 1:
-            array = array[:, None]
+        array = _numbers(f"{split}_label", label, "0, 1, or -1 if it is unknown")
+        array = array[:, None] if array.ndim == 1 else array
         if array.ndim != 2 or not array.shape[1]:
-            raise ValueError(f"{name}: shape {np.shape(label)}; multi_label needs [N, K]")
+            raise ValueError(f"{split}_label: shape {array.shape}; multi_label needs [N, K]")
         array = np.where(np.isnan(array), -1, array)
-        is_bad = ~np.isin(array, (-1, 0, 1))
-        if is_bad.any():
-            row, column = np.argwhere(is_bad)[0]
+        for row, column in np.argwhere(~np.isin(array, (-1, 0, 1))):
             raise ValueError(
-                f"{name}: row {row}, tag {tags[column] if tags else column} is "
+                f"{split}_label: row {row}, tag {tags[column] if tags else column} is "
                 f"{array[row, column]:g}; must be 0, 1, or -1 if it is unknown"
             )
         encoded[split] = array.astype(np.int32)
-    _check_width(encoded)
     num_tags = encoded["train"].shape[1]
     return encoded, tuple(tags) or tuple(range(num_tags)), num_tags
 
 
 def encode_numbers(labels, num_classes, tags):
     """Encodes values for regression: float32 [N] or [N, D], in the units they came in."""
-    del num_classes, tags
     encoded = {}
     for split, label in labels.items():
-        name = f"{split}_label"
-        array = _numbers(name, label, "a number")
-        if array.ndim == 2 and array.shape[1] == 1:
-            array = array[:, 0]
+        array = _without_column(_numbers(f"{split}_label", label, "a number"))
         if array.ndim not in (1, 2) or 0 in array.shape[1:]:
-            raise ValueError(f"{name}: shape {array.shape}; regression needs [N] or [N, D]")
-        with np.errstate(over="ignore"):  # what overflows is reported below
-            array = array.astype(np.float32)
-        is_bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
-        if is_bad.any():
-            raise ValueError(f"{name}: row {int(np.argmax(is_bad))} is missing or not finite")
-        encoded[split] = array
-    _check_width(encoded)
+            raise ValueError(f"{split}_label: shape {array.shape}; regression needs [N] or [N, D]")
+        encoded[split] = as_float32(array, f"{split}_label", "is")
     train = encoded["train"]
     return encoded, (), 1 if train.ndim == 1 else train.shape[1]
 
@@ -128,11 +107,14 @@ ENCODERS = {
 }
 
 
+def listed(names) -> str:
+    """Returns the first ten names in one line, for messages."""
+    return ", ".join(map(str, names[:10])) + (", ..." if len(names) > 10 else "")
+
+
 def _class_values(name, label):
     """Returns labels [N] as int64, bool or str; ValueError if that is not what they are."""
-    array = np.asarray(label)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
+    array = _without_column(np.asarray(label))
     if array.ndim != 1:
         raise ValueError(
             f"{name}: shape {array.shape}; classification needs one label per example, [N] "
@@ -143,11 +125,10 @@ def _class_values(name, label):
     if array.dtype.kind == "S":
         array = np.char.decode(array, "utf-8")
     if array.dtype.kind == "f":
-        if np.isnan(array).any():
-            raise ValueError(f"{name}: row {int(np.argmax(np.isnan(array)))} {MISSING}")
-        is_bad = ~np.isfinite(array) | (array != np.round(array)) | (abs(array) > 1 << 53)
-        if is_bad.any():
-            row = int(np.argmax(is_bad))
+        if (row := _first(np.isnan(array))) is not None:
+            raise ValueError(f"{name}: row {row} {MISSING}")
+        is_whole = (abs(array) <= 1 << 53) & (array == np.round(array))
+        if (row := _first(~is_whole)) is not None:
             raise ValueError(
                 f"{name}: row {row} is {array[row]:g}, not a whole number; values that measure "
                 'something need task="regression"'
@@ -162,10 +143,8 @@ def _class_values(name, label):
 
 def _of_objects(name, array):
     """Returns an object array as an array of strings or of numbers."""
-    for row, value in enumerate(array):
-        is_nan = isinstance(value, float | np.floating) and np.isnan(value)
-        if value is None or is_nan or type(value).__name__ in PANDAS_MISSING:
-            raise ValueError(f"{name}: row {row} {MISSING}")
+    if (row := _first([_is_missing(value) for value in array])) is not None:
+        raise ValueError(f"{name}: row {row} {MISSING}")
     types = {type(value) for value in array}
     for allowed in (str, (int, float, np.number, np.bool_)):
         if all(issubclass(type_, allowed) for type_ in types):
@@ -177,47 +156,44 @@ def _of_objects(name, array):
 def _of_known_classes(values, num_classes):
     if not 2 <= num_classes <= MAX_CLASSES:
         raise ValueError(f"num_classes: {num_classes}; must be in 2..{MAX_CLASSES}")
+    rule = f"with num_classes {num_classes}, labels must be integers in 0..{num_classes - 1}"
+    rule += " (0: classes from the labels)"
     for split, value in values.items():
         if value.dtype.kind != "i":
-            raise ValueError(
-                f"{split}_label: is {value.dtype}, but num_classes is {num_classes}; with it, "
-                f"labels must be integers in 0..{num_classes - 1} (0: classes from the labels)"
-            )
-        is_bad = (value < 0) | (value >= num_classes)
-        if is_bad.any():
-            row = int(np.argmax(is_bad))
-            raise ValueError(
-                f"{split}_label: row {row} is {value[row]}; with num_classes {num_classes}, labels "
-                f"are 0..{num_classes - 1} (0: classes from the labels)"
-            )
+            raise ValueError(f"{split}_label: is {value.dtype}; {rule}")
+        if (row := _first((value < 0) | (value >= num_classes))) is not None:
+            raise ValueError(f"{split}_label: row {row} is {value[row]}; {rule}")
     return {split: value.astype(np.int32) for split, value in values.items()}
 
 
 def _numbers(name, label, what):
-    """Returns float64 of the same shape; what is missing becomes NaN."""
+    """Returns float64 of the same shape; missing values become NaN."""
     array = np.asarray(label)
     if array.dtype.kind == "O":
-        flat = [
-            np.nan if value is None or type(value).__name__ in PANDAS_MISSING else value
-            for value in array.ravel()
-        ]
+        flat = [np.nan if _is_missing(value) else value for value in array.ravel()]
         array = np.array(flat, dtype=object).reshape(array.shape)
     try:
         return array.astype(np.float64)
     except (TypeError, ValueError):
-        pass
-    for row, values in enumerate(array.reshape(len(array), -1)):
-        try:
-            values.astype(np.float64)
-        except (TypeError, ValueError):
-            raise ValueError(f"{name}: row {row} is {values.tolist()}; must be {what}") from None
-    raise ValueError(f"{name}: is {array.dtype}; must be numbers")
+        for row, values in enumerate(array.reshape(len(array), -1).tolist()):
+            try:
+                np.array(values, np.float64)
+            except (TypeError, ValueError):
+                raise ValueError(f"{name}: row {row} is {values}; must be {what}") from None
+        raise
 
 
-def _check_width(encoded):
-    shape = encoded["train"].shape[1:]
-    for split, label in encoded.items():
-        if label.shape[1:] != shape:
-            raise ValueError(
-                f"{split}_label: a row has shape {label.shape[1:]}, in train_label it has {shape}"
-            )
+def _is_missing(value) -> bool:
+    # pandas' missing values are found by name, so that pandas need not be imported.
+    is_nan = isinstance(value, float | np.floating) and np.isnan(value)
+    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _first(is_bad) -> int | None:
+    """Returns the first index at which `is_bad` is True, or None."""
+    return int(np.argmax(is_bad)) if np.any(is_bad) else None
+
+
+def _without_column(array):
+    """Returns an array [N, 1] as [N], and any other as it is."""
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array

@@ -1,4 +1,4 @@
-"""Methods by name: one function or file for each, and one line in METHODS.
+"""Methods by name, each one function or file and one line in METHODS.
 
 METHODS is an ordinary dict. An entry of your own (`METHODS["mine"] = Method(...)`) can be named in
 `config.method`, and in sweeps and tables, like the ones below; the tests run over all of them.
@@ -6,11 +6,9 @@ METHODS is an ordinary dict. An entry of your own (`METHODS["mine"] = Method(...
 
 from reweight_jax.methods.base import Context, Method
 from reweight_jax.methods.bootstrap import REED_HARD, REED_SOFT
-from reweight_jax.methods.imbalance import HARD_MINING, PROPORTION, RESAMPLE
-from reweight_jax.methods.learned import REWEIGHT
+from reweight_jax.methods.classes import HARD_MINING, PROPORTION, RESAMPLE, WEIGHTED
 from reweight_jax.methods.mentornet import MENTORNET
-from reweight_jax.methods.oracle import WEIGHTED
-from reweight_jax.methods.plain import BASELINE, CLEAN_ONLY, RANDOM
+from reweight_jax.methods.simple import BASELINE, CLEAN_ONLY, RANDOM, REWEIGHT
 from reweight_jax.methods.transition import S_MODEL, S_MODEL_CONF
 
 __all__ = ["METHODS", "Context", "Method"]

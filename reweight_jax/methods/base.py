@@ -14,16 +14,15 @@ CLASSIFICATION = ("classification",)  # `Method.tasks` of a method that needs cl
 class Context(NamedTuple):
     """What a method knows of a step when it chooses the weights of a batch.
 
-    N is the batch size over all devices; every device has the whole of each array.
+    N is the batch size over all devices; every device has all N.
 
     Attributes:
       losses: [N], the training loss of each example before the update.
-      labels: the labels of the N examples, as the task has them: int32 [N] in classification.
+      labels: of the N examples, as the task has them: int32 [N] in classification.
       key: this step's PRNG key, the same on every device.
       step: int32 [], the number of steps taken before this one.
       method_state: the result of `Method.init`, or of the last call of `Method.weights`.
-      epsilon_gradient: [N], `reweight_jax.epsilon_gradient` of this step if the method
-        `needs_clean`, else None.
+      epsilon_gradient: [N], from `reweight_jax.epsilon_gradient`; None unless `needs_clean`.
     """
 
     losses: jax.Array
@@ -36,7 +35,6 @@ class Context(NamedTuple):
 
 def no_state(key, config, train, num_outputs, host_input=None):
     """Returns (), the state of a method that remembers nothing."""
-    del key, config, train, num_outputs, host_input
     return ()
 
 
@@ -52,13 +50,13 @@ class Method(NamedTuple):
       init: (key, config, train, num_outputs, host_input=None) -> method_state, a pytree of arrays.
         `train` is the training set as `reweight_jax.data.Examples`, which may lack some of the
         classes; `num_outputs` is K.
-      loss: (outputs [n, K], labels [n], method_state) -> losses [n]. It must be differentiable with
-        respect to the outputs, and to method_state if that is `trainable`. None: the task's loss.
+      loss: (outputs [n, K], labels [n], method_state) -> losses [n], differentiable in the outputs,
+        and in method_state if that is `trainable`. None: the task's loss.
       weights: Context -> (weights [N], method_state). The weights sum to one, so that all methods
         take steps of the same size, or to zero if the step must not change the model.
       sampler: a sampler of `reweight_jax.data.batches`; it chooses the examples of each batch.
       needs_clean: whether each step takes a batch of the clean set too.
-      trains_on_clean: whether the method trains on the clean set in place of the training set.
+      trains_on_clean: whether the method trains on the clean set instead of the training set.
       trainable: whether `method_state` is a pytree of parameters, which the optimiser trains along
         with the model's; `weights` then gets () in its place.
       uses_num_steps: whether a step depends on the length of the run, which can then not change.

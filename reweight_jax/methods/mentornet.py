@@ -2,9 +2,8 @@
 
 Jiang et al., "MentorNet: Learning Data-Driven Curriculum for Very Deep Neural Networks on Corrupted
 Labels" (ICML 2018). The inputs of the mentor are an example's loss, its distance to a moving
-percentile of the losses, its label and the epoch (in hundredths of the run). The mentor is trained
-before the run, on random inputs, to give the closed form of the self-paced weight (Kumar et al.,
-2010). Then it weights the batches of the student.
+percentile of the losses, its label and the epoch (in hundredths of the run). Before the run it is
+trained on random inputs to give the self-paced weights (Kumar et al., 2010).
 """
 
 import flax.linen as nn
@@ -25,8 +24,8 @@ MENTOR_STEPS, MENTOR_BATCH = 1_500, 512
 class Mentor(nn.Module):
     """(loss [n], loss - percentile [n], label [n], epoch 0..99 [n]) -> logits [n] of the weights.
 
-    A bidirectional LSTM reads the two losses. Its last state in each direction, an embedding of the
-    label and one of the epoch are the inputs of a layer with 20 units.
+    A bidirectional LSTM reads the two losses. Its last states and embeddings of label and epoch are
+    the inputs of a layer with 20 units.
     """
 
     num_classes: int
@@ -36,13 +35,9 @@ class Mentor(nn.Module):
         sequence = jnp.stack([losses, differences], axis=1)[..., None]
         forward, backward = (nn.RNN(nn.OptimizedLSTMCell(8), unroll=2) for _ in range(2))
         read = nn.Bidirectional(forward, backward)(sequence)
-        features = [
-            read[:, -1, :8],
-            read[:, 0, 8:],
-            nn.Embed(self.num_classes, 2)(labels),
-            nn.Embed(NUM_EPOCHS, 5)(epochs),
-        ]
-        hidden = nn.tanh(nn.Dense(20)(jnp.concatenate(features, axis=1)))
+        embedded = nn.Embed(self.num_classes, 2)(labels), nn.Embed(NUM_EPOCHS, 5)(epochs)
+        features = jnp.concatenate([read[:, -1, :8], read[:, 0, 8:], *embedded], axis=1)
+        hidden = nn.tanh(nn.Dense(20)(features))
         return nn.Dense(1)(hidden)[:, 0]
 
 
@@ -65,8 +60,7 @@ def train_mentor(key: jax.Array, num_classes: int):
     def body(carry, step):
         params, opt_state = carry
         inputs = draw_inputs(jax.random.fold_in(data_key, step), num_classes)
-        gradient = jax.grad(loss_fn)(params, inputs)
-        updates, opt_state = tx.update(gradient, opt_state, params)
+        updates, opt_state = tx.update(jax.grad(loss_fn)(params, inputs), opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), None
 
     run = jax.jit(lambda carry: jax.lax.scan(body, carry, jnp.arange(MENTOR_STEPS))[0])
@@ -75,8 +69,7 @@ def train_mentor(key: jax.Array, num_classes: int):
 
 def draw_inputs(key: jax.Array, num_classes: int):
     """Returns a batch of random mentor inputs: half of the losses near the percentile."""
-    keys = jax.random.split(key, 6)
-    shape = (MENTOR_BATCH,)
+    keys, shape = jax.random.split(key, 6), (MENTOR_BATCH,)
     percentile = LARGEST_LOSS * jax.random.uniform(keys[0], shape) ** 3  # mostly small
     near = percentile + 0.3 * jax.random.normal(keys[1], shape)
     anywhere = LARGEST_LOSS * jax.random.uniform(keys[2], shape)
@@ -89,7 +82,6 @@ def draw_inputs(key: jax.Array, num_classes: int):
 
 def _init(key, config, train, num_outputs, host_input=None):
     """Trains the mentor; returns it with the settings and the moving percentile."""
-    del train, host_input
     if not 0 <= config.mentor_percentile <= 100:
         raise UserError(f"config.mentor_percentile: {config.mentor_percentile:g}; must be 0..100")
     return {

@@ -19,24 +19,21 @@ SMOOTHING = 0.1  # probability that the first transition matrix spreads over all
 
 def _smoothed_identity(key, config, train, num_outputs, host_input=None):
     """Returns logits b [K, K]: softmax(b[i]) is the distribution of the labels of class i."""
-    del key, config, train, host_input
     return {"transition": jnp.log(_smooth(np.eye(num_outputs)))}
 
 
 def _read_confusion(config):
     """Returns a baseline's confusion matrix, a list of rows by label, from `config.confusion_from`.
 
-    It is the matrix on the hyper-validation set at the step that is best on it: those labels are as
-    noisy as the training set's, and the model has not memorised them. Raises UserError if the
-    folder has no such matrix.
+    It is that of the hyper-validation set at its best step: those labels are as noisy as the
+    training set's, and the model has not memorised them. UserError if there is no such matrix.
     """
-    folder = config.confusion_from
-    if not folder:
+    if not config.confusion_from:
         raise UserError(
             "config.confusion_from: empty; s_model_conf starts from a finished run's confusion "
             "matrix: run --config.method=baseline first, and give its --workdir here"
         )
-    path = pathlib.Path(folder) / "result.json"
+    path = pathlib.Path(config.confusion_from) / "result.json"
     try:
         path = path.expanduser()
         result = json.loads(path.read_text())
@@ -46,8 +43,7 @@ def _read_confusion(config):
             f"config.confusion_from: no confusion matrix in {path} ({type(error).__name__}); "
             "give the --workdir of a finished run"
         ) from None
-    square = confusion.ndim == 2 and len(set(confusion.shape)) == 1
-    if not square or not (confusion >= 0).all():
+    if confusion.ndim != 2 or len(set(confusion.shape)) > 1 or not (confusion >= 0).all():
         raise UserError(
             f"config.confusion_from: the confusion matrix in {path}, {confusion.shape}, is not a "
             "square one of counts"
@@ -57,17 +53,15 @@ def _read_confusion(config):
 
 def _from_confusion_matrix(key, config, train, num_outputs, host_input):
     """Returns the same logits from a confusion matrix: how what is predicted as i was labelled."""
-    del key, train
     confusion = np.array(host_input)
     if len(confusion) != num_outputs:
         raise UserError(
             f"config.confusion_from: the confusion matrix in {config.confusion_from} has "
             f"{len(confusion)} classes, this data set {num_outputs}"
         )
-    predicted_by_label = confusion.T  # [predicted, labelled]
-    predicted = predicted_by_label.sum(axis=1, keepdims=True)
-    share = predicted_by_label / np.maximum(predicted, 1)
-    share = np.where(predicted > 0, share, np.eye(num_outputs))
+    counts = confusion.T  # [predicted, labelled]
+    total = counts.sum(axis=1, keepdims=True)
+    share = np.where(total > 0, counts / np.maximum(total, 1), np.eye(num_outputs))
     return {"transition": jnp.log(_smooth(share))}
 
 

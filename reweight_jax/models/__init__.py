@@ -1,5 +1,7 @@
 """Models: built-in networks by name, and `as_model`, which takes a Flax module of the user."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +12,8 @@ from reweight_jax.models.adapters import as_model as as_model
 from reweight_jax.models.adapters import scale_inputs as scale_inputs
 from reweight_jax.models.adapters import standardized as standardized
 from reweight_jax.models.lenet import LeNet
-from reweight_jax.models.mlp import mlp
-from reweight_jax.models.resnet import resnet, wide_resnet
+from reweight_jax.models.mlp import MLP
+from reweight_jax.models.resnet import resnet
 from reweight_jax.models.small_cnn import SmallCNN
 from reweight_jax.models.transformer import transformer
 
@@ -19,25 +21,20 @@ from reweight_jax.models.transformer import transformer
 # takes. Add an entry to have a model of your own by its name:
 #   MODELS["mine"] = lambda config, num_outputs, dtype, on_cpu: MyModule(num_outputs)
 MODELS = {
-    "lenet": lambda config, *arguments: LeNet(*arguments),
-    "small_cnn": lambda config, *arguments: SmallCNN(*arguments),
+    "lenet": lambda config, k, dtype, on_cpu: LeNet(k, dtype, on_cpu),
+    "small_cnn": lambda config, k, dtype, on_cpu: SmallCNN(k, dtype),
     "resnet": resnet,
-    "wide_resnet": wide_resnet,
-    "mlp": mlp,
+    "wide_resnet": functools.partial(resnet, wide=True),
+    "mlp": lambda config, k, dtype, on_cpu: MLP(k, tuple(config.hidden), config.dropout, dtype),
     "transformer": transformer,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def create_model(
-    config,
-    num_outputs: int,
-    *,
-    on_cpu: bool,
-    axis_name: str | None = None,
-    task: str = "classification",
+    config, num_outputs: int, *, on_cpu: bool, axis_name=None, task="classification"
 ) -> Model:
-    """Returns the model `config.name`.
+    """Returns the model `config.name`; UserError for an unknown name or dtype, or impossible sizes.
 
     Args:
       config: the fields of config.model; `name` must not be "auto", see `auto_name`.
@@ -45,8 +42,6 @@ def create_model(
       on_cpu: whether the devices of the run are CPUs.
       axis_name: device axis over which a batch is split, or None; see `as_model`.
       task: name of the task; with two outputs LeNet computes one logit only for "classification".
-
-    Raises UserError for an unknown name or dtype, or for sizes that the model cannot have.
     """
     factory = choose("config.model.name", config.name, MODELS)
     dtype = choose("config.model.dtype", config.dtype, DTYPES)
@@ -70,17 +65,12 @@ def auto_name(inputs) -> str:
     [N, H, W, C]. uint8 inputs are scaled to floats, and are no tokens. Raises ValueError for any
     other shape or dtype.
     """
-    if hasattr(inputs, "shape") and hasattr(inputs, "dtype"):
-        dtype, rank = np.dtype(inputs.dtype), len(inputs.shape)
-        is_float = dtype == np.uint8 or jnp.issubdtype(dtype, jnp.floating)
-        if rank == 2 and is_float:
-            return "mlp"
-        if rank == 2 and jnp.issubdtype(dtype, jnp.integer):
-            return "transformer"
-        if rank == 4 and is_float:
-            return "small_cnn"
+    if hasattr(inputs, "dtype"):
+        is_float = inputs.dtype == np.uint8 or jnp.issubdtype(inputs.dtype, jnp.floating)
+        is_int = jnp.issubdtype(inputs.dtype, jnp.integer)
+        fitting = {2: "mlp", 4: "small_cnn"} if is_float else {2: "transformer"} if is_int else {}
+        if len(inputs.shape) in fitting:
+            return fitting[len(inputs.shape)]
     shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", inputs)
-    raise ValueError(
-        f"inputs {shapes} suit no built-in model by default; name one of {', '.join(MODELS)} "
-        f"or give your own"
-    )
+    names = ", ".join(MODELS)
+    raise ValueError(f"inputs {shapes} suit no built-in model; name one of {names}, or give one")

@@ -1,8 +1,4 @@
-"""One form for all models: a pair of pure functions, made from Flax linen or nnx modules.
-
-Both kinds of module keep their own conventions for training, state and random numbers; nothing
-outside this file knows them.
-"""
+"""One form for all models: a pair of pure functions, made from Flax linen or nnx modules."""
 
 import inspect
 from collections.abc import Callable
@@ -14,20 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, traverse_util
 
-from reweight_jax.models.dropout import Dropout, drop
+from reweight_jax.models.dropout import drop
 
-# Names of the argument by which a module's __call__ is told about training, and its value then.
-_FLAGS = {
-    "train": True,
-    "training": True,
-    "is_training": True,
-    "deterministic": False,
-    "use_running_average": False,
-}
-
-
-# Standardised inputs are clipped here: a column that is nearly constant has values of 30 deviations
-# and more, which made the training of an MLP on digits collapse (0.15 accuracy instead of 0.94).
+# Arguments by which a module's __call__ is told about training, and their value in training.
+_FLAGS = {"train": True, "training": True, "is_training": True}
+_FLAGS |= {"deterministic": False, "use_running_average": False}
+# Standardised inputs are clipped to it: a nearly constant column has values of 30 deviations and
+# more, which made the training of an MLP on digits collapse (0.15 accuracy instead of 0.94).
 LARGEST_DEVIATION = 5.0
 
 
@@ -35,8 +24,8 @@ class Model(NamedTuple):
     """A model as two pure functions, which can be jitted and differentiated.
 
     Attributes:
-      init: (key, inputs) -> (params, model_state): pytrees of new arrays. model_state is what else
-        the model keeps (batch statistics), {} if there is nothing.
+      init: (key, inputs) -> (params, model_state): pytrees of new arrays. model_state has what
+        else the model keeps (batch statistics), {} if there is nothing.
       apply: (params, model_state, inputs, train=, key=) -> (outputs, model_state): outputs are
         float32 [n, K]. `key` decides all random numbers; it may be None if `train` is False, and
         model_state is then returned unchanged.
@@ -55,17 +44,16 @@ def as_model(model, *, num_outputs: int | None = None, axis_name: str | None = N
         - a Flax linen module. It is called as module(inputs), with train=, training=, is_training=,
           deterministic= or use_running_average= if `__call__` names one of these. Collections
           other than "params" are its model_state. Random numbers of any name come from the key.
-        - a Flax nnx module. `model.train()` and `model.eval()` set its mode, and `__call__` gets
-          the same arguments, and rngs= if it has that one. `init` returns copies of the parameters
-          that the module has: the key does not draw them again, and the module never changes.
-          Variables other than `nnx.Param` are its model_state, except for its random streams: each
-          call seeds these from the key. Parameters and state are nested dicts of arrays.
+        - a Flax nnx module. `__call__` gets the same arguments, and rngs= if it names that one.
+          `init` returns copies of the parameters that the module has, not new ones, and the
+          module never changes. Variables other than `nnx.Param` are its model_state, except for
+          its random streams, which each call seeds from the key.
         - a `Model`, or any pair (init, apply) of such functions.
 
       num_outputs: K, which the outputs must have; None: any. Outputs [n] are taken as [n, 1].
       axis_name: device axis over which a batch is split, or None. BatchNorm layers that name no
-        axis average over it, and each dropout layer's masks are those that one device would draw.
-        Two functions have to do this themselves.
+        axis average over it, and dropout layers draw the masks that one device would draw. A pair
+        of functions has to do this itself.
 
     Raises ValueError for anything else, and, when it is called, for outputs that are not [n, K].
     """
@@ -76,11 +64,11 @@ def as_model(model, *, num_outputs: int | None = None, axis_name: str | None = N
     elif isinstance(model, tuple) and len(model) == 2 and all(map(callable, model)):
         init, apply = model
     else:
-        name = model.__name__ if isinstance(model, type) else type(model).__name__
-        kind = "the class " if isinstance(model, type) else ""
+        is_class = isinstance(model, type)
+        name = f"the class {model.__name__}" if is_class else type(model).__name__
         raise ValueError(
-            f"model: {kind}{name} is not a Flax linen or nnx module (an instance), nor a pair of "
-            f"functions (init, apply)"
+            f"model: {name} is not a Flax linen or nnx module (an instance), nor a pair of "
+            "functions (init, apply)"
         )
 
     def checked_apply(params, model_state, inputs, *, train, key=None):
@@ -103,19 +91,18 @@ def _checked(outputs, n, num_outputs):
 
 
 def _flags(module, train: bool) -> dict[str, bool]:
-    """The arguments of `__call__` that tell a module whether it is trained."""
+    """Returns the arguments of `__call__` that tell a module whether it is trained."""
     names = inspect.signature(type(module).__call__).parameters
     return {name: value == train for name, value in _FLAGS.items() if name in names}
 
 
 def scale_inputs(inputs):
-    """Returns inputs as a model gets them: uint8 0..255 as float32 0..1, other dtypes unchanged.
+    """Returns an array or a dict of arrays as models take them: uint8 as float32 in 0..1."""
 
-    `inputs` is an array or a dict of arrays.
-    """
-    return jax.tree.map(
-        lambda x: x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x, inputs
-    )
+    def scale(x):
+        return x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
+
+    return jax.tree.map(scale, inputs)
 
 
 def standardized(model: Model, mean: np.ndarray, deviation: np.ndarray) -> Model:
@@ -144,9 +131,6 @@ def standardized(model: Model, mean: np.ndarray, deviation: np.ndarray) -> Model
         return outputs, model_state | {"model": inner}
 
     return Model(init, apply)
-
-
-# --- linen ----------------------------------------------------------------------------------------
 
 
 def _from_linen(module, axis_name):
@@ -180,7 +164,7 @@ def _interceptor(axis_name):
             return call(*args, **kwargs)
         if type(module) is nn.Dropout:
             return _linen_dropout(module, axis_name, *args, **kwargs)
-        if not isinstance(module, nn.BatchNorm | Dropout) or module.axis_name is not None:
+        if not isinstance(module, nn.BatchNorm) or module.axis_name is not None:
             return call(*args, **kwargs)
         object.__setattr__(module, "axis_name", axis_name)  # a module's fields are frozen
         try:
@@ -199,9 +183,6 @@ def _linen_dropout(module, axis_name, inputs, deterministic=None, rng=None):
     return drop(inputs, module.rate, key, axis_name, module.broadcast_dims)
 
 
-# --- nnx ------------------------------------------------------------------------------------------
-
-
 class _NnxDropout(nnx.Dropout):
     """An nnx.Dropout whose masks do not depend on how many devices share a batch."""
 
@@ -218,8 +199,7 @@ class _NnxDropout(nnx.Dropout):
 
 
 def _from_nnx(module, axis_name):
-    graphdef, state = nnx.split(module)
-    module = nnx.merge(graphdef, state, copy=True)  # the user's own is not touched
+    module = nnx.clone(module)  # the user's own is not touched
     for _, layer in nnx.iter_graph(module):
         if isinstance(layer, nnx.BatchNorm) and layer.axis_name is None:
             layer.axis_name = axis_name
@@ -229,12 +209,11 @@ def _from_nnx(module, axis_name):
     for train in (False, True):
         module.train() if train else module.eval()
         graphs[train], *parts = nnx.split(module, nnx.Param, nnx.RngState, ...)
-    params, streams, rest = (dict(nnx.to_flat_state(part)) for part in parts)
+    params, streams, rest = (list(nnx.to_flat_state(part)) for part in parts)
     # On the host: arrays of a device could be donated, or be on other devices than the run's.
     first = [jax.tree.map(np.asarray, _to_dict(part)) for part in (params, rest)]
 
     def init(key, inputs):
-        del key, inputs
         return tuple(jax.tree.map(jnp.array, part) for part in first)
 
     def apply(new_params, model_state, inputs, *, train, key):
@@ -253,26 +232,22 @@ def _from_nnx(module, axis_name):
 
 
 def _to_dict(variables):
-    """Variables by path -> nested dict of arrays; every part of a path becomes a string."""
-    items = dict(variables).items()
+    """Returns [(path, variable)] as a nested dict of arrays, with strings as keys."""
     return traverse_util.unflatten_dict(
-        {tuple(map(str, path)): variable.get_value() for path, variable in items}
+        {tuple(map(str, path)): variable.get_value() for path, variable in variables}
     )
 
 
 def _with_values(variables, values):
-    """The inverse of `_to_dict`: [(path, the variable with its value from `values`)]."""
+    """The inverse of `_to_dict`: returns [(path, variable)] with the values in `values`."""
     flat = traverse_util.flatten_dict(values)
-    return [
-        (path, variable.replace(flat[tuple(map(str, path))]))
-        for path, variable in variables.items()
-    ]
+    return [(path, variable.replace(flat[tuple(map(str, path))])) for path, variable in variables]
 
 
 def _seeded(streams, key):
-    """[(path, variable)] of random streams that start from `key`, each from a key of its own."""
+    """Returns [(path, variable)] of random streams, each started from a key of its own."""
     seeded = []
-    for i, (path, variable) in enumerate(streams.items()):
+    for i, (path, variable) in enumerate(streams):
         if isinstance(variable, nnx.RngKey):
             value = jax.random.split(jax.random.fold_in(key, i), variable.shape)
         else:

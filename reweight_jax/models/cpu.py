@@ -10,18 +10,15 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
 
-# --- Activations that are computed once -----------------------------------------------------------
-
 
 @jax.custom_jvp
 def materialize(x: jax.Array) -> jax.Array:
     """Returns `x`, computed once however many operations read it.
 
-    The gradient of a convolution's kernel reads the convolution's input transposed. XLA:CPU fuses
-    the elementwise operations that made this input into the transposition, and in a residual stage
-    these reach back to its first block: every kernel gradient recomputes all normalised sums before
-    it. That cost grows with the square of the depth, and was more than half of a ResNet-32 step.
-    A computation that XLA must not inline is a border that fusion does not cross.
+    XLA:CPU fuses the elementwise operations that made a convolution's input into the transposition
+    for its kernel's gradient. In a residual stage these reach back to the first block: each kernel
+    gradient recomputes all normalised sums before it, which was more than half of a ResNet-32 step.
+    XLA does not fuse across a computation that it must not inline.
     """
     with set_xla_metadata(inlineable="false"):
         return jax.jit(jax.lax.optimization_barrier)(x)  # XLA would see through `lambda x: x`
@@ -32,25 +29,15 @@ def _materialize_jvp(primals, tangents):
     return materialize(*primals), tangents[0]
 
 
-# --- Convolution of one-channel images ------------------------------------------------------------
-
-
 def conv_general_dilated(image, kernel, strides, padding, **settings) -> jax.Array:
     """Computes `jax.lax.conv_general_dilated` for `flax.linen.Conv`, faster for one channel.
 
-    XLA:CPU gathers the patches of a one-channel image element by element: LeNet's first layer took
-    as long as its second, with a twelfth of the arithmetic. Here the shifted images, one plane for
-    each position in the window, are copied in whole rows and convolution is one matrix product.
-    The forward pass, its tangent and the kernel's gradient share the planes.
-
-    Args:
-      image: [N, H, W, C].
-      kernel: [h, w, C, F].
-      strides, padding, settings: as Flax gives them. Padding other than "SAME", strides or
-        dilations beyond one, and several channels are left to `jax.lax`.
-
-    Returns:
-      [N, H', W', F].
+    [N, H, W, C] and [h, w, C, F] -> [N, H', W', F]. XLA:CPU gathers the patches of a one-channel
+    image element by element: LeNet's first layer took as long as its second, with a twelfth of the
+    arithmetic. Here the shifted images, one plane for each position in the window, are copied in
+    whole rows, and convolution is one matrix product. Forward pass, tangent and kernel gradient
+    share the planes. Padding other than "SAME", strides or dilations beyond one, and several
+    channels are left to `jax.lax`.
     """
     dilations = (settings.get("lhs_dilation") or (), settings.get("rhs_dilation") or ())
     is_plain = {*strides, *dilations[0], *dilations[1]} == {1} and padding == "SAME"
@@ -66,9 +53,6 @@ def conv_general_dilated(image, kernel, strides, padding, **settings) -> jax.Arr
     return product.reshape(n, height, width, features)
 
 
-# --- Max pooling whose derivative is selects on slices --------------------------------------------
-
-
 def max_pool_3x3(x: jax.Array) -> jax.Array:
     """Returns the 3x3 maxima with stride 2 and SAME padding: [N, H, W, C] -> [N, H/2, W/2, C].
 
@@ -76,10 +60,9 @@ def max_pool_3x3(x: jax.Array) -> jax.Array:
     W, then the first along H.
 
     XLA differentiates `reduce_window(max)` into select-and-scatter, which takes a third of a LeNet
-    step on a CPU. The maximum of a 3x3 window is the maximum over rows of the maxima over columns,
-    and a maximum of three slices has a derivative that is two selects. The slices are the even
-    positions, the odd ones, and one of these moved by one window; strided slices would have a
-    derivative padded in the interior, which takes twice as long.
+    step on a CPU. The derivative of a maximum of three slices is two selects. The slices are the
+    even positions, the odd ones, and one of these moved by one window; the derivative of strided
+    slices is padded in the interior, which takes twice as long.
     """
     return _max_pool_axis(_max_pool_axis(x, 1), 2)
 
@@ -112,7 +95,5 @@ def _max_of_three_jvp(primals, tangents):
     a, b, _ = primals
     largest = _max_of_three(*primals)
     # `jnp.maximum`'s own rule splits a tie in halves: several multiplications for each element.
-    tangent = jnp.where(
-        a == largest, tangents[0], jnp.where(b == largest, tangents[1], tangents[2])
-    )
-    return largest, tangent
+    tangent = jnp.where(b == largest, tangents[1], tangents[2])
+    return largest, jnp.where(a == largest, tangents[0], tangent)

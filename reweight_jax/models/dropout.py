@@ -1,6 +1,5 @@
 """Dropout whose masks do not depend on how many devices share a batch."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -8,8 +7,8 @@ import jax.numpy as jnp
 def drop(x, rate, key, axis_name=None, broadcast_dims=()) -> jax.Array:
     """Sets a random fraction `rate` of the values of `x` to zero and divides the rest by 1 - rate.
 
-    The mask of an example depends on `key` and on its place in the batch over all devices. flax's
-    Dropout draws one mask for the part of a batch that a device has.
+    An example's mask depends on `key` and on its place in the batch over all devices. (Flax's
+    Dropout draws one mask for a device's part of the batch.)
 
     Args:
       x: [n, ...], this device's examples.
@@ -29,22 +28,3 @@ def drop(x, rate, key, axis_name=None, broadcast_dims=()) -> jax.Array:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(len(x)))
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape[1:]))(keys)
     return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
-
-
-class Dropout(nn.Module):
-    """Sets a random fraction `rate` of the values to zero in training; see `drop`.
-
-    Attributes:
-      rate: in 0..1, 1 excluded; with 0 nothing happens and no key is needed.
-      axis_name: device axis over which the batch is split; None: the one that `as_model` was given.
-    """
-
-    rate: float
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Returns `x` [N, ...] with values dropped; unchanged if `train` is False."""
-        if not train or self.rate == 0:
-            return x
-        return drop(x, self.rate, self.make_rng("dropout"), self.axis_name)

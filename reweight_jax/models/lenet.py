@@ -12,23 +12,18 @@ _INIT = nn.initializers.truncated_normal(0.1)  # cut at two standard deviations,
 class LeNet(nn.Module):
     """Three 5x5 convolutions (16, 32, 64), each max-pooled 3x3/2 and rectified, and 100 units.
 
-    Attributes:
-      num_outputs: K.
-      dtype: of the computation; parameters are float32.
-      on_cpu: whether the devices of the run are CPUs.
-      one_logit: whether a network with two outputs computes only the second one, z: its logits are
-        (0, z), and the softmax of these is the sigmoid of z. Only right for classification.
+    If `one_logit`, a network with two outputs computes only the second one, z: its logits are
+    (0, z), and the softmax of these is the sigmoid of z. Only right for classification.
     """
 
-    num_outputs: int
-    dtype: jnp.dtype = jnp.float32
-    on_cpu: bool = False
+    num_outputs: int  # K
+    dtype: jnp.dtype = jnp.float32  # of the computation; parameters and outputs are float32
+    on_cpu: bool = False  # whether the devices of the run are CPUs
     one_logit: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Returns outputs [N, K] of images [N, H, W, C], floats in 0..1; ignores `train`."""
-        del train
         settings = {"kernel_init": _INIT, "dtype": self.dtype}
         convolution = cpu.conv_general_dilated if self.on_cpu else None
         for features in (16, 32, 64):

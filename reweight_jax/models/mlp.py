@@ -6,23 +6,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from reweight_jax.models.dropout import Dropout
-
 
 class MLP(nn.Module):
-    """Dense layers with ReLU and dropout, and a dense output.
+    """Dense layers with ReLU and dropout, and a dense output."""
 
-    Attributes:
-      num_outputs: K.
-      hidden: units of each hidden layer; () is a linear model.
-      dropout: rate after each hidden layer, only in training; 0 for none.
-      dtype: of the computation; parameters and outputs are float32.
-    """
-
-    num_outputs: int
-    hidden: tuple[int, ...] = (256, 256)
-    dropout: float = 0.0
-    dtype: Any = jnp.float32
+    num_outputs: int  # K
+    hidden: tuple[int, ...] = (256, 256)  # units of each hidden layer; () is a linear model
+    dropout: float = 0.0  # rate after each hidden layer, only in training
+    dtype: Any = jnp.float32  # of the computation; parameters and outputs are float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -30,11 +21,5 @@ class MLP(nn.Module):
         x = x.reshape(len(x), -1)
         for size in self.hidden:
             x = nn.relu(nn.Dense(size, dtype=self.dtype)(x))
-            x = Dropout(self.dropout)(x, train=train)
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_outputs, dtype=self.dtype)(x).astype(jnp.float32)
-
-
-def mlp(config, num_outputs, dtype, on_cpu) -> MLP:
-    """Returns the MLP of `config.hidden` and `config.dropout`."""
-    del on_cpu
-    return MLP(num_outputs, tuple(config.hidden), config.dropout, dtype)

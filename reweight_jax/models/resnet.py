@@ -1,8 +1,7 @@
 """Residual networks for small images: ResNet (He et al.) and WRN (Zagoruyko & Komodakis), 2016.
 
-Both are three stages of equally many two-convolution blocks behind one convolution, at full, half
-and quarter resolution. They differ in the block, in the width and in the shortcut of a block that
-changes the shape, and are one module here.
+Both are one convolution and three stages of equally many two-convolution blocks, at full, half and
+quarter resolution. They differ in the block, its width and the shortcut if the shape changes.
 """
 
 import functools
@@ -12,9 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from reweight_jax.errors import prefix
+from reweight_jax.errors import UserError
 from reweight_jax.models import cpu
-from reweight_jax.models.dropout import Dropout
 
 BATCH_NORM_MOMENTUM = 0.9
 STEM_FEATURES = 16
@@ -27,27 +25,20 @@ def batch_norm(dtype, *, train: bool) -> nn.BatchNorm:
 
 
 class ResNet(nn.Module):
-    """A residual network on [N, H, W, C] images; see `resnet` and `wide_resnet`.
+    """A residual network on [N, H, W, C] images; see `resnet`.
 
-    Attributes:
-      num_outputs: K.
-      blocks_per_stage: two-convolution blocks in each of the three stages.
-      width: multiplies the stages' 16, 32 and 64 features.
-      preactivation: whether BatchNorm and ReLU come before each convolution, with dropout between
-        the two of a block and a 1x1 convolution as the shortcut if the shape changes (WRN);
-        or after it, with strided and zero-padded identity shortcuts (ResNet's option A).
-      dropout: rate, only in training; 0 for none.
-      dtype: of the computation; parameters, statistics and outputs are float32.
-      on_cpu: whether the devices of the run are CPUs.
+    With `preactivation` (WRN), BatchNorm and ReLU come before each convolution, with dropout
+    between the two of a block and a 1x1 convolution as the shortcut if the shape changes. Without
+    it (ResNet) they come after, with strided and zero-padded identity shortcuts (its option A).
     """
 
-    num_outputs: int
-    blocks_per_stage: int
-    width: int = 1
+    num_outputs: int  # K
+    blocks_per_stage: int  # of two convolutions each
+    width: int = 1  # multiplies the stages' 16, 32 and 64 features
     preactivation: bool = False
-    dropout: float = 0.0
-    dtype: Any = jnp.float32
-    on_cpu: bool = False
+    dropout: float = 0.0  # rate, only with preactivation and only in training
+    dtype: Any = jnp.float32  # of the computation; parameters and outputs are float32
+    on_cpu: bool = False  # whether the devices of the run are CPUs
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -72,7 +63,7 @@ class ResNet(nn.Module):
             if x.shape[-1] != features or stride != 1:
                 x = conv(features, 1, stride)(y)
             y = nn.relu(norm()(conv(features, 3, stride)(y)))
-            y = Dropout(self.dropout)(y, train=train)
+            y = nn.Dropout(self.dropout, deterministic=not train)(y)
             return x + conv(features, 3)(materialize(y))
 
         block = wide_block if self.preactivation else plain_block
@@ -89,26 +80,18 @@ class ResNet(nn.Module):
         return nn.Dense(self.num_outputs, dtype=self.dtype)(x).astype(jnp.float32)
 
 
-def resnet(config, num_outputs, dtype, on_cpu) -> ResNet:
-    """Returns ResNet-`config.depth`: depth 6b + 2 has b blocks a stage; 32 has 0.46M parameters."""
-    with prefix("config.model.depth"):
-        blocks = _blocks(config.depth, 2)
-    return ResNet(num_outputs, blocks, config.width, False, 0.0, dtype, on_cpu)
+def resnet(config, num_outputs, dtype, on_cpu, *, wide: bool = False) -> ResNet:
+    """Returns ResNet-`config.depth`, or if `wide` WRN-`config.depth`-`config.width`.
 
-
-def wide_resnet(config, num_outputs, dtype, on_cpu) -> ResNet:
-    """Returns WRN-`config.depth`-`config.width`: depth 6b + 4; WRN-28-10 has 36.5M parameters."""
-    with prefix("config.model.depth"):
-        blocks = _blocks(config.depth, 4)
-    return ResNet(num_outputs, blocks, config.width, True, config.dropout, dtype, on_cpu)
-
-
-def _blocks(depth, extra):
-    blocks, rest = divmod(depth - extra, 6)
+    The depth is 6b + 2 (6b + 4 if `wide`), b blocks in each stage. ResNet-32 has 0.46M parameters,
+    WRN-28-10 36.5M. UserError for another depth.
+    """
+    extra, dropout = (4, config.dropout) if wide else (2, 0.0)
+    blocks, rest = divmod(config.depth - extra, 6)
     if blocks < 1 or rest:
-        examples = ", ".join(str(6 * b + extra) for b in (1, 2, 3, 4, 5))
-        raise ValueError(f"{depth}; must be 6b + {extra}: {examples}, ...")
-    return blocks
+        valid = f"6b + {extra}: {', '.join(str(6 * b + extra) for b in range(1, 6))}, ..."
+        raise UserError(f"config.model.depth: {config.depth}; must be {valid}")
+    return ResNet(num_outputs, blocks, config.width, wide, dropout, dtype, on_cpu)
 
 
 def _zero_padded(x, features, stride):

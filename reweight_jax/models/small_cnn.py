@@ -10,17 +10,10 @@ from reweight_jax.models.resnet import batch_norm
 
 
 class SmallCNN(nn.Module):
-    """Three 3x3 convolutions with stride 2 (16, 32, 64), BatchNorm, ReLU, and the mean over pixels.
+    """Three 3x3 convolutions of stride 2 (16, 32, 64), BatchNorm, ReLU, and a mean over pixels."""
 
-    Attributes:
-      num_outputs: K.
-      dtype: of the computation; parameters, statistics and outputs are float32.
-      on_cpu: whether the devices of the run are CPUs; changes nothing here.
-    """
-
-    num_outputs: int
-    dtype: Any = jnp.float32
-    on_cpu: bool = False
+    num_outputs: int  # K
+    dtype: Any = jnp.float32  # of the computation; parameters and outputs are float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

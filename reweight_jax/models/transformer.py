@@ -1,13 +1,13 @@
 """A small transformer encoder that classifies sequences of tokens."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from reweight_jax.errors import prefix
-from reweight_jax.models.dropout import Dropout
+from reweight_jax.errors import UserError
 
 PADDING = 0  # the token that fills short sequences up: it is neither attended to nor counted
 
@@ -16,24 +16,15 @@ class Transformer(nn.Module):
     """A pre-norm encoder with learned positions, and a dense layer on the mean over the positions.
 
     Vaswani et al., 2017; LayerNorm before each sublayer: Xiong et al., 2020. It has no BatchNorm.
-
-    Attributes:
-      num_outputs: K.
-      vocabulary: number of token ids, padding included. A larger id makes the outputs NaN.
-      num_layers: encoder layers: self-attention and two dense layers each.
-      num_heads: of attention.
-      features: of a token, a multiple of num_heads; the inner dense layer has four times as many.
-      dropout: rate at the end of each sublayer, only in training; 0 for none.
-      dtype: of the computation; parameters and outputs are float32.
     """
 
-    num_outputs: int
-    vocabulary: int
-    num_layers: int = 2
+    num_outputs: int  # K
+    vocabulary: int  # number of token ids, padding included. A larger id makes the outputs NaN.
+    num_layers: int = 2  # of self-attention and two dense layers each
     num_heads: int = 4
-    features: int = 128
-    dropout: float = 0.0
-    dtype: Any = jnp.float32
+    features: int = 128  # of a token, a multiple of num_heads; the inner dense layer has 4x as many
+    dropout: float = 0.0  # rate at the end of each sublayer, only in training
+    dtype: Any = jnp.float32  # of the computation; parameters and outputs are float32
 
     @nn.compact
     def __call__(self, tokens: jax.Array, *, train: bool = False) -> jax.Array:
@@ -43,15 +34,16 @@ class Transformer(nn.Module):
         shape = (tokens.shape[1], self.features)
         position = self.param("position", nn.initializers.normal(0.02), shape)
         x = x + position.astype(self.dtype)[None]
+        dropout = functools.partial(nn.Dropout, self.dropout, deterministic=not train)
         mask = known[:, None, None]  # [N, heads, queries, keys]
         for _ in range(self.num_layers):
             y = nn.LayerNorm(dtype=self.dtype)(x)
             y = nn.MultiHeadDotProductAttention(self.num_heads, dtype=self.dtype)(y, mask=mask)
-            x = x + Dropout(self.dropout)(y, train=train)
+            x = x + dropout()(y)
             y = nn.LayerNorm(dtype=self.dtype)(x)
             y = nn.gelu(nn.Dense(4 * self.features, dtype=self.dtype)(y))
             y = nn.Dense(self.features, dtype=self.dtype)(y)
-            x = x + Dropout(self.dropout)(y, train=train)
+            x = x + dropout()(y)
         x = nn.LayerNorm(dtype=self.dtype)(x)
         count = jnp.maximum(jnp.sum(known, axis=1, keepdims=True), 1)  # a sequence may be empty
         x = jnp.sum(jnp.where(known[..., None], x, 0), axis=1) / count.astype(self.dtype)
@@ -60,12 +52,10 @@ class Transformer(nn.Module):
 
 def transformer(config, num_outputs, dtype, on_cpu) -> Transformer:
     """Returns the transformer of `config`; raises UserError for impossible sizes."""
-    del on_cpu
-    with prefix("config.model.vocabulary"):
-        if config.vocabulary < 1:
-            raise ValueError(f"{config.vocabulary}; must be the number of token ids")
-    with prefix("config.model.features"):
-        if config.features % config.num_heads:
-            raise ValueError(f"{config.features}; must be a multiple of num_heads")
+    if config.vocabulary < 1:
+        raise UserError(f"config.model.vocabulary: {config.vocabulary}; must be at least 1")
+    if config.features % config.num_heads:
+        features = f"{config.features}; must be a multiple of num_heads"
+        raise UserError(f"config.model.features: {features}")
     sizes = config.vocabulary, config.num_layers, config.num_heads, config.features
     return Transformer(num_outputs, *sizes, config.dropout, dtype)

@@ -1,7 +1,7 @@
-"""metrics.jsonl and TensorBoard events: the one record of a run.
+"""metrics.jsonl and TensorBoard events: the only record of a run.
 
-The best step, the speed and the plots are worked out from it, so that a run that was stopped and
-resumed reports what an uninterrupted one does.
+The best step, the speed and the plots are computed from it, so that a resumed run reports what an
+uninterrupted one does.
 """
 
 import contextlib
@@ -21,11 +21,7 @@ from reweight_jax.records.workdir import Workdir, flatten
 
 
 class MetricsWriter:
-    """Appends records to metrics.jsonl and TensorBoard.
-
-    Attributes:
-      records: all records, of earlier processes of the run as well.
-    """
+    """Appends records to metrics.jsonl and TensorBoard; `records` has all records of the run."""
 
     def __init__(self, workdir: Workdir, records: list[dict]):
         """Keeps `records`, those up to the step resumed from, and drops the rest of the file."""
@@ -39,7 +35,7 @@ class MetricsWriter:
         )
 
     def write(self, record: dict) -> None:
-        """`record` has a "step", a "kind" and numbers, lists of numbers or groups of numbers."""
+        """Writes a record: "step", "kind", and numbers, lists of numbers or dicts of numbers."""
         self.records.append(record)
         self._file.write(json.dumps(record) + "\n")
         if record["kind"] == "confusion":  # K x K numbers are no curves
@@ -48,9 +44,9 @@ class MetricsWriter:
             if name in ("step", "kind"):
                 continue
             values = {"": value} if np.ndim(value) == 0 else dict(enumerate(value))
+            tag = f"{record['kind']}/{name.replace('.', '/')}"
             for suffix, number in values.items():
-                tag = f"{record['kind']}/{name.replace('.', '/')}{suffix and f'/{suffix}'}"
-                self._events.add_scalar(tag, number, record["step"])
+                self._events.add_scalar(f"{tag}/{suffix}".rstrip("/"), number, record["step"])
 
     def of_kind(self, kind: str) -> list[dict]:
         return [record for record in self.records if record["kind"] == kind]
@@ -61,10 +57,10 @@ class MetricsWriter:
 
 
 class TrainingLog:
-    """Averages the metrics of an interval, and writes them once the device does not wait for that.
+    """Averages the metrics of an interval, and writes them without blocking the device.
 
     On a CPU the steps of a dispatch are done when it returns, and an interval is written at once.
-    Elsewhere it is read after the next steps are on their way.
+    On an accelerator it is read after the next steps are dispatched.
     """
 
     def __init__(self, writer: MetricsWriter, bar: tqdm.tqdm):
@@ -75,10 +71,7 @@ class TrainingLog:
         self._start = self._mark = time.perf_counter()
 
     def add(self, step: int, metrics: dict, *, due: bool) -> None:
-        """Takes the metrics of a dispatch that ends at `step`, each with a leading axis of steps.
-
-        `due`: whether it ends an interval. Raises UserError as `write_due`.
-        """
+        """Takes the metrics [k, ...] of a dispatch up to `step`; `due`: an interval ends there."""
         self._steps.append(metrics)
         if due:
             self._due, self._steps = (step, self._steps), []
@@ -86,7 +79,7 @@ class TrainingLog:
                 self.write_due()
 
     def write_due(self) -> None:
-        """Writes the interval that has ended, if any; UserError if a loss is not finite."""
+        """Writes the interval that has ended, if any; raises UserError if a loss is not finite."""
         if self._due is None:
             return
         (step, metrics), self._due = self._due, None
@@ -101,25 +94,20 @@ class TrainingLog:
             )
         now = time.perf_counter()
         no_helpful = steps.pop("no_helpful").sum()
-        means = {name: values.mean(0) for name, values in steps.items()}
-        self._writer.write(
-            {
-                "step": step,
-                "kind": "train",
-                **{name: value.tolist() for name, value in means.items()},
-                "steps_without_helpful_example": int(no_helpful),
-                "steps_per_second": num_steps / (now - self._mark),
-                "seconds": self._before + now - self._start,
-            }
-        )
-        values = {name: f"{float(means[name]):.4g}" for name in ("loss", "error")}
-        self._bar.set_postfix(values, refresh=False)
+        means = {name: values.mean(0).tolist() for name, values in steps.items()}
+        record = {"step": step, "kind": "train"} | means
+        record["steps_without_helpful_example"] = int(no_helpful)
+        record["steps_per_second"] = num_steps / (now - self._mark)
+        record["seconds"] = self._before + now - self._start
+        self._writer.write(record)
+        shown = {name: f"{means[name]:.4g}" for name in ("loss", "error")}
+        self._bar.set_postfix(shown, refresh=False)
         self._bar.update(step - self._bar.n)
         self._mark = now
 
     @contextlib.contextmanager
     def paused(self):
-        """Writes what is due, and leaves the time inside out of the steps per second."""
+        """Writes what is due, and excludes the time inside from the steps per second."""
         self.write_due()
         before = time.perf_counter()
         yield
@@ -127,9 +115,8 @@ class TrainingLog:
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict]:
-    """Returns the records of a run, without a last line that a kill cut short."""
-    path = folder / "metrics.jsonl"
-    records = []
+    """Returns the records of a run up to the first line that is not whole."""
+    path, records = folder / "metrics.jsonl", []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             records.append(json.loads(line))
@@ -140,12 +127,6 @@ def read_metrics(folder: pathlib.Path) -> list[dict]:
 
 def progress_bar(description: str, step: int, num_steps: int, *, shown: bool = True) -> tqdm.tqdm:
     """Returns a progress bar on stderr, which writes every 10 s if stderr is not a terminal."""
-    return tqdm.tqdm(
-        desc=description,
-        total=num_steps,
-        initial=step,
-        unit="step",
-        mininterval=0.5 if sys.stderr.isatty() else 10,
-        dynamic_ncols=True,
-        **({} if shown else {"disable": True}),  # if not given, TQDM_DISABLE decides
-    )
+    options = {} if shown else {"disable": True}  # if not given, TQDM_DISABLE decides
+    options |= {"mininterval": 0.5 if sys.stderr.isatty() else 10, "dynamic_ncols": True}
+    return tqdm.tqdm(desc=description, total=num_steps, initial=step, unit="step", **options)

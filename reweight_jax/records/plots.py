@@ -1,4 +1,4 @@
-"""The pictures of a run, drawn from its records."""
+"""The plots of a run, drawn from its records."""
 
 import io
 import pathlib
@@ -10,11 +10,10 @@ from reweight_jax.records.workdir import write_atomically
 
 
 def draw_run(records, result, weights, wrong, labels, classes, starts) -> dict[str, bytes]:
-    """Returns the pictures of a finished run: name -> PNG.
+    """Returns the plots of a finished run: name -> PNG.
 
     Args:
-      records: of metrics.jsonl.
-      result: of result.json.
+      records, result: the contents of metrics.jsonl and result.json.
       weights: float [N], each training example's mean weight, NaN if it was in no batch.
       wrong: bool [N], which labels are wrong, or None.
       labels: the training labels.
@@ -38,7 +37,7 @@ def draw_run(records, result, weights, wrong, labels, classes, starts) -> dict[s
 
 
 def training_curve(records: list[dict], starts: list[int]) -> Figure:
-    """Error, and weighted, plain and clean loss, against the step; dotted lines at `starts`."""
+    """Draws error and losses against the step, with dotted lines at `starts`."""
     trains = [r for r in records if r["kind"] == "train"]
     evals = [r for r in records if r["kind"] == "eval"]
     splits = {"hyper_val": "hyper-validation", "calibration": "calibration", "test": "test"}
@@ -52,8 +51,8 @@ def training_curve(records: list[dict], starts: list[int]) -> Figure:
             errors = [r[split][score] for r in evals]
             error_axes.plot(eval_steps, errors, marker=".", label=name)
     error_axes.set(xlabel="step", ylabel="error", ylim=(0, None))
-    loss_axes.plot(steps, [r["plain_loss"] for r in trains], lw=1, label="training, mean")
-    loss_axes.plot(steps, [r["loss"] for r in trains], lw=1, label="training, weighted")
+    for key, name in (("plain_loss", "mean"), ("loss", "weighted")):
+        loss_axes.plot(steps, [r[key] for r in trains], lw=1, label=f"training, {name}")
     if "clean" in evals[-1]:
         losses = [r["clean"]["loss"] for r in evals]
         loss_axes.plot(eval_steps, losses, marker=".", label="clean set")
@@ -66,10 +65,10 @@ def training_curve(records: list[dict], starts: list[int]) -> Figure:
 
 
 def weight_histogram(weights: np.ndarray, groups: dict[str, np.ndarray]) -> Figure:
-    """Histogram of each group's mean example weights, 1 being the weight of plain training.
+    """Draws a histogram of each group's mean example weights; 1 is the weight of plain training.
 
     Args:
-      weights: float [N], NaN if an example was never in a batch; one at least is finite.
+      weights: float [N], NaN if an example was never in a batch; at least one is finite.
       groups: name -> bool [N], which examples belong to it.
     """
     seen = np.isfinite(weights)
@@ -79,9 +78,8 @@ def weight_histogram(weights: np.ndarray, groups: dict[str, np.ndarray]) -> Figu
     for name, members in groups.items():
         values = weights[seen & members]
         if len(values):
-            zero = np.mean(values == 0)
             share = np.full(len(values), 1 / len(values))
-            text = f"{name}: {len(values)} examples, {zero:.0%} at zero"
+            text = f"{name}: {len(values)} examples, {np.mean(values == 0):.0%} at zero"
             axes.hist(values, edges, weights=share, histtype="step", lw=1.5, label=text)
     lowest = 0.5 / max(np.sum(seen & members) for members in groups.values())  # half an example
     axes.set(xlabel="mean weight x batch size", ylabel="share of the group")
@@ -92,7 +90,7 @@ def weight_histogram(weights: np.ndarray, groups: dict[str, np.ndarray]) -> Figu
 
 
 def confusion(matrix, classes) -> Figure:
-    """A confusion matrix [K, K] of counts, by label (rows) and prediction, in shares of its row."""
+    """Draws a confusion matrix [K, K] of counts by label (rows), as shares of each row."""
     counts = np.asarray(matrix)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = Figure(figsize=(5, 4.2), layout="constrained")
@@ -108,7 +106,7 @@ def confusion(matrix, classes) -> Figure:
 
 
 def to_png(figure: Figure) -> bytes:
-    """Returns the figure as a PNG, without the frame's top and right lines."""
+    """Returns the figure as a PNG, without the top and right lines of each frame."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     png = io.BytesIO()
@@ -117,5 +115,5 @@ def to_png(figure: Figure) -> bytes:
 
 
 def save(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a figure as a PNG, whole or not at all."""
+    """Writes a figure as a PNG, atomically."""
     write_atomically(path, to_png(figure))

@@ -1,7 +1,8 @@
-"""result.json, worked out from the records of a finished run, and the table printed at its end."""
+"""result.json, made from the records of a finished run, and the table printed at its end."""
 
 import importlib.metadata
 import json
+import math
 import re
 import statistics
 
@@ -18,21 +19,22 @@ PERCENT = ("accuracy", "error", "macro_f1")
 
 
 def selection_split(record: dict) -> str | None:
-    """Returns the split whose scores choose the best step, never the test set.
+    """Returns the split whose scores choose the best step; None if there is none.
 
-    The noisy hyper_val set if there is one, as in the paper; else the calibration set, which no
-    gradient sees; else the clean set, which is optimistic; None if there is none of them.
+    hyper_val as in the paper; else calibration, which no gradient sees; else the clean set, which
+    is optimistic. Never the test set.
     """
     return next((name for name in ("hyper_val", "calibration", "clean") if name in record), None)
 
 
 def best_evaluation(evals: list[dict], task, num_steps: int) -> dict | None:
-    """Returns the best evaluation of the first `num_steps` steps, the later of equals."""
+    """Returns the best evaluation of the first `num_steps` steps, the last of equals."""
 
     def goodness(record):
         split = selection_split(record)
         score = record[split][task.goodness] if split else record["step"]
-        return (-score if task.better_if_lower else score), record["step"]
+        score = -score if task.better_if_lower else score
+        return (-math.inf if math.isnan(score) else score), record["step"]
 
     evals = [record for record in evals if record["step"] <= num_steps]
     return max(evals, key=goodness, default=None)
@@ -45,18 +47,18 @@ def build_result(config, records: list[dict], task, stops: dict[str, int], devic
       config: the run's.
       records: of metrics.jsonl.
       task: the run's `Task`.
-      stops: name -> last step of each phase; the training itself is "last".
+      stops: name -> last step of each phase; the first phase is "last".
       devices: the run's.
 
     Returns:
-      Scores of each phase's last step, and those of the training's best step as "best"; the
-      confusion matrices of all of these; how well the weights told wrong labels from right ones.
+      Scores of each phase's last step, and of the first phase's best step as "best"; their
+      confusion matrices; how well the weights tell wrong labels from right ones.
     """
-    by_step = {
-        kind: {r["step"]: r for r in records if r["kind"] == kind} for kind in ("eval", "confusion")
-    }
+    evals, confusions = (
+        {r["step"]: r for r in records if r["kind"] == kind} for kind in ("eval", "confusion")
+    )
     trains = [r for r in records if r["kind"] == "train" and r["step"] <= stops["last"]]
-    best = best_evaluation(list(by_step["eval"].values()), task, stops["last"])
+    best = best_evaluation(list(evals.values()), task, stops["last"])
     steps = {"last": stops["last"], "best": best["step"]} | stops
     result = {
         "config": config.name,
@@ -67,8 +69,8 @@ def build_result(config, records: list[dict], task, stops: dict[str, int], devic
         "seed": config.seed,
         "num_steps": config.num_steps,
         "best_chosen_by": selection_split(best) or "no split",
-        **{name: _flat_scores(by_step["eval"][step]) for name, step in steps.items()},
-        "weights": by_step["eval"][stops["last"]]["weights"],
+        **{name: _flat_scores(evals[step]) for name, step in steps.items()},
+        "weights": evals[stops["last"]]["weights"],
         "steps_without_helpful_example": sum(r["steps_without_helpful_example"] for r in trains),
         "seconds": round(trains[-1]["seconds"], 1),
         "steps_per_second": round(statistics.median(r["steps_per_second"] for r in trains), 2),
@@ -76,9 +78,9 @@ def build_result(config, records: list[dict], task, stops: dict[str, int], devic
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
     }
     matrices = {
-        name: {k: v for k, v in by_step["confusion"][step].items() if k not in ("step", "kind")}
+        name: {k: v for k, v in confusions[step].items() if k not in ("step", "kind")}
         for name, step in steps.items()
-        if step in by_step["confusion"]
+        if step in confusions
     }
     return result | ({"confusion": matrices} if matrices else {})
 
@@ -91,17 +93,14 @@ def to_json(result: dict) -> str:
 
 def table(result: dict) -> str:
     """Returns the lines that a run ends with."""
+    weights = result["weights"]
     config_name = ":".join(filter(None, (result["config"], result["variant"])))
     rows = [
         ("method", result["method"]),
         ("dataset", f"{result['dataset']} ({config_name})"),
         ("seed", result["seed"]),
         *_score_rows(result),
-        *(
-            (name, f"{result['weights'][key]:.4f}")
-            for name, key in WEIGHT_ROWS.items()
-            if key in result["weights"]
-        ),
+        *((name, f"{weights[key]:.4f}") for name, key in WEIGHT_ROWS.items() if key in weights),
         ("steps without a helpful example", result["steps_without_helpful_example"]),
         ("time", f"{result['seconds']:.0f} s, {result['steps_per_second']:.1f} steps/s"),
     ]
@@ -110,7 +109,7 @@ def table(result: dict) -> str:
 
 
 def _score_rows(result):
-    """The score that matters, of the test set or, without one, of what chose the best step."""
+    """The main score, of the test set if there is one, else of the split that chose the best."""
     shown = {"classification": "error", "multi_label": "macro_f1", "regression": "rmse"}
     score = shown.get(result["task"], "loss")
     chosen_by = result["best_chosen_by"]
@@ -131,10 +130,8 @@ def _score_rows(result):
 
 
 def _flat_scores(record):
-    scores = {
-        f"{split}_{score}": value
-        for split, values in record.items()
-        if isinstance(values, dict) and split != "weights"
-        for score, value in values.items()
-    }
-    return {"step": record["step"], **scores}
+    flat = {"step": record["step"]}
+    for split, scores in record.items():
+        if isinstance(scores, dict) and split != "weights":
+            flat |= {f"{split}_{score}": value for score, value in scores.items()}
+    return flat

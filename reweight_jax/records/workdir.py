@@ -1,5 +1,6 @@
-"""The folder of a run: whether it may be used, its config.json, and files that are never half."""
+"""The folder of a run: whether it may be used, its lock, its config.json, and atomic writes."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -8,7 +9,7 @@ from reweight_jax.configs import default
 from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS
 
-# Fields that change no number of a run: what is logged, how data is read, and where things are.
+# Fields that change no number of a run: what is logged, how data is read, and the place of files.
 FREE = {"log_every_steps", "checkpoint_every_steps", "steps_per_dispatch", "confusion_from"}
 FREE |= {"data.resident", "data.workers", "data.data_dir"}
 
@@ -22,18 +23,18 @@ class Workdir:
     """
 
     def __init__(self, path: str | os.PathLike, config, facts: dict, *, writes: bool = True):
-        """Makes the folder, or checks that the run in it is the one that `config` describes.
+        """Makes the folder, or checks that the run in it has this `config` and these `facts`.
 
         Args:
           path: of the folder; a leading ~ is the home folder.
           config: ConfigDict of the run.
-          facts: what of the data the run depends on; JSON. `write_config` keeps both.
+          facts: what of the data the run depends on; JSON.
           writes: as the attribute.
 
         Raises:
-          UserError: the folder cannot be used, or has another config's run in it. What may differ
-            is what leaves the steps taken as they are: `num_steps` if nothing depends on it,
-            fine-tuning that is new, and how data is read.
+          UserError: the folder cannot be used, or holds a run with another config. Only fields that
+            do not change the steps already taken may differ: FREE, `num_steps` if no step depends
+            on it, and fine-tuning that is new.
         """
         self.path, self.writes = pathlib.Path(path).expanduser().absolute(), writes
         if not writes:
@@ -66,8 +67,24 @@ class Workdir:
             )
         self._config = json.dumps(content, indent=2, sort_keys=True) + "\n"
 
+    @contextlib.contextmanager
+    def locked(self):
+        """Holds the folder's lock, which a kill frees; UserError if another process holds it."""
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(ImportError, OSError):  # a system without such locks
+                import fcntl
+
+                if self.writes:
+                    folder = os.open(self.path, os.O_RDONLY)
+                    stack.callback(os.close, folder)
+                    try:
+                        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        raise UserError(f"--workdir {self.path}: in use by another run") from None
+            yield
+
     def write_config(self) -> None:
-        """Writes config.json: once the run has taken up where it was."""
+        """Writes config.json, which says from then on which run the folder holds."""
         if self.writes:
             self.write("config.json", self._config)
 
@@ -78,19 +95,17 @@ class Workdir:
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes beside and renames, so that a killed process leaves the old file or the new one."""
+    """Writes a temporary file and renames it: a kill leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")  # its own for each process
-    beside.write_bytes(content.encode() if isinstance(content, str) else content)
-    beside.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")  # one for each process
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    temporary.replace(path)
 
 
 def flatten(tree: dict, prefix: str = "") -> dict:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     flat = {}
     for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
+        is_group = isinstance(value, dict)
+        flat |= flatten(value, f"{prefix}{name}.") if is_group else {prefix + name: value}
     return flat

@@ -1,5 +1,6 @@
 """Checkpoints of a TrainState by orbax, and what to do with a damaged one."""
 
+import contextlib
 import pathlib
 import shutil
 import warnings
@@ -16,10 +17,10 @@ KEEP = 3  # the last one, and two to fall back on; the best one besides
 
 
 class Checkpoints:
-    """The checkpoints/ folder of a run. Use as a context manager: leaving waits for the last save.
+    """The checkpoints/ folder of a run, a context manager whose exit waits for the last save.
 
-    A save is written beside and renamed when it is whole, so a killed run leaves none that is half.
-    Of several processes only the first saves and restores; in the others nothing is done or found.
+    A save gets its name when it is complete, so a killed run leaves no half-written one. Of several
+    processes only the first saves and restores; the others do nothing and find nothing.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -28,12 +29,14 @@ class Checkpoints:
         self._manager = self._open() if hosts.is_first() else None
 
     def _open(self):
-        kept = policy.AnyPreservationPolicy([policy.LatestN(n=KEEP), self._best])
-        # Orbax must not wait for other processes: it would have each of them write and read.
-        only_first = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
         self._folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=kept, create=False, multiprocessing_options=only_first
+            preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(n=KEEP), self._best]),
+            create=False,
+            # Orbax must not wait for other processes: it would have each of them write and read.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}
+            ),
         )
         return ocp.CheckpointManager(self._folder, options=options)
 
@@ -45,7 +48,7 @@ class Checkpoints:
             self._manager.close()
 
     def keep(self, step: int | None) -> None:
-        """From now on keeps the checkpoint of `step`, however old, instead of an earlier best."""
+        """Keeps the checkpoint of `step` from now on, in place of the one named before."""
         self._best.step = step
 
     def save(self, state) -> None:
@@ -62,23 +65,18 @@ class Checkpoints:
         if not self._manager:
             return like
         self._manager.wait_until_finished()
-        try:
+        with _damage_named(self._folder, step):
             return self._restore(step, like)
-        except Exception as error:  # orbax raises many kinds for a damaged file
-            raise UserError(f"{self._folder / str(step)}: {_reason(error)}") from error
 
     def _restore(self, step, like):
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
 
     def restore_latest(self, like):
-        """Returns the newest readable state, or None if there is no checkpoint.
+        """Returns the newest readable state, placed as `like`, or None if there is no checkpoint.
 
-        Args:
-          like: a state with the structure, shapes and placement to restore to.
-
-        A damaged checkpoint is named in a warning, renamed to <step>.damaged, and the one before it
-        is used. If none can be read, nothing is renamed and UserError says why: the data or the
+        A damaged checkpoint is named in a warning and renamed to <step>.damaged, and the previous
+        one is used. If none can be read, nothing is renamed and UserError says why: the data or the
         program may have changed, and a fresh start would lose the run.
         """
         if not self._manager:
@@ -87,23 +85,24 @@ class Checkpoints:
         reasons = {}
         for step in steps:
             try:
-                state = self._restore(step, like)
-            except Exception as error:  # orbax raises many kinds for a damaged file
-                reasons[step] = _reason(error)
+                with _damage_named(self._folder, step):
+                    state = self._restore(step, like)
+            except UserError as error:
+                reasons[step] = str(error)
                 continue
             self._set_aside(reasons)
             return state
         if steps:
-            newest = f"of step {steps[0]}: {reasons[steps[0]]}"
-            raise UserError(f"{self._folder}: no checkpoint can be read; {newest}")
+            raise UserError(f"no checkpoint can be read; {reasons[steps[0]]}")
         return None
 
     def _set_aside(self, reasons: dict[int, str]) -> None:
         for step, reason in reasons.items():
-            path = self._folder / str(step)
-            warnings.warn(f"checkpoint {path} is damaged, set aside: {reason}", stacklevel=3)
-            aside = path.with_name(f"{step}.damaged")
-            shutil.rmtree(aside, ignore_errors=True)  # from an earlier time at the same step
+            path, aside = self._folder / str(step), self._folder / f"{step}.damaged"
+            warnings.warn(
+                f"checkpoint {path} is damaged, now {aside.name} ({reason})", stacklevel=3
+            )
+            shutil.rmtree(aside, ignore_errors=True)  # of an earlier resume
             path.rename(aside)
         if reasons:
             self._manager.close()
@@ -111,13 +110,13 @@ class Checkpoints:
 
 
 def read_model(folder: pathlib.Path, step: int, like: tuple, device) -> tuple:
-    """Returns (params, model_state) of the model from the checkpoint of `step`, and nothing else.
+    """Returns only the model's (params, model_state) from a checkpoint.
 
     Args:
       folder: checkpoints/ of a run, which is only read.
       step: of the checkpoint.
       like: (params, model_state) with the structure and shapes to restore.
-      device: where to put them.
+      device: the device to put them on.
 
     Raises:
       UserError: the checkpoint is missing or damaged, or is of another model.
@@ -127,25 +126,17 @@ def read_model(folder: pathlib.Path, step: int, like: tuple, device) -> tuple:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
     )
     item = {"params": {"model": abstract[0]}, "model_state": abstract[1]}
-    arguments = ocp.args.PyTreeRestore(
-        item=item,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-        partial_restore=True,
-    )
+    restore_args = ocp.checkpoint_utils.construct_restore_args(item)
+    args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
     # Nothing is saved, so nothing is written; `read_only` would only add warnings.
     options = ocp.CheckpointManagerOptions(create=False)
-    try:
+    with _damage_named(folder, step):
         with ocp.CheckpointManager(folder.resolve(), options=options) as manager:
-            saved = manager.restore(step, args=arguments)
-    except Exception as error:  # orbax raises many kinds for a damaged file
-        raise UserError(f"{folder / str(step)}: {_reason(error)}") from error
-    shapes = [
-        jax.tree.map(jnp.shape, tree)
-        for tree in (like, (saved["params"]["model"], saved["model_state"]))
-    ]
-    if shapes[0] != shapes[1]:
+            restored = manager.restore(step, args=args)
+    restored = restored["params"]["model"], restored["model_state"]
+    if jax.tree.map(jnp.shape, restored) != jax.tree.map(jnp.shape, like):
         raise UserError(f"{folder / str(step)}: is the checkpoint of another model")
-    return saved["params"]["model"], saved["model_state"]
+    return restored
 
 
 class _Best:
@@ -158,5 +149,10 @@ class _Best:
         return [checkpoint.step == self.step for checkpoint in checkpoints]
 
 
-def _reason(error):
-    return " ".join((str(error) or type(error).__name__).split())[:200]
+@contextlib.contextmanager
+def _damage_named(folder, step):
+    try:
+        yield
+    except Exception as error:  # orbax raises many kinds for a damaged file
+        reason = " ".join((str(error) or type(error).__name__).split())[:200]
+        raise UserError(f"{folder / str(step)}: {reason}") from error

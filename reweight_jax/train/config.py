@@ -1,5 +1,7 @@
 """From a config to an experiment: validation, and names turned into what they name."""
 
+import contextlib
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -8,26 +10,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from reweight_jax import models
 from reweight_jax.data.examples import Data, Splits, arrays_of, map_inputs
 from reweight_jax.data.splits import CLEAN_MISSING, load, with_clean_in_train
 from reweight_jax.errors import UserError, prefix
 from reweight_jax.methods import METHODS, Method
-from reweight_jax.models import (
-    MODELS,
-    Model,
-    as_model,
-    auto_name,
-    create_model,
-    scale_inputs,
-    standardized,
-)
+from reweight_jax.models import Model
+from reweight_jax.reweight import select_params
 from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.phases import FINETUNE_FROM, Phase, phases_of
 from reweight_jax.train.state import OPTIMIZERS
 from reweight_jax.train.step import Augment, augmentation
 
-EPSILON_METHODS = ("lookahead", "jvp")
 # Whether a method also trains on the clean examples.
 CLEAN_IN_TRAIN = {
     "never": lambda method: False,
@@ -43,11 +38,10 @@ class Experiment(NamedTuple):
       config: locked ConfigDict, every field of configs/default.py.
       splits: the data; the clean set is in memory.
       classes: names or values of the K outputs; () for regression.
-      task, model, method: what is learned, by what, and how.
-      phases: of the run, in order.
-      devices: of the run, those of all processes.
-      augment: what happens to the inputs of a training batch.
-      sample: inputs of one example, to initialise the model with.
+      task, model, method, phases: of the run.
+      devices: of all processes of the run.
+      augment: `augmentation` of the inputs of a training batch.
+      sample: inputs [1, ...], to initialise the model with.
       remembered: name -> shape of what is remembered of each training example.
       facts: what of the data the run depends on, for config.json.
       ids: names of the source's rows, to be indexed by `Examples.index`; or None.
@@ -70,9 +64,7 @@ class Experiment(NamedTuple):
 
 def load_experiment(config, devices=None) -> Experiment:
     """Returns the experiment that `config` describes, with its data read."""
-    check_config(config)
-    devices = list(devices or on_devices.all_devices())
-    check_batch(config, devices)
+    devices = _checked_devices(config, devices)  # before the data, which may take long to read
     return make_experiment(config, load(config, config.seed), devices=devices)
 
 
@@ -86,55 +78,52 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
       devices: of all processes; all of them if None.
 
     Raises:
-      UserError: a field, or data that does not fit the method or the task.
+      UserError: a field, or data that does not fit the method, the task or a model by name.
+      ValueError: `model` cannot be taken, or its outputs are not [n, K].
     """
-    check_config(config)
-    devices = list(devices or on_devices.all_devices())
-    check_batch(config, devices)
-    method, splits = METHODS[config.method], dataset.splits
+    devices = _checked_devices(config, devices)
+    method, splits, phases = METHODS[config.method], dataset.splits, phases_of(config)
     if method.tasks and config.task not in method.tasks:
         raise UserError(
             f"config.method: {config.method} needs the task {' or '.join(method.tasks)}; "
             f"config.task is {config.task}"
         )
-    phases = phases_of(config)
-    if splits.clean is None and any(
-        p.method.needs_clean or p.method.trains_on_clean for p in phases
-    ):
-        raise UserError(CLEAN_MISSING)
     if splits.clean is not None:
         if CLEAN_IN_TRAIN[config.data.clean_in_train](method):
             splits = with_clean_in_train(splits)
         splits = splits._replace(clean=splits.clean.in_memory())
+    elif any(phase.method.needs_clean or phase.method.trains_on_clean for phase in phases):
+        raise UserError(CLEAN_MISSING)
     with prefix("config.task"):
         task = TASKS[config.task](splits.train.label, dataset.num_outputs)
-    augments = config.data.crop_padding or config.data.flip
     shapes = [(array.dtype, array.ndim) for array in arrays_of(splits.train.inputs)]
-    if augments and shapes != [(np.uint8, 4)]:
+    if (config.data.crop_padding or config.data.flip) and shapes != [(np.uint8, 4)]:
         raise UserError("config.data.crop_padding, flip: only for uint8 images [N, H, W, C]")
-    margin_shape = (task.num_outputs,) if config.task == "multi_label" else ()
-    remembered = {"weight": (), "margin": margin_shape}
+    remembered = {"weight": (), "margin": ()}
+    if config.task == "multi_label":
+        remembered["margin"] = (task.num_outputs,)
+        for name, part in splits._asdict().items():
+            if part is not None and not (part.label >= 0).any():
+                raise UserError(f"{name}_label: all tags are unknown (-1)")
     if method.needs_clean:
         remembered["alignment"] = ()
     facts = facts_of(config, dataset, splits)
-    built = build_model(config, facts, devices, model, splits.train.inputs)
+    sample = sample_of(facts)
+    with prefix("config.model.name") if model is None else contextlib.nullcontext():
+        built = build_model(config, facts, devices, model, splits.train.inputs)
+        # Outputs of another shape are found before anything is written.
+        params, _ = jax.eval_shape(functools.partial(_params_and_outputs, built), sample)
     if config.epsilon_over and method.needs_clean:
-        check_over(config.epsilon_over, built, sample_of(facts))
-    return Experiment(
-        config=config,
-        splits=splits,
-        classes=dataset.classes,
-        task=task,
-        model=built,
-        method=method,
-        phases=phases,
-        devices=devices,
-        augment=augmentation(config.data.crop_padding, config.data.flip),
-        sample=sample_of(facts),
-        remembered=remembered,
-        facts=facts,
-        ids=dataset.ids,
-    )
+        with prefix("config.epsilon_over"):
+            select_params({"model": params, "method": ()}, config.epsilon_over)
+    augment = augmentation(config.data.crop_padding, config.data.flip)
+    fields = (config, splits, dataset.classes, task, built, method, phases)
+    return Experiment(*fields, devices, augment, sample, remembered, facts, dataset.ids)
+
+
+def _params_and_outputs(model, inputs):
+    params, model_state = model.init(jax.random.key(0), inputs)
+    return params, model.apply(params, model_state, inputs, train=False, key=None)[0]
 
 
 def facts_of(config, dataset: Data, splits: Splits) -> dict:
@@ -164,7 +153,7 @@ def sample_of(facts: dict, *, scaled: bool = True):
         inputs = {name: np.zeros((1, *e[1:]), e[0]) for name, e in entries.items()}
     else:
         inputs = np.zeros((1, *entries[1:]), entries[0])
-    return scale_inputs(inputs) if scaled else inputs
+    return models.scale_inputs(inputs) if scaled else inputs
 
 
 def build_model(config, facts: dict, devices, model: Any = None, inputs: Any = None) -> Model:
@@ -184,33 +173,29 @@ def build_model(config, facts: dict, devices, model: Any = None, inputs: Any = N
         fields = config.model.copy_and_resolve_references()
         fields.vocabulary = facts["vocabulary"]
         if fields.name == "auto":
-            with prefix("config.model.name"):
-                fields.name = auto_name(sample)
-        on_cpu = on_devices.on_cpu(devices)
-        built = create_model(
-            fields, num_outputs, on_cpu=on_cpu, axis_name=axis_name, task=config.task
-        )
+            fields.name = models.auto_name(sample)
+        options = {"on_cpu": on_devices.on_cpu(devices), "task": config.task}
+        built = models.create_model(fields, num_outputs, axis_name=axis_name, **options)
     else:
-        built = as_model(model, num_outputs=num_outputs, axis_name=axis_name)
+        built = models.as_model(model, num_outputs=num_outputs, axis_name=axis_name)
     is_table = not isinstance(sample, dict) and sample.ndim == 2 and sample.dtype.kind == "f"
     if config.data.standardize and is_table:
         mean, deviation = np.zeros(sample.shape[1]), np.ones(sample.shape[1])
         if inputs is not None:
             mean, deviation = np.mean(inputs, 0), np.std(inputs, 0)
-        built = standardized(built, mean, deviation)
+        built = models.standardized(built, mean, deviation)
     return built
 
 
 # --- Validation -----------------------------------------------------------------------------------
 
 
-def check_over(pattern: str, model: Model, sample) -> None:
-    """Raises UserError if `config.epsilon_over` matches no parameter."""
-    from reweight_jax.reweight import select_params
-
-    params, _ = jax.eval_shape(model.init, jax.random.key(0), sample)
-    with prefix("config.epsilon_over"):
-        select_params({"model": params, "method": ()}, pattern)
+def _checked_devices(config, devices):
+    """The devices, all of them if None, that `config` can be run on; UserError if it cannot."""
+    check_config(config)
+    devices = list(devices or on_devices.all_devices())
+    check_batch(config, devices)
+    return devices
 
 
 def check_batch(config, devices) -> None:
@@ -223,9 +208,8 @@ def check_batch(config, devices) -> None:
 
 
 def _number(low=-math.inf, high=math.inf, *, open_low=False):
-    """A number in low..high, `high` excluded, `low` as well if `open_low`."""
-    above = f"above {low:g}" if open_low else f"at least {low:g}"
-    text = f"must be {above}" + (f" and below {high:g}" if high < math.inf else "")
+    text = f"must be {'above' if open_low else 'at least'} {low:g}"
+    text += f" and below {high:g}" if high < math.inf else ""
     return lambda v: None if (low < v if open_low else low <= v) and v < high else text
 
 
@@ -234,11 +218,8 @@ def _name(table):
 
 
 def _integers(low):
-    def check(values):
-        if not all(type(value) is int and value >= low for value in values):
-            return f"must be integers of at least {low}"
-
-    return check
+    text = f"must be integers of at least {low}"
+    return lambda values: None if all(type(v) is int and v >= low for v in values) else text
 
 
 def _pattern(value):
@@ -252,40 +233,33 @@ def _pattern(value):
 RULES: dict[str, Callable[[Any], str | None]] = {
     "task": _name(TASKS),
     "method": _name(METHODS),
-    "epsilon_method": _name(EPSILON_METHODS),
+    "epsilon_method": _name(("lookahead", "jvp")),
     "epsilon_over": _pattern,
     "seed": _number(0, 1 << 32),
     "lr_drop_steps": _integers(1),
     "optimizer": _name(OPTIMIZERS),
-    "learning_rate": _number(0, open_low=True),
-    "finetune_learning_rate": _number(0, open_low=True),
     "momentum": _number(0, 1),
-    "weight_decay": _number(0),
     "mentor_percentile": _number(0, 100 + 1e-9),
     "finetune_from": _name(FINETUNE_FROM),
-    "steps_per_dispatch": _number(0),
-    "model.name": lambda v: None if v in ("auto", "own") else _name(MODELS)(v),
+    "model.name": lambda v: None if v in ("auto", "own") else _name(models.MODELS)(v),
     "data.classes": _integers(0),
     "data.clean_in_train": _name(CLEAN_IN_TRAIN),
-    **dict.fromkeys(
-        ("num_steps", "finetune_steps", "batch_size", "clean_batch_size", "log_every_steps")
-        + ("eval_every_steps", "checkpoint_every_steps"),
-        _number(1),
-    ),
-    **dict.fromkeys(
-        ("data.num_clean", "data.num_calibration", "data.num_hyper_val", "data.num_train")
-        + ("data.crop_padding", "data.workers", "data.image_size", "data.num_classes"),
-        _number(0),
-    ),
 }
+for _rule, _fields in {
+    _number(0, open_low=True): "learning_rate finetune_learning_rate",
+    _number(1): "num_steps finetune_steps batch_size clean_batch_size log_every_steps "
+    "eval_every_steps checkpoint_every_steps",
+    _number(0): "weight_decay steps_per_dispatch data.num_clean data.num_calibration "
+    "data.num_hyper_val data.num_train data.crop_padding data.workers data.image_size "
+    "data.num_classes",
+}.items():
+    RULES |= dict.fromkeys(_fields.split(), _rule)
 
 
 def check_config(config) -> None:
-    """Raises UserError, naming the field, for a value that its type does not rule out."""
+    """Raises UserError, naming the field, for a value of the right type that is not valid."""
     for field, rule in RULES.items():
-        value = config
-        for name in field.split("."):
-            value = value[name]
+        value = functools.reduce(lambda group, name: group[name], field.split("."), config)
         problem = rule(value)
         if problem:
             value = f"{value:g}" if isinstance(value, float) else value

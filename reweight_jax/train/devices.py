@@ -1,13 +1,11 @@
-"""Compiles and places a loop over steps on one device or several.
+"""Compiles and places a loop over steps on one device (`jax.jit`) or several (`jax.pmap`).
 
-One device runs a step under `jax.jit`; several run it under `jax.pmap`, each on its share of the
-batch, and give the same numbers. Every device has the whole state, the whole of a resident data set
-and the rows of the whole batch, and takes its share of these rows itself. Several steps make one
-dispatch, so that an accelerator does not wait for Python.
-
-`devices` are those of all processes of the run, in the same order everywhere.
+Every device has the whole state, a resident data set and the row numbers of the whole batch, and
+takes its share of these rows itself. Several steps make one dispatch, so that an accelerator does
+not wait for Python. `devices` are those of all processes, in the same order everywhere.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import jax
@@ -34,16 +32,12 @@ def all_devices() -> list[jax.Device]:
 
 
 def axis_name(devices) -> str | None:
-    """Returns the name of the device axis: None on one device, where nothing is reduced."""
+    """Returns the name of the device axis, or None on one device."""
     return AXIS if len(devices) > 1 else None
 
 
 def on_cpu(devices) -> bool:
-    """Returns whether the run's devices are CPUs: the one place that decides on platforms.
-
-    XLA's CPU backend does not optimise convolutions inside control flow: in a loop, even of one
-    turn, a LeNet step took 450 ms instead of 25 (jax 0.10), so loops over steps are unrolled there.
-    """
+    """Returns whether the run's devices are CPUs: the only place that decides on platforms."""
     return devices[0].platform == "cpu"
 
 
@@ -62,8 +56,8 @@ def compile_steps(step, train: Examples, clean: Examples | None, devices, *, res
         with its keywords bound; its axis_name must be `axis_name(devices)`.
       train: training set of at least one batch's rows.
       clean: clean set; None if the method needs none.
-      devices: of the run; the batch size must be a multiple of their number. A clean batch that is
-        not goes whole to every device, which gives the same gradient (but for dropout's masks).
+      devices: of the run; the batch size must be a multiple of their number. If the clean batch's
+        is not, every device takes all of it: the same gradient, except for dropout's masks.
       resident: whether the training inputs are on every device; if not, only the labels are.
 
     Returns:
@@ -71,15 +65,15 @@ def compile_steps(step, train: Examples, clean: Examples | None, devices, *, res
       with a leading [k]). The state is donated. Each new k compiles once. `inputs`: of a set that
       is not resident, those of the rows, as `put_ahead` yields them.
     """
-    data = {"train": {"label": train.label}}
-    if resident:
-        data["train"]["inputs"] = train.inputs
+    data = {"train": {"label": train.label} | ({"inputs": train.inputs} if resident else {})}
     if clean is not None:
         data["clean"] = {"label": clean.label, "inputs": clean.inputs}
+    # XLA's CPU backend does not optimise convolutions inside control flow: in a loop, even of one
+    # iteration, a LeNet step took 450 ms instead of 25 (jax 0.10), so there loops are unrolled.
     axis, unroll = axis_name(devices), 0 if on_cpu(devices) else 1
 
     def take(examples, rows, index):
-        """The share of a batch of the device at `index`, and its places in the whole batch."""
+        """This device's share of a batch, and the share's places in the whole batch."""
         first = jnp.zeros((), jnp.int32)
         if axis and len(rows) % len(devices) == 0:
             share = len(rows) // len(devices)
@@ -100,12 +94,11 @@ def compile_steps(step, train: Examples, clean: Examples | None, devices, *, res
         return jax.lax.scan(body, state, (rows, clean_rows, inputs), unroll=unroll)
 
     index = np.arange(len(devices))[own_part(len(devices), devices)]
-    if axis is None:
-        compiled = jax.jit(run, donate_argnums=0)
-    else:
-        in_axes = (None, None, None, None, 0, 0)
-        options = {"in_axes": in_axes, "out_axes": (None, None), "donate_argnums": 0}
-        compiled = jax.pmap(run, axis_name=AXIS, devices=devices, **options)
+    options = {"in_axes": (None, None, None, None, 0, 0), "out_axes": (None, None)}
+    options |= {"axis_name": axis, "devices": devices}
+    compiled = (
+        jax.pmap(run, donate_argnums=0, **options) if axis else jax.jit(run, donate_argnums=0)
+    )
     data = jax.device_put(data, _everywhere(devices))
     return lambda state, rows, clean_rows, inputs=None: compiled(
         state, data, rows, clean_rows, inputs, index
@@ -116,8 +109,7 @@ def put_ahead(inputs: Iterator, devices) -> Iterator:
     """Yields what `compile_steps` takes as inputs, one dispatch ahead of its use.
 
     Args:
-      inputs: yields this process's part of dispatch after dispatch, arrays [k, n, ...] or dicts of
-        them in numpy.
+      inputs: yields this process's part of each dispatch, numpy [k, n, ...] or dicts of such.
       devices: of the run.
     """
 
@@ -128,23 +120,17 @@ def put_ahead(inputs: Iterator, devices) -> Iterator:
         shares = np.moveaxis(array.reshape(k, len(own(devices)), -1, *rest), 1, 0)
         return jax.device_put(shares, _sharding(devices, AXIS))
 
-    ahead = None
-    for arrays in inputs:
-        arrays = jax.tree.map(put, arrays)
-        if ahead is not None:
-            yield ahead
-        ahead = arrays
-    if ahead is not None:
-        yield ahead
+    placed = (jax.tree.map(put, arrays) for arrays in inputs)
+    yield from (first for first, _ in itertools.pairwise(itertools.chain(placed, [None])))
 
 
 def place_state(state, devices):
-    """Returns the first process's state on every device, where `compile_steps` takes it."""
+    """Returns the first process's state on every device, as `compile_steps` takes it."""
     return jax.device_put(hosts.broadcast(state), _everywhere(devices))
 
 
 def own(devices):
-    """Those of `devices` that belong to this process."""
+    """Returns those of `devices` that belong to this process."""
     return [device for device in devices if device.process_index == jax.process_index()]
 
 

@@ -21,10 +21,10 @@ STEPS_PER_DISPATCH = 25  # on accelerators; a CPU takes one: a dispatch costs it
 
 
 def dispatches(experiment: Experiment, phase: Phase, start: int, stack: contextlib.ExitStack):
-    """Compiles a phase, and yields (the step it ends at, state -> (state, metrics)) in turn.
+    """Compiles a phase and yields each dispatch: its last step, and state -> (state, metrics).
 
-    A dispatch is `config.steps_per_dispatch` steps, or those that are left of the logging interval
-    or of the phase. Streamed inputs are read ahead until `stack` is closed.
+    A dispatch has `config.steps_per_dispatch` steps, or what is left of the logging interval or of
+    the phase. Streamed inputs are read ahead until `stack` is closed.
     """
     config, method, devices = experiment.config, phase.method, experiment.devices
     splits, seed, n = experiment.splits, config.seed, config.batch_size
@@ -50,12 +50,10 @@ def dispatches(experiment: Experiment, phase: Phase, start: int, stack: contextl
     lengths = [*_lengths(start, phase.stop, most, config.log_every_steps)]
     inputs: Iterator[Any] = itertools.repeat(None)  # a resident set needs only the rows
     if not resident:
-        part = on_devices.own_part(n, devices)
-        settings = (start, phase.stop, n, config.data.workers, part)
-        batches = stack.enter_context(
-            contextlib.closing(stream_inputs(train.inputs, rows_of, *settings, ahead=most))
-        )
-        parts = (list(itertools.islice(batches, k)) for k in lengths)
+        settings = (start, phase.stop, n, config.data.workers, on_devices.own_part(n, devices))
+        batches = stream_inputs(train.inputs, rows_of, *settings, ahead=most)
+        stack.enter_context(contextlib.closing(batches))
+        parts = (itertools.islice(batches, k) for k in lengths)
         stacked = (map_inputs(lambda *arrays: np.stack(arrays), *part) for part in parts)
         inputs = on_devices.put_ahead(stacked, devices)
     step = start

@@ -1,17 +1,15 @@
 """What is measured of a model and of its weights, on the host in numpy.
 
-scikit-learn is imported only where it is used: that takes a second, and a run starts without it.
+scikit-learn, whose import takes a second, is imported by the functions that use it.
 """
-
-import functools
 
 import jax
 import numpy as np
 
 from reweight_jax.data.examples import Splits, arrays_of, map_inputs
+from reweight_jax.models import scale_inputs
 from reweight_jax.tasks import Task
 from reweight_jax.train import devices as on_devices
-from reweight_jax.train.step import eval_step
 
 EVAL_BATCH_SIZE = 500
 EVALUATED = ("test", "hyper_val", "calibration", "clean")  # of Splits
@@ -20,36 +18,36 @@ EVALUATED = ("test", "hyper_val", "calibration", "clean")  # of Splits
 def compile_predict(model, devices, batch_size: int = EVAL_BATCH_SIZE):
     """Returns predict(params, model_state, inputs [N, ...]) -> outputs [N, K] in numpy.
 
-    Any N: the last batch is padded, and what is computed on padding is cut off. On several devices
-    each takes its share of every batch; all outputs go to every process.
+    The model is in evaluation mode, and takes inputs as they are in the data. The last batch is
+    padded. On several devices each takes its share of every batch; every process has all outputs.
     """
-    step = functools.partial(eval_step, model=model)
+
+    def step(params, model_state, inputs):
+        return model.apply(params, model_state, scale_inputs(inputs), train=False, key=None)[0]
+
     batch_size = -(-batch_size // len(devices)) * len(devices)
     if len(devices) == 1:
         compiled = jax.jit(step)
     else:
+        options = {"in_axes": (None, None, 0), "out_axes": None, "devices": devices}
         compiled = jax.pmap(
             lambda *arguments: jax.lax.all_gather(step(*arguments), on_devices.AXIS, tiled=True),
             axis_name=on_devices.AXIS,
-            in_axes=(None, None, 0),
-            out_axes=None,
-            devices=devices,
+            **options,
         )
 
-    def own_share(part):
-        part = part[on_devices.own_part(batch_size, devices)]
-        return part.reshape(len(on_devices.own(devices)), -1, *part.shape[1:])
-
     def padded(rows):
-        return np.pad(rows, [(0, batch_size - len(rows))] + [(0, 0)] * (rows.ndim - 1))
+        rows = np.pad(rows, [(0, batch_size - len(rows))] + [(0, 0)] * (rows.ndim - 1))
+        if len(devices) == 1:
+            return rows
+        share = rows[on_devices.own_part(batch_size, devices)]
+        return share.reshape(len(on_devices.own(devices)), -1, *rows.shape[1:])
 
     def predict(params, model_state, inputs):
         num_examples, outputs = len(arrays_of(inputs)[0]), []
         for start in range(0, num_examples, batch_size):
             rows = np.arange(start, min(start + batch_size, num_examples))
             part = map_inputs(lambda array: padded(array[rows]), inputs)  # noqa: B023
-            if len(devices) > 1:
-                part = jax.tree.map(own_share, part)
             outputs.append(np.asarray(compiled(params, model_state, part)))
         return np.concatenate(outputs)[:num_examples]
 
@@ -57,17 +55,11 @@ def compile_predict(model, devices, batch_size: int = EVAL_BATCH_SIZE):
 
 
 def evaluate_splits(predict, splits: Splits, task: Task, state) -> tuple[dict, dict]:
-    """Evaluates the model on every split that there is, but for the training set.
-
-    Args:
-      predict: as `compile_predict` returns it.
-      splits: the data.
-      task: of the run.
-      state: `TrainState`.
+    """Evaluates a `TrainState` on every split except the training set.
 
     Returns:
-      {split: scores of the task}, for a noisy classification hyper_val also true_accuracy, on the
-      labels before the noise; and, for classification, the confusion matrices {split: int [K, K]}
+      {split: scores of the task}, with true_accuracy, on the labels before the noise, of a noisy
+      classification hyper_val; and, for classification, the confusion matrices {split: int [K, K]}
       of test and hyper_val: counts by label (rows) and prediction (columns).
     """
     scores, confusion = {}, {}
@@ -89,22 +81,23 @@ def evaluate_splits(predict, splits: Splits, task: Task, state) -> tuple[dict, d
     return scores, confusion
 
 
-def weight_statistics(means: dict[str, np.ndarray], wrong: np.ndarray) -> dict[str, float]:
+def weight_statistics(means: dict[str, np.ndarray], wrong: np.ndarray | None) -> dict[str, float]:
     """Returns how well what is remembered of the examples tells wrong labels from right ones.
 
     Args:
       means: as `history_means` returns it, of N examples.
-      wrong: bool [N], whether each one's label is wrong.
+      wrong: bool [N], whether each one's label is wrong; None if that is not known.
 
     Returns:
-      mean_auc: area under the ROC curve of the mean weights: the probability that an example with a
-        right label has a higher one than an example with a wrong label, ties counting half. 0.5 is
-        what equal weights have.
+      mean_auc: area under the ROC curve of the mean weights: the probability that a right label has
+        a higher one than a wrong label, ties counting half; 0.5 for equal weights.
       alignment_auc, margin_auc: likewise, of the mean alignment (if there is one) and margin.
       wrong_mass: fraction of the weight that is on wrong labels.
       zero_right, zero_wrong: fraction of the right and of the wrong labels whose mean weight is 0.
-      Empty if the examples seen are not of both kinds.
+      Empty if the examples seen are not known to have both right and wrong labels.
     """
+    if wrong is None:
+        return {}
     seen = means["visits"] > 0
     wrong = wrong[seen]
     if wrong.all() or not wrong.any():
@@ -113,12 +106,11 @@ def weight_statistics(means: dict[str, np.ndarray], wrong: np.ndarray) -> dict[s
 
     quantities = {"mean_auc": "weight", "alignment_auc": "alignment", "margin_auc": "margin"}
     weights = means["weight"][seen]
-    areas = {
+    return {
         name: float(roc_auc_score(~wrong, means[quantity][seen]))
         for name, quantity in quantities.items()
-        if quantity in means and means[quantity].ndim == 1
-    }
-    return areas | {
+        if quantity in means
+    } | {
         "wrong_mass": float(weights[wrong].sum() / max(weights.sum(), np.finfo(float).tiny)),
         "zero_right": float(np.mean(weights[~wrong] == 0)),
         "zero_wrong": float(np.mean(weights[wrong] == 0)),

@@ -1,8 +1,7 @@
 """Several hosts: how the processes of a run join, and what the first one does for all.
 
 Every process runs the same program over the devices of all. Only the first reads and writes the
-folder of the run, so the others need not see it; what it read reaches them over the network. A run
-in a single process, the usual case, passes through here untouched.
+folder of the run, and broadcasts what it read. For a run in a single process this does nothing.
 """
 
 import atexit
@@ -37,16 +36,17 @@ FAILED = (
 def joined(coordinator_address: str | None, num_processes: int | None, process_id: int | None):
     """Makes this process one of the run's for as long as the `with` statement lasts.
 
+    Give all three arguments, or none: then a Slurm step of several tasks or a TPU pod makes one
+    run, and anything else is a run by itself.
+
     Args:
-      coordinator_address: host:port at which process 0 listens and the others find it.
+      coordinator_address: HOST:PORT at which process 0 listens and the others find it.
       num_processes: of the run; 1 is a run by itself, wherever it was started.
       process_id: of this process, 0..num_processes - 1.
-        All three, or none: then a Slurm step of several tasks or a TPU pod, where JAX finds them,
-        makes one run, and everywhere else this process is a run by itself.
 
     Raises:
-      UserError: half-given or impossible values, or processes that do not meet; and for an error of
-        a step that several processes take together. The other processes end too, within a minute.
+      UserError: missing or impossible values, processes that do not meet, or a step that failed
+        because another process was lost. The other processes end too, within a minute.
     """
     given = {
         "--coordinator_address": coordinator_address,
@@ -57,7 +57,7 @@ def joined(coordinator_address: str | None, num_processes: int | None, process_i
         yield
         return
     faulthandler.disable()  # absl's would bury the reason under the stacks of all threads
-    # A step on the caller's thread would raise a ValueError where a peer is lost (jax 0.12).
+    # A step on the caller's thread would raise a ValueError when a peer is lost (jax 0.12).
     jax.config.update("jax_cpu_enable_async_dispatch", True)
     try:
         _initialize(*given.values())
@@ -81,10 +81,7 @@ def is_first() -> bool:
 
 
 def from_first(compute):
-    """Returns in every process what `compute()`, called only in the first one, returns there.
-
-    The value must be one that JSON can hold. All processes must make this call.
-    """
+    """Returns, in every process, the JSON value of `compute()`, which only the first one calls."""
     if count() == 1:
         return compute()
     text = json.dumps(compute()).encode() if is_first() else b""
@@ -94,19 +91,19 @@ def from_first(compute):
 
 def check_same(config_json: str) -> None:
     """Raises UserError, naming a field, if the processes have configs that differ."""
-    own = flatten(json.loads(config_json))
-    for name, value in from_first(lambda: own).items():
-        if own[name] != value:
-            raise UserError(f"config.{name}: {own[name]}, but {value} in the first process")
+    fields = flatten(json.loads(config_json))
+    for name, value in from_first(lambda: fields).items():
+        if fields[name] != value:
+            raise UserError(f"config.{name}: {fields[name]}, but {value} in the first process")
 
 
 def broadcast(tree):
-    """Returns in every process, in numpy, the first one's pytree of arrays of the same shapes."""
+    """Returns, in every process, the first one's pytree; in numpy if there are several."""
     return tree if count() == 1 else multihost_utils.broadcast_one_to_all(tree)
 
 
 def _is_one_of_several(given):
-    """Whether this process is one of several; UserError for flags that make no sense together."""
+    """Whether this process is one of several; UserError for flags that do not fit together."""
     missing = [flag for flag, value in given.items() if value is None]
     address, number, index = given.values()
     if missing == list(given):
@@ -128,8 +125,8 @@ def _is_one_of_several(given):
 def _may_be_on_cluster():
     """Whether to let JAX look for other processes of this run.
 
-    Not everywhere: it would take one GPU only in a Slurm step of a single task, and fail in a
-    Kubernetes pod that is no job of several.
+    It must not always look: it would use only one GPU of a Slurm step of a single task, and fail in
+    a Kubernetes pod that is not part of a job.
     """
     if "SLURM_STEP_NODELIST" in os.environ:  # within srun
         return int(os.environ.get("SLURM_NTASKS", "1")) > 1
@@ -137,7 +134,7 @@ def _may_be_on_cluster():
 
 
 def _initialize(*given):
-    # It would catch SIGTERM, and leave it to the program to ask for it and end.
+    # The service would catch SIGTERM, and the program would not end.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(

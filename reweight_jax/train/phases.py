@@ -1,4 +1,4 @@
-"""The phases of a run: what is trained, for how many steps, from where."""
+"""The phases of a run: how it is trained, for how many steps, and from which state."""
 
 from typing import NamedTuple
 
@@ -17,8 +17,8 @@ class Phase(NamedTuple):
       start, stop: steps of the run.
       method: how it trains.
       schedule: of the learning rate, a function of the run's step.
-      begin: the state that it starts from: "last", where the phase before ended; or "best", the
-        state of the first phase that was best on held-out data.
+      begin: the state that it starts from: the "last" of the previous phase, or the one of the
+        first phase that was "best" on held-out data.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""One training step and one evaluation step: pure functions of arrays."""
+"""One training step, a pure function of arrays."""
 
 from collections.abc import Callable
 from typing import Any
@@ -38,11 +38,9 @@ def train_step(
       batch: this device's share of n examples: inputs, label, row int32 [n] in the set trained on,
         place int32 [n] in the batch over all devices.
       clean_batch: likewise, m examples of the clean set; None if the method needs none.
-      model, task: the outputs, and what they are compared with.
-      method: what chooses loss and weights.
-      tx: optax optimiser.
+      model, task, method, tx: of the run; tx is the optax optimiser.
       epsilon_method, epsilon_over: `method` and `over` of `reweight_jax.epsilon_gradient`.
-      augment: what happens to the inputs of both batches; see `augmentation`.
+      augment: `augmentation` of the inputs of both batches.
       axis_name: device axis, or None on one device.
 
     Returns:
@@ -55,13 +53,8 @@ def train_step(
     method_key, dropout_key, train_key, clean_key = jax.random.split(step_key, 4)
 
     def loss_fn(params, examples):
-        outputs, model_state = model.apply(
-            params["model"],
-            state.model_state,
-            scale_inputs(examples["inputs"]),
-            train=True,
-            key=dropout_key,
-        )
+        inputs, options = scale_inputs(examples["inputs"]), {"train": True, "key": dropout_key}
+        outputs, model_state = model.apply(params["model"], state.model_state, inputs, **options)
         if method.loss is None:
             losses = task.loss(outputs, examples["label"])
         else:
@@ -69,8 +62,7 @@ def train_step(
             losses = method.loss(outputs, examples["label"], method_state)
         return losses, (outputs, model_state)
 
-    def gather(local):
-        """This device's rows -> the rows of all devices, in order."""
+    def gather(local):  # the rows of all devices, in order
         return local if axis_name is None else jax.lax.all_gather(local, axis_name, tiled=True)
 
     batch = batch | {"inputs": augment(train_key, batch["inputs"], batch["place"])}
@@ -78,22 +70,14 @@ def train_step(
     gradient = None
     if method.needs_clean:
         inputs = augment(clean_key, clean_batch["inputs"], clean_batch["place"])
-        gradient = epsilon_gradient(
-            loss_fn,
-            state.params,
-            batch,
-            clean_batch | {"inputs": inputs},
-            method=epsilon_method,
-            over=epsilon_over,
-            axis_name=axis_name,
-            linearized=linearized,
-        )
-        gradient = gather(gradient)
+        batches, options = (batch, clean_batch | {"inputs": inputs}), {"over": epsilon_over}
+        options |= {"method": epsilon_method, "axis_name": axis_name, "linearized": linearized}
+        gradient = gather(epsilon_gradient(loss_fn, state.params, *batches, **options))
     losses, labels = gather(linearized.losses), gather(batch["label"])
     context = Context(losses, labels, method_key, state.step, state.method_state, gradient)
     weights, method_state = method.weights(context)
-    own_weights = weights[batch["place"]]
-    new_state, loss = apply_weights(state, linearized, own_weights, tx=tx, axis_name=axis_name)
+    local_weights = weights[batch["place"]]
+    new_state, loss = apply_weights(state, linearized, local_weights, tx=tx, axis_name=axis_name)
 
     if gradient is not None:  # a bad clean batch must stop the run, not look like an unhelpful one
         loss = jnp.where(jnp.isfinite(gradient).any(), loss, jnp.nan)
@@ -124,18 +108,15 @@ def train_step(
     return new_state, metrics
 
 
-def eval_step(params, model_state, inputs, *, model: Model) -> jax.Array:
-    """Returns the model's outputs [n, K] in evaluation mode; inputs as they are in the data."""
-    return model.apply(params, model_state, scale_inputs(inputs), train=False, key=None)[0]
-
-
 def augmentation(crop_padding: int, flip: bool) -> Augment:
     """Returns augment(key, image uint8 [n, H, W, C], place int32 [n]) -> image of the same shape.
 
     Each image is padded with `crop_padding` black pixels a side and cropped at random, and half of
-    them are mirrored. What happens to an example depends on the key and on its place in the batch
-    over all devices, not on the number of devices. With neither, any inputs pass through.
+    the images are mirrored if `flip`. An example's augmentation depends on the key and on its place
+    in the batch over all devices. With neither, any inputs are returned as they are.
     """
+    if not (crop_padding or flip):
+        return lambda key, inputs, place: inputs
 
     def augment_one(key, image):
         offset_key, flip_key = jax.random.split(key)
@@ -149,8 +130,6 @@ def augmentation(crop_padding: int, flip: bool) -> Augment:
         return image
 
     def augment(key, image, place):
-        if not (crop_padding or flip):
-            return image
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, place)
         return jax.vmap(augment_one)(keys, image)
 

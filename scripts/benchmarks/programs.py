@@ -63,7 +63,7 @@ class Program(NamedTuple):
     Attributes:
       run: takes the step once, from the same state each time, and waits for it.
       flops: of one step, as XLA counts them in the program before its optimisations.
-      temporary_bytes: the most memory that the step uses beside its arguments and results.
+      temporary_bytes: the most memory that the step uses besides its arguments and results.
       compile_seconds: of tracing and compiling it.
     """
 
@@ -101,7 +101,7 @@ def create_experiment(
       step_name: a name in STEPS.
       devices: of the run; None: the first one.
       num_train: training images; 0: one batch.
-      fields: of the config, beside the paper's optimiser and augmentation.
+      fields: of the config, besides the paper's optimiser and augmentation.
     """
     config = default.get_config()
     config.method, config.epsilon_method = STEPS[step_name]

@@ -50,6 +50,7 @@ def test_streamed_runs_are_resident_ones(method, lazy, digits_config, tmp_path, 
     assert 30 < seen <= 72
 
 
+@pytest.mark.slow
 def test_reweighting_on_two_devices(digits_config, tmp_path, monkeypatch):
     config = digits_config()
     config.data.crop_padding, config.data.flip = 2, True
@@ -63,6 +64,7 @@ def test_by_worker_processes_with_fine_tuning(digits_config, tmp_path, monkeypat
     assert_no_workers()
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_and_streamed_or_not(digits_config, tmp_path):
     train_and_evaluate(digits_config(method="baseline"), tmp_path / "whole", ONE_DEVICE)
     for stop, resident in ((2, False), (4, True), (6, False)):

@@ -94,7 +94,7 @@ def test_the_order_of_examples_does_not_matter():
             "train_label: row 1 is 1000000000; with num_classes 10, labels",
         ),
         ({"train": [0, 1], "test": [-1]}, 2, "test_label: row 0 is -1; with num_classes 2"),
-        ({"train": ["a", "b"]}, 2, "train_label: is <U1, but num_classes is 2"),
+        ({"train": ["a", "b"]}, 2, "train_label: is <U1; with num_classes 2, labels must be"),
         ({"train": [0, 1]}, 10**9, "num_classes: 1000000000; must be in 2..100000"),
     ],
 )

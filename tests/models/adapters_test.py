@@ -13,13 +13,13 @@ import pytest
 from flax import nnx
 
 from reweight_jax.models import Model, as_model, scale_inputs, standardized
-from reweight_jax.models.dropout import Dropout, drop
+from reweight_jax.models.dropout import drop
 
 NUM_FEATURES, K = 5, 3
 
 
 class LinenNet(nn.Module):
-    """BatchNorm and both kinds of dropout; `norm` is an attribute, shared with the caller."""
+    """BatchNorm and both ways to call dropout; `norm` is an attribute, shared with the caller."""
 
     norm: nn.Module | None = None
     rate: float = 0.4
@@ -29,7 +29,7 @@ class LinenNet(nn.Module):
         x = nn.Dense(8)(x)
         x = nn.BatchNorm(not train, momentum=0.9)(x)
         x = nn.Dropout(self.rate, deterministic=not train)(nn.relu(x))
-        x = Dropout(self.rate)(nn.Dense(6)(x), train=train)
+        x = nn.Dropout(self.rate)(nn.Dense(6)(x), deterministic=not train)
         return nn.Dense(K)(x)
 
 

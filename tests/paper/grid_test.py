@@ -134,6 +134,7 @@ def test_asking_what_is_finished_writes_nothing(tmp_path):
 # --- Whole runs -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_and_names_the_run_of_another_config(digits_config, tmp_path):
     config = digits_config(num_steps=2)
     arguments = (tmp_path, ["baseline"], [10.0], [0])

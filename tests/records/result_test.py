@@ -66,3 +66,6 @@ def test_a_lower_rmse_is_better():
     ]
     assert result.best_evaluation(evals, REGRESSION, 3)["step"] == 2
     assert result.best_evaluation(evals, REGRESSION, 1)["step"] == 1
+    evals[0]["hyper_val"]["rmse"] = np.nan  # the worst of all
+    assert result.best_evaluation(evals, REGRESSION, 3)["step"] == 2
+    assert result.best_evaluation(evals, REGRESSION, 1)["step"] == 1

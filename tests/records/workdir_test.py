@@ -67,6 +67,18 @@ def test_a_process_that_does_not_write_leaves_nothing(digits_config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_is_locked_while_its_run_lasts(digits_config, tmp_path):
+    folder = Workdir(tmp_path, digits_config(), FACTS)
+    other = Workdir(tmp_path, digits_config(), FACTS)
+    with folder.locked():
+        with pytest.raises(UserError, match="in use by another run"), other.locked():
+            pass
+    with pytest.raises(ZeroDivisionError), other.locked():
+        _ = 1 / 0
+    with folder.locked():
+        assert not list(tmp_path.iterdir())
+
+
 def test_what_is_no_folder_is_named(digits_config, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="--workdir .*file: cannot be used"):

@@ -14,6 +14,7 @@ from reweight_jax.errors import UserError
 LENET = benchmark.network("lenet", n=8, m=4)
 
 
+@pytest.mark.slow
 def test_a_program_says_what_it_costs():
     network = benchmark.network("resnet", n=8, m=4, depth=8)
     programs = {name: benchmark.compile_step(network, name) for name in ("plain", "jvp")}
@@ -38,6 +39,7 @@ def test_steps_on_devices(num_devices):
     assert min(benchmark.time_in_turns({"jvp": run}, 2)["jvp"]) > 0
 
 
+@pytest.mark.slow
 def test_the_loop_is_a_whole_run(load_script):
     """Ten steps, so five intervals, of which one compiles."""
     assert load_script("benchmarks/step").time_loop(LENET, 10) > 0

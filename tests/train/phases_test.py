@@ -151,6 +151,7 @@ def test_stopped_anywhere_it_ends_the_same(finished, tmp_path, monkeypatch):
     assert mine == whole
 
 
+@pytest.mark.slow
 def test_four_devices_end_where_one_does(finished, tmp_path):
     config, _, result = finished
     four = train_and_evaluate(config, tmp_path)
@@ -167,6 +168,7 @@ def test_a_tuned_run_is_not_extended(finished):
         train_and_evaluate(longer, workdir, ONE_DEVICE)
 
 
+@pytest.mark.slow
 def test_fine_tuning_can_follow_later(finished, tmp_path):
     config, workdir, result = finished
     for finetune_from in ("none", "last", "both"):
@@ -201,9 +203,14 @@ def test_a_stopped_run_can_end_where_it_stopped(finished, tmp_path):
 def test_a_lost_record_is_named(finished, tmp_path):
     config, workdir, _ = finished
     shutil.copytree(workdir, tmp_path / "run")
-    (tmp_path / "run" / "metrics.jsonl").unlink()
-    with pytest.raises(UserError, match="metrics.jsonl: has no evaluation, .* of step 16"):
-        train_and_evaluate(config, tmp_path / "run", ONE_DEVICE)
+    path = tmp_path / "run" / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    lines[len(lines) // 2] = "damaged"  # what follows it cannot be trusted either
+    for text in ("", "\n".join(lines)):
+        path.write_text(text)
+        with pytest.raises(UserError, match="metrics.jsonl: has no record of step 16, but there"):
+            train_and_evaluate(config, tmp_path / "run", ONE_DEVICE)
+        assert path.read_text() == text
 
 
 def test_weight_statistics_by_hand():

@@ -24,7 +24,12 @@ from reweight_jax.train.evaluate import compile_predict
 from reweight_jax.train.state import create_optimizer, create_train_state
 from reweight_jax.train.step import train_step
 
-STEPS = [(name, "jvp") for name in METHODS] + [("reweight", "lookahead")]
+# Methods that differ in what they do with the whole batch; the others are slow tests.
+OWN_PATHS = ("resample", "hard_mining", "s_model", "mentornet", "clean_only", "reweight")
+STEPS = [
+    pytest.param(name, "jvp", marks=() if name in OWN_PATHS else pytest.mark.slow)
+    for name in METHODS
+] + [("reweight", "lookahead")]
 
 
 def examples(size, seed):

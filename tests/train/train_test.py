@@ -25,7 +25,13 @@ from reweight_jax.train.loop import train_and_evaluate
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("method", METHODS)
+WHOLE_RUNS = ("clean_only", "s_model_conf", "reweight")  # the other methods' are slow tests
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=() if name in WHOLE_RUNS else pytest.mark.slow) for name in METHODS],
+)
 def test_every_method_runs_and_leaves_what_it_should(
     method, digits_config, tmp_path, short_mentor, confusion_run
 ):
@@ -54,6 +60,7 @@ def test_every_method_runs_and_leaves_what_it_should(
     assert not list(tmp_path.rglob(".*"))
 
 
+@pytest.mark.slow
 def test_several_devices_run_by_themselves(digits_config, tmp_path):
     one = train_and_evaluate(digits_config(), tmp_path / "one", ONE_DEVICE)
     four = train_and_evaluate(digits_config(), tmp_path / "four")
@@ -127,6 +134,7 @@ def assert_same_run(workdir, expected):
     assert without_times(results[0]) == without_times(results[1])
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_uninterrupted(uninterrupted, tmp_path):
     process = subprocess.Popen(
         [*COMMAND, f"--workdir={tmp_path}"],
@@ -196,6 +204,7 @@ def test_the_digits_run_taught_it_something(uninterrupted):
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.slow
 def test_a_last_dispatch_may_be_shorter(digits_config, tmp_path, monkeypatch):
     """Seven steps in dispatches of up to three, within intervals of two: the same as one by one."""
     every = {"log_every_steps": 2, "eval_every_steps": 4, "checkpoint_every_steps": 4}

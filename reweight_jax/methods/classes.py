@@ -1,16 +1,34 @@
-"""The usual methods for imbalanced classes, which section 4.1 of the paper compares with."""
+"""Methods that know the classes: those for imbalance of section 4.1, and the oracle WEIGHTED."""
 
 import jax.numpy as jnp
 import numpy as np
 
 from reweight_jax.data.batches import class_balanced
+from reweight_jax.errors import UserError
 from reweight_jax.methods.base import CLASSIFICATION, Context, Method, normalize
 
 
 def _class_counts(key, config, train, num_outputs, host_input=None):
     """Returns the number of training examples of each class, float32 [K]."""
-    del key, config, host_input
     return jnp.asarray(np.bincount(train.label, minlength=num_outputs), jnp.float32)
+
+
+def _clean_fractions(key, config, train, num_outputs, host_input=None):
+    """Returns the fraction of the labels k that are right, float32 [K]; 1 if no label is k."""
+    if train.true_label is None:
+        raise UserError(
+            "config.method: weighted needs the true label of each training example, and this data "
+            "set has none; choose another method"
+        )
+    total = np.bincount(train.label, minlength=num_outputs)
+    right = np.bincount(train.label[train.label == train.true_label], minlength=num_outputs)
+    return jnp.asarray(np.where(total > 0, right / np.maximum(total, 1), 1.0), jnp.float32)
+
+
+def _by_clean_fraction(context: Context):
+    """WEIGHTED: weights proportional to the fraction of right labels in the example's class."""
+    fractions = context.method_state
+    return normalize(fractions[context.labels]), fractions
 
 
 def _inverse_frequency(context: Context):
@@ -24,8 +42,7 @@ def _hardest_of_majority(context: Context):
 
     The majority is the training set's most frequent class. Of its examples in the batch, the k with
     the highest losses are kept; k >= 1 is the mean number of examples of each other class in the
-    batch. All kept examples have the same weight (Malisiewicz et al., 2011, in the paper's form:
-    "selects the highest loss examples from the majority class").
+    batch. All kept examples have the same weight (Malisiewicz et al., 2011, as in the paper).
     """
     counts = context.method_state
     majority = context.labels == jnp.argmax(counts)
@@ -40,3 +57,4 @@ def _hardest_of_majority(context: Context):
 PROPORTION = Method(init=_class_counts, weights=_inverse_frequency, tasks=CLASSIFICATION)
 RESAMPLE = Method(sampler=class_balanced, tasks=CLASSIFICATION)
 HARD_MINING = Method(init=_class_counts, weights=_hardest_of_majority, tasks=CLASSIFICATION)
+WEIGHTED = Method(init=_clean_fractions, weights=_by_clean_fraction, tasks=CLASSIFICATION)
