@@ -35,8 +35,8 @@ def is_cpu_only() -> bool:
 def give_devices_threads() -> None:
     """Gives XLA twice as many threads as there are CPU devices, if there are several.
 
-    A device that waits in a collective blocks a thread of XLA's pool. With only as many threads as
-    devices, runs on a busy machine were seen to wait forever.
+    A precaution: runs on a busy machine were seen to wait in a collective until XLA aborted them,
+    for a reason that is not known. A device that waits may block a thread of XLA's pool.
     """
     if jax.config.jax_num_cpu_devices > 1:
         os.environ.setdefault("NPROC", str(2 * jax.config.jax_num_cpu_devices))
