@@ -15,6 +15,9 @@ from reweight_jax.models.dropout import drop
 # Arguments by which a module's __call__ is told about training, and their value in training.
 _FLAGS = {"train": True, "training": True, "is_training": True}
 _FLAGS |= {"deterministic": False, "use_running_average": False}
+# Standardised inputs are clipped to it: a nearly constant column has values of 30 deviations and
+# more. It is not enough for every table at the default learning rate; a lower one is (0.005).
+LARGEST_DEVIATION = 5.0
 
 
 class Model(NamedTuple):
@@ -103,7 +106,7 @@ def scale_inputs(inputs):
 
 
 def standardized(model: Model, mean: np.ndarray, deviation: np.ndarray) -> Model:
-    """Returns `model` on (inputs - mean) / deviation, for float inputs [N, D].
+    """Returns `model` on (inputs - mean) / deviation, clipped, for float inputs [N, D].
 
     `mean` and `deviation` [D] become part of the model_state, so that a checkpoint has them. A
     deviation of 0 counts as 1. Raises ValueError if their shapes are not [D].
@@ -114,7 +117,8 @@ def standardized(model: Model, mean: np.ndarray, deviation: np.ndarray) -> Model
     deviation = np.where(deviation == 0, np.float32(1), deviation)
 
     def scale(statistics, inputs):
-        return (inputs - statistics["mean"][None]) / statistics["deviation"][None]
+        scaled = (inputs - statistics["mean"][None]) / statistics["deviation"][None]
+        return jnp.clip(scaled, -LARGEST_DEVIATION, LARGEST_DEVIATION)
 
     def init(key, inputs):
         statistics = {"mean": jnp.array(mean), "deviation": jnp.array(deviation)}
