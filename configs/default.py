@@ -29,7 +29,9 @@ def get_config() -> ConfigDict:
     config.batch_size = 100  # n, over all devices
     config.clean_batch_size = 10  # m; the whole clean set if that is smaller
     config.learning_rate = 1e-3
-    config.lr_drop_steps = ()  # at each of these steps the learning rate falls to a tenth
+    # "drops": to a tenth at each of lr_drop_steps; "cosine": to zero over num_steps.
+    config.lr_schedule = "drops"
+    config.lr_drop_steps = ()
     config.optimizer = "sgd"  # or "adam"
     config.momentum = 0.9  # of sgd, 0 is plain SGD; of adam the decay rate of the first moment
     config.weight_decay = 0.0  # L2 coefficient on kernels, in the update only
@@ -76,6 +78,9 @@ def get_config() -> ConfigDict:
     config.data.clean_path = ""
     config.data.calibration_path = ""
     config.data.test_path = ""
+    # What was decided about training labels: a run's suspects.csv or the decisions.csv of its report
+    # (several, separated by commas). "drop" and "relabel" apply before all else, noise included.
+    config.data.corrections = ""
     # CSV: the column of the label (several, separated by commas: one tag a column); a column of
     # 0/1 that marks trusted rows; columns not to read.
     config.data.label_column = "label"
@@ -109,9 +114,11 @@ def get_config() -> ConfigDict:
     # Long tail: class 0 has this many times as many examples as class K - 1; 0 leaves them.
     config.data.imbalance_factor = 0.0
     config.data.balanced_test = False  # cut the test set down to equally many of each class
-    config.data.noise = "none"  # or "uniform_flip", "background_flip": wrong labels in training
+    # Wrong labels in training: "none", "uniform_flip", "background_flip", or "asymmetric_flip": each
+    # source class to one target class (see reweight_jax.data.corrupt.asymmetric_targets).
+    config.data.noise = "none"
     # Fraction of the training and hyper_val labels made wrong, 0..1; background_flip stops when
-    # all labels are the background's.
+    # all labels are the background's, and asymmetric_flip takes it of the source classes only.
     config.data.noise_ratio = 0.0
     # To which class background_flip moves labels, renumbered; -1: the paper's for this trial (10
     # and 100 classes: [0, 1, 3, 5, 7] and [7, 12, 41, 62, 85]).

@@ -44,7 +44,8 @@ def get_config(variant: str = "npz"):
     config.num_steps = 2_000
     config.batch_size = 100
     config.clean_batch_size = 100
-    config.learning_rate = 0.02
+    # Adam follows the scale of the inputs and of the model; SGD at a fixed rate does not.
+    config.optimizer, config.learning_rate, config.lr_schedule = "adam", 1e-3, "cosine"
     config.eval_every_steps = 200
     config.checkpoint_every_steps = 200
     config.model.name = "auto"

@@ -31,7 +31,7 @@ _SHARED = """
       num_steps: training steps.
       batch_size: training examples in a step.
       clean_batch_size: clean examples in a step; all of them if there are fewer.
-      learning_rate: of SGD with momentum 0.9.
+      learning_rate: of Adam at the first step; it falls to zero along a cosine.
       hidden: units of the MLP's hidden layers.
       standardize: whether to standardise the features by the training set's mean and deviation.
       fields: dict of more fields of configs/default.py, as `reweight_jax.fit` takes them; or None.
@@ -60,7 +60,7 @@ class _Reweight(BaseEstimator):
         num_steps: int = 2_000,
         batch_size: int = 100,
         clean_batch_size: int = 100,
-        learning_rate: float = 0.02,
+        learning_rate: float = 1e-3,
         hidden: tuple[int, ...] = (256, 256),
         standardize: bool = True,
         fields: dict | None = None,

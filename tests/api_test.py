@@ -159,6 +159,7 @@ def test_a_pair_of_functions_takes_the_steps_of_numpy(method, tmp_path):
     (x, y, _), (clean_x, clean_y) = toy()
     x, clean_x, y = x[:40] / 50, clean_x / 50, y[:40]
     fields = {"method": method, "batch_size": 40, "clean_batch_size": 30, "momentum": 0.0}
+    fields |= {"optimizer": "sgd", "lr_schedule": "drops"}
     data = {"standardize": False, "clean_in_train": "never"}
     run = quick(affine_model(2), (x, y), clean=(clean_x, clean_y), learning_rate=0.5, data=data,
                 workdir=tmp_path / "run", **fields)  # fmt: skip
@@ -336,8 +337,8 @@ def test_tokens_train_a_transformer():
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 9, size=(120, 5))
     label = (tokens == 3).any(axis=1)
-    run = quick(None, (tokens, label), clean=(tokens[:30], label[:30]), optimizer="adam",
-                learning_rate=0.01, num_steps=40, clean_batch_size=30,
+    run = quick(None, (tokens, label), clean=(tokens[:30], label[:30]), learning_rate=0.01,
+                num_steps=60, clean_batch_size=30,
                 model_fields={"features": 8, "num_heads": 1, "num_layers": 1})  # fmt: skip
     assert run.sample.dtype == np.int32
     assert np.mean(run.predict(tokens).argmax(1) == label) > 0.9
@@ -350,7 +351,8 @@ def test_images_train_a_small_cnn():
     label = rng.integers(0, 2, size=60)
     image = rng.integers(0, 100, size=(60, 8, 8, 1)) + 100 * label[:, None, None, None]
     image = image.astype(np.uint8)
-    run = quick(None, (image, label), clean=(image[:20], label[:20]), num_steps=20)
+    run = quick(None, (image, label), clean=(image[:20], label[:20]), num_steps=20,
+                learning_rate=0.01)  # fmt: skip
     np.testing.assert_array_equal(run.predict(image).argmax(1), label)
     np.testing.assert_allclose(run.predict(image[..., 0]), run.predict(image))
     with pytest.raises(UserError, match="inputs: is float32, but the training set is uint8"):

@@ -160,7 +160,8 @@ def test_a_model_of_the_users_own_from_a_folder_of_his_own(tmp_path):
         "    num_outputs, nnx.Rngs(0)\n)\n\n\n"
         "def get_config():\n    config = own_data.get_config('npz')\n"
         "    config.name, config.model.name, config.num_steps = 'mine', 'mine', 40\n"
-        "    config.batch_size = config.clean_batch_size = 20\n    return config\n"
+        "    config.batch_size = config.clean_batch_size = 20\n    config.learning_rate = 0.1\n"
+        "    return config\n"
     )
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 3)).astype(np.float32)

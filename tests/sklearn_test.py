@@ -111,7 +111,8 @@ def test_the_linear_model_of_one_full_step_is_that_of_numpy(noisy):
     steps = [
         ReweightClassifier(
             method="baseline", num_steps=n, batch_size=200, hidden=(), learning_rate=0.5,
-            standardize=False, random_state=3, fields={"momentum": 0.0},
+            standardize=False, random_state=3,
+            fields={"optimizer": "sgd", "momentum": 0.0, "lr_schedule": "drops"},
         ).fit(x, y)
         for n in (1, 2)
     ]  # fmt: skip

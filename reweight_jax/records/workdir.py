@@ -52,7 +52,8 @@ class Workdir:
         old = flatten(json.loads(default.get_config().to_json())) | old  # fields new since then
         differing = {name for name in new if old.get(name) != new[name]} - FREE
         before, now = old.get("finetune_from"), config.finetune_from
-        if before == now == "none" and not METHODS[config.method].uses_num_steps:
+        fixed = METHODS[config.method].uses_num_steps or config.lr_schedule == "cosine"
+        if before == now == "none" and not fixed:
             differing -= {"num_steps"}
         if before == "none":
             differing -= {"finetune_from", "finetune_steps", "finetune_learning_rate"}

@@ -19,7 +19,7 @@ from reweight_jax.models import Model
 from reweight_jax.reweight import select_params
 from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train import devices as on_devices
-from reweight_jax.train.phases import FINETUNE_FROM, Phase, phases_of
+from reweight_jax.train.phases import FINETUNE_FROM, LR_SCHEDULES, Phase, phases_of
 from reweight_jax.train.state import OPTIMIZERS
 from reweight_jax.train.step import Augment, augmentation
 
@@ -236,6 +236,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "epsilon_method": _name(("lookahead", "jvp")),
     "epsilon_over": _pattern,
     "seed": _number(0, 1 << 32),
+    "lr_schedule": _name(LR_SCHEDULES),
     "lr_drop_steps": _integers(1),
     "optimizer": _name(OPTIMIZERS),
     "momentum": _number(0, 1),

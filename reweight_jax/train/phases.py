@@ -42,7 +42,13 @@ def phases_of(config) -> list[Phase]:
 
 
 def learning_rate_schedule(config) -> optax.Schedule:
-    """Returns `config.learning_rate`, falling to a tenth at each of `config.lr_drop_steps`."""
-    return optax.piecewise_constant_schedule(
+    """Returns the schedule `config.lr_schedule`, which begins with `config.learning_rate`."""
+    return LR_SCHEDULES[config.lr_schedule](config)
+
+
+LR_SCHEDULES = {
+    "drops": lambda config: optax.piecewise_constant_schedule(
         config.learning_rate, dict.fromkeys(config.lr_drop_steps, 0.1)
-    )
+    ),
+    "cosine": lambda config: optax.cosine_decay_schedule(config.learning_rate, config.num_steps),
+}

@@ -25,6 +25,7 @@ def test_a_config_is_kept_with_the_facts_of_its_data(digits_config, tmp_path):
         ({}, {"data.num_clean": 2}, "config.data.num_clean"),
         ({}, {"num_steps": 8}, None),
         ({"method": "mentornet"}, {"method": "mentornet", "num_steps": 8}, "config.num_steps"),
+        ({"lr_schedule": "cosine"}, {"lr_schedule": "cosine", "num_steps": 8}, "config.num_steps"),
         ({"finetune_from": "last"}, {"finetune_from": "last", "num_steps": 8}, "config.num_steps"),
         ({}, {"finetune_from": "last", "finetune_steps": 9}, None),
         ({"finetune_from": "last"}, {"finetune_from": "both"}, None),

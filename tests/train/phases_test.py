@@ -51,6 +51,14 @@ def test_phases_of_a_config(noisy_config):
     assert spans() == [train, ("finetuned_last", 8, 12, "last"), ("finetuned_best", 12, 16, "best")]
 
 
+def test_the_learning_rate_falls_along_a_cosine(noisy_config):
+    schedule = learning_rate_schedule(noisy_config(lr_schedule="cosine", num_steps=80))
+    rate = noisy_config().learning_rate
+    expected = [rate * (1 + np.cos(np.pi * step / 80)) / 2 for step in (0, 20, 40, 60, 80)]
+    got = [float(schedule(step)) for step in (0, 20, 40, 60, 80)]
+    np.testing.assert_allclose(got, expected, atol=1e-6 * rate)
+
+
 def test_learning_rate_falls_to_a_tenth(noisy_config):
     schedule = learning_rate_schedule(noisy_config(lr_drop_steps=(40, 60)))
     rates = [float(schedule(step)) for step in (0, 40, 41, 60, 61, 1000)]
