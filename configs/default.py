@@ -78,8 +78,8 @@ def get_config() -> ConfigDict:
     config.data.clean_path = ""
     config.data.calibration_path = ""
     config.data.test_path = ""
-    # What was decided about training labels: a run's suspects.csv or the decisions.csv of its report
-    # (several, separated by commas). "drop" and "relabel" apply before all else, noise included.
+    # What was decided about training labels: the suspects.csv of a run, or the decisions.csv of its
+    # report (several, separated by commas). Rows are dropped and relabelled before anything else.
     config.data.corrections = ""
     # CSV: the column of the label (several, separated by commas: one tag a column); a column of
     # 0/1 that marks trusted rows; columns not to read.
@@ -114,8 +114,8 @@ def get_config() -> ConfigDict:
     # Long tail: class 0 has this many times as many examples as class K - 1; 0 leaves them.
     config.data.imbalance_factor = 0.0
     config.data.balanced_test = False  # cut the test set down to equally many of each class
-    # Wrong labels in training: "none", "uniform_flip", "background_flip", or "asymmetric_flip": each
-    # source class to one target class (see reweight_jax.data.corrupt.asymmetric_targets).
+    # Wrong labels in training: "none", "uniform_flip", "background_flip", or "asymmetric_flip",
+    # from each source class to one target class (reweight_jax.data.corrupt.asymmetric_targets).
     config.data.noise = "none"
     # Fraction of the training and hyper_val labels made wrong, 0..1; background_flip stops when
     # all labels are the background's, and asymmetric_flip takes it of the source classes only.
