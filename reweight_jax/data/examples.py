@@ -157,6 +157,7 @@ class Data(NamedTuple):
     num_outputs: int  # K, or D for regression
     ids: np.ndarray | None = None  # str [M]: ids[index] are the names of examples, but not of test
     columns: tuple[str, ...] = ()  # names of the columns of the inputs, if they are a table
+    corrections: dict | None = None  # {"dropped": n, "relabelled": n} by config.data.corrections
 
 
 def concatenate(first: Examples, second: Examples) -> Examples:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from reweight_jax.data import corrupt
+from reweight_jax.data.corrections import Names, correct
 from reweight_jax.data.examples import Data, Examples, Part, Splits, arrays_of, concatenate
 from reweight_jax.data.inputs import as_inputs, like_train
 from reweight_jax.data.randomness import generator
@@ -50,6 +51,9 @@ def make_data(
       config.data.labels_are_right, or noise or imbalance that is injected here.
     - calibration: config.data.num_calibration examples of clean, with its shares of classes.
 
+    Before all this, the rows of train are dropped and relabelled that config.data.corrections says;
+    see `corrections.correct`. Indices are those of the source, before it.
+
     If config.data.num_train is set, this many examples are kept for train, and for clean if that is
     drawn from it. For multi_label and regression all draws are uniform over the examples.
 
@@ -79,6 +83,11 @@ def make_data(
             tags=_columns(train.tags, train.label),
         )
         sets = _number(inputs, labels, is_known)
+    ids, corrections = _ids(parts), None
+    if fields.corrections:
+        size = sum(examples.size for name, examples in sets.items() if name != "test")
+        names = Names(classes, ids, size)
+        sets["train"], corrections = correct(sets["train"], fields.corrections, names)
     if has_classes and fields.classes:
         sets, classes = _choose_classes(sets, classes, tuple(fields.classes))
         num_outputs = len(classes)
@@ -90,7 +99,7 @@ def make_data(
             )
     splits = _split(sets, fields, seed, classes if has_classes else None, is_known)
     columns = _columns(train.columns, train.inputs)
-    return Data(splits, classes, num_outputs, _ids(parts), columns)
+    return Data(splits, classes, num_outputs, ids, columns, corrections)
 
 
 def with_clean_in_train(splits: Splits) -> Splits:
@@ -176,7 +185,7 @@ def _split(sets, fields, seed, classes, is_known):
     if fields.num_train:
         rows, pool = draw(rows, "num_train", counts)
     hyper_val, clean, calibration, test = map(sets.get, ("hyper_val", *PARTS[1:3], "test"))
-    noise = _noise(fields, num_classes, seed)
+    noise = _noise(fields, classes, seed)
     if hyper_val is None and fields.num_hyper_val:
         drawn, left = draw(pool, "num_hyper_val", counts)
         rows = rows if fields.num_train else left
@@ -222,19 +231,25 @@ def _train_counts(fields, classes):
     return counts
 
 
-def _noise(fields, num_classes, seed):
+def _noise(fields, classes, seed):
     """Returns (Examples, stream) -> Examples with the label noise that the config names."""
-    kinds = {"uniform_flip": corrupt.uniform_flip, "background_flip": corrupt.background_flip}
-    flip = choose("config.data.noise", fields.noise, {"none": None} | kinds)
-    if flip is None:
+    targets = {  # name of the noise -> () -> the classes that its flip takes
+        "none": None,
+        "uniform_flip": lambda: len(classes),
+        "background_flip": lambda: _background(fields, len(classes), seed),
+        "asymmetric_flip": lambda: corrupt.asymmetric_targets(fields.name, classes),
+    }
+    find_target = choose("config.data.noise", fields.noise, targets)
+    if find_target is None:
         if fields.noise_ratio:
+            *others, last = (name for name in targets if name != "none")
             raise UserError(
                 f"config.data.noise_ratio: {fields.noise_ratio:g}, but config.data.noise is none; "
-                "choose uniform_flip or background_flip"
+                f"choose {', '.join(others)} or {last}"
             )
         return lambda examples, stream: examples
-    to_background = flip is corrupt.background_flip
-    target = _background(fields, num_classes, seed) if to_background else num_classes
+    with prefix("config.data.noise"):
+        flip, target = getattr(corrupt, fields.noise), find_target()
 
     def add_noise(examples, stream):
         with prefix("config.data.noise_ratio"):

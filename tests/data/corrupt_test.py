@@ -213,7 +213,10 @@ def test_the_background_class_of_a_config_is_renumbered_as_labels_are():
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"noise": "salt"}, "config.data.noise: unknown name 'salt'; valid: background_flip, none"),
+        (
+            {"noise": "salt"},
+            "config.data.noise: unknown name 'salt'; valid: asymmetric_flip, backgr",
+        ),
         (
             {"noise": "uniform_flip", "noise_ratio": 1.1},
             "config.data.noise_ratio: ratio 1.1 must be in",
@@ -300,6 +303,101 @@ def test_draws_per_class_are_exact_and_uniform():
     assert abs(seen[:10] - 40).max() < 30 and abs(seen[10:30] - 100).max() < 44
     with pytest.raises(ValueError, match="^needs 11 examples of class 0, which has 10$"):
         corrupt.draw_per_class(labels, [11, 0, 0], np.random.default_rng(0))
+
+
+# --- asymmetric flips -----------------------------------------------------------------------------
+
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
+
+
+def confusion(label, true_label, num_classes=10):
+    counts = np.zeros((num_classes, num_classes), int)
+    np.add.at(counts, (true_label, label), 1)
+    return counts
+
+
+@pytest.mark.parametrize(
+    "name, classes, expected",
+    [
+        # truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog
+        ("cifar10", tuple(range(10)), {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}),
+        ("arrays", tuple(CIFAR10), {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}),
+        ("npz", tuple(name.title() for name in CIFAR10[::-1]), {0: 8, 7: 9, 5: 2, 6: 4, 4: 6}),
+        ("cifar10", (5, 9, 3, 0), {2: 0, 0: 2}),
+        ("mnist", tuple(range(10)), {2: 7, 3: 8, 7: 1, 5: 6, 6: 5}),
+        ("mnist", (7, 2, 6), {1: 0}),
+        ("digits", tuple(range(10)), {k: (k + 1) % 10 for k in range(10)}),
+        ("csv", ("cat", "dog", "yes"), {0: 1, 1: 2, 2: 0}),
+        ("npz", (False, True), {0: 1, 1: 0}),
+    ],
+)
+def test_asymmetric_targets(name, classes, expected):
+    assert corrupt.asymmetric_targets(name, classes) == expected
+
+
+def test_asymmetric_flips_are_exact_in_every_source_class():
+    counts = [100, 7, 50, 29, 0, 10, 1, 5, 3, 2]
+    labels = np.random.default_rng(5).permutation(np.repeat(np.arange(10), counts))
+    targets = {2: 7, 3: 8, 7: 1, 5: 6, 6: 5, 4: 0}
+    flipped = corrupt.asymmetric_flip(labels, 0.4, targets, np.random.default_rng(0))
+    expected = np.diag(counts)
+    for source, target in targets.items():
+        moved = 2 * counts[source] // 5
+        expected[source, source] -= moved
+        expected[source, target] += moved
+    # Class 7 gives away 2 of its own 5, not of those that came from class 2.
+    np.testing.assert_array_equal(confusion(flipped, labels), expected)
+    assert flipped.dtype == labels.dtype and not np.shares_memory(flipped, labels)
+
+
+def test_asymmetric_flips_choose_rows_alike_and_by_the_generator():
+    labels = np.zeros(50, int)
+    draws = np.array(
+        [corrupt.asymmetric_flip(labels, 0.4, {0: 1}, np.random.default_rng(s)) for s in range(400)]
+    )
+    assert (draws.sum(axis=1) == 20).all()
+    # Each row is moved in 160 of 400 draws, within five standard deviations of 9.8.
+    assert abs(draws.sum(axis=0) - 160).max() < 50
+    again = corrupt.asymmetric_flip(labels, 0.4, {0: 1}, np.random.default_rng(3))
+    np.testing.assert_array_equal(draws[3], again)
+    with pytest.raises(ValueError, match=r"^ratio 2 must be in 0..1$"):
+        corrupt.asymmetric_flip(labels, 2.0, {0: 1}, np.random.default_rng(0))
+
+
+def test_asymmetric_noise_of_a_split(tmp_path):
+    config = digits_data(noise="asymmetric_flip", noise_ratio=0.4)
+    first, again, other = (load(config, seed).splits for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.train.label, again.train.label)
+    assert np.any(first.train.label != other.train.label)
+    assert wrong(first.clean) == wrong(first.test) == 0
+    for part in (first.train, first.hyper_val):
+        found = confusion(part.label, part.true_label)
+        size = np.bincount(part.true_label, minlength=10)
+        np.testing.assert_array_equal(np.diag(np.roll(found, -1, axis=1)), 2 * size // 5)
+        assert np.diag(found).sum() + (2 * size // 5).sum() == part.size
+    plain = load(digits_data(), 1).splits
+    np.testing.assert_array_equal(first.train.index, plain.train.index)
+    # CIFAR-10 by the names of its classes: half of them are hit, 20% of all labels at 0.4.
+    label = np.repeat(CIFAR10, 50)
+    path = tmp_path / "cifar.npz"
+    np.savez(path, train_input=np.zeros((500, 1)), train_label=label)
+    fields = {"name": "npz", "path": str(path), "num_hyper_val": 0, "num_clean": 0}
+    train = load(digits_data(noise="asymmetric_flip", noise_ratio=0.4, **fields), 0).splits.train
+    changed = train.label != train.true_label
+    moved = {(CIFAR10[a], CIFAR10[b]) for a, b in zip(train.true_label, train.label, strict=True)}
+    assert changed.sum() == 100 and {pair for pair in moved if pair[0] != pair[1]} == {
+        *(("truck", "automobile"), ("bird", "airplane"), ("deer", "horse")),
+        *(("cat", "dog"), ("dog", "cat")),
+    }
+
+
+def test_asymmetric_noise_without_a_pair():
+    with pytest.raises(ValueError, match=r"no pair is among the classes \[0, 1, 4\]; pairs: 2 -> "):
+        corrupt.asymmetric_targets("mnist", (0, 1, 4))
+    config = digits_data(noise="none", noise_ratio=0.4)
+    message = "noise is none; choose uniform_flip, background_flip or asymmetric_flip$"
+    with pytest.raises(UserError, match=message):
+        load(config, 0)
 
 
 # --- long tails -----------------------------------------------------------------------------------

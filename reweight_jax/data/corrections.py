@@ -1,0 +1,281 @@
+"""What was decided about training labels: rows to drop and rows to relabel, from CSV files.
+
+A file is a run's suspects.csv, the decisions.csv of its report, or one written by hand. It has a
+header line and these columns; others are not read:
+
+- index: the row of the training set, from 0, as in examples.npz;
+- decision and new_label, or, if there is no column decision, action and suggested_label. A decision
+  is keep (or an empty cell), drop or relabel;
+- given_label, and id or file, if they are there: what the row holds. They are compared with the
+  data, so that a file cannot be applied to other data than it was made for.
+
+A label is the name of a class; the tags that hold, separated by ;, with ?NAME for one that is not
+known (multi_label); a number, or several separated by ; (regression).
+"""
+
+import csv
+import difflib
+import io
+import pathlib
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from reweight_jax.data.examples import Examples
+from reweight_jax.data.tables import INTEGER, Table, read_table
+from reweight_jax.data.targets import listed
+from reweight_jax.errors import UserError
+
+DECISIONS = ("keep", "drop", "relabel")
+COLUMNS = (("decision", "new_label"), ("action", "suggested_label"))
+ID_COLUMNS = ("id", "file")
+OTHER_DATA = "the file was made for other data, or for labels with injected noise"
+# A spreadsheet runs such a cell as a formula, so it is written with an apostrophe before it.
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+
+
+class Names(NamedTuple):
+    """What the rows and labels of a data set are called.
+
+    Attributes:
+      classes: names or values of the classes or tags; () for regression.
+      ids: str [M], names of the rows of all parts but test, train's first; or None.
+      size: M.
+    """
+
+    classes: tuple
+    ids: np.ndarray | None
+    size: int
+
+
+def correct(train: Examples, files: str, names: Names) -> tuple[Examples, dict]:
+    """Drops and relabels training examples as the files say.
+
+    Args:
+      train: the whole training part of the source, numbered from 0.
+      files: paths of CSV files, separated by commas. Each applies to what the one before it leaves.
+      names: of the data set.
+
+    Returns:
+      (the examples that are left, counts): they keep their `index`, the row in the source. A new
+      label is taken to be right, so it is the true_label too, if true labels are known. counts are
+      {"dropped": n, "relabelled": n}; a row that gets the label it has is not counted.
+
+    Raises:
+      UserError: a malformed file, or one that was made for other data; it names the line.
+    """
+    num_train, counts = train.size, {"dropped": 0, "relabelled": 0}
+    for path in split_paths(files):
+        table = read_table(path)
+        decision, new_label = _decision_columns(table)
+        rows = find_rows(table, train, num_train, names)
+        label, is_kept = train.label.copy(), np.ones(train.size, bool)
+        parse = label_parser(names.classes, train.label)
+        for line, row in enumerate(rows):
+            what = table.cells[decision][line].strip().lower() or "keep"
+            if what not in DECISIONS:
+                valid = f"must be {', '.join(DECISIONS[:-1])} or {DECISIONS[-1]}"
+                cell = table.cells[decision][line]
+                raise UserError(f"{table.at(line, decision)}: {cell!r}; {valid}")
+            if what == "keep":
+                continue
+            if row < 0:
+                index = table.cells["index"][line]
+                raise UserError(
+                    f"{table.at(line, 'index')}: {index} is a trusted or held-out example, which "
+                    "is not in the training set; mend it in its own file"
+                )
+            if what == "drop":
+                is_kept[row] = False
+            else:
+                label[row] = parse_cell(table, line, new_label, parse)
+        is_new = np.any((label != train.label).reshape(train.size, -1), axis=1)
+        counts["relabelled"] += int(is_new.sum())
+        counts["dropped"] += int(np.sum(~is_kept))
+        true_label = train.true_label
+        if true_label is not None:
+            chosen = is_new.reshape(-1, *[1] * (label.ndim - 1))
+            true_label = np.where(chosen, label, true_label)
+        train = train._replace(label=label, true_label=true_label)
+        if not is_kept.all():
+            train = train.take(np.flatnonzero(is_kept))
+        if not train.size:
+            raise UserError(f"{path}: drops the whole training set")
+    return train, counts
+
+
+def split_paths(files: str) -> list[pathlib.Path]:
+    """Returns the paths in a list separated by commas, with ~ expanded."""
+    whole = pathlib.Path(files).expanduser()
+    if whole.exists():  # a comma may be part of the name of a file
+        return [whole]
+    return [pathlib.Path(name.strip()).expanduser() for name in files.split(",") if name.strip()]
+
+
+def find_rows(table: Table, train: Examples, num_train: int, names: Names) -> np.ndarray:
+    """Returns the row of `train` that each line of a table names, int [L]; -1 for other parts.
+
+    Args:
+      table: with a column index; id (or file) and given_label are checked if they are there.
+      train: examples with ascending `index`, of the rows 0..num_train-1 of the source.
+      num_train: rows of the source's training part.
+      names: of the data set.
+
+    Raises:
+      UserError: an index that is doubled or no row of the data, or another id or label there.
+    """
+    if "index" not in table.cells:
+        found = ", ".join(table.cells)
+        raise UserError(f"{table.path}: no column index, the row of the data; found: {found}")
+    rows, seen = np.full(len(table.lines), -1), {}
+    parse = label_parser(names.classes, train.label)
+    id_column = next((name for name in ID_COLUMNS if name in table.cells), None)
+    for line, cell in enumerate(map(str.strip, table.cells["index"])):
+        index = int(cell) if INTEGER.fullmatch(cell) else -1
+        if not 0 <= index < names.size:
+            valid = f"must be a row of the training set, 0..{num_train - 1}"
+            raise UserError(f"{table.at(line, 'index')}: {cell!r}; {valid}")
+        if index in seen:
+            first = table.lines[seen[index]]
+            raise UserError(f"{table.at(line, 'index')}: {index} is in line {first} too")
+        seen[index] = line
+        written = plain_text(table.cells[id_column][line]) if id_column else ""
+        true_id = "" if names.ids is None else str(names.ids[index])
+        if written and written != true_id.encode(errors="replace").decode():
+            in_data = f"is {true_id!r}" if true_id else "has no name"
+            raise UserError(
+                f"{table.at(line, id_column)}: {written!r}, but row {index} of the data {in_data}; "
+                f"{OTHER_DATA}"
+            )
+        if index >= num_train:
+            continue
+        row = int(np.searchsorted(train.index, index))
+        if row == train.size or train.index[row] != index:
+            raise UserError(
+                f"{table.at(line, 'index')}: {index} is not in the training set any more; a "
+                "correction before this one drops it"
+            )
+        given = table.cells["given_label"][line] if "given_label" in table.cells else None
+        if given is not None and not _is_label(given, train.label[row], parse):
+            (in_data,) = label_texts(train.label[row : row + 1], names.classes)
+            raise UserError(
+                f"{table.at(line, 'given_label')}: {given!r}, but row {index} of the data has "
+                f"{in_data!r}; {OTHER_DATA}"
+            )
+        rows[line] = row
+    return rows
+
+
+# --- Labels and cells as text ---------------------------------------------------------------------
+
+
+def label_texts(labels: np.ndarray, classes: tuple) -> list[str]:
+    """Returns labels as they are written in CSV files; `labels` as in `Examples.label`."""
+    if not classes:
+        return [";".join(map(str, row)) for row in labels.reshape(len(labels), -1)]
+    if labels.ndim == 1:
+        return [str(classes[k]) for k in labels]
+    marks = {1: "", -1: "?"}
+    return [
+        ";".join(f"{marks[tag]}{classes[k]}" for k, tag in enumerate(row) if tag in marks)
+        for row in labels.tolist()
+    ]
+
+
+def label_parser(classes: tuple, labels: np.ndarray) -> Callable[[str], Any]:
+    """Returns text -> a label like a row of `labels`; it raises ValueError for any other text."""
+    known = {str(name): k for k, name in enumerate(classes)}
+
+    def parse_class(text):
+        return _find(known, text, "no class")
+
+    def parse_tags(text):
+        label = np.zeros(len(classes), labels.dtype)
+        for tag in filter(str.strip, text.split(";")):
+            is_unknown = tag not in known and tag.strip().startswith("?")
+            tag = tag.strip()[1:] if is_unknown else tag
+            label[_find(known, tag, "no tag")] = -1 if is_unknown else 1
+        return label
+
+    def parse_numbers(text):
+        try:
+            values = np.array([float(number) for number in text.split(";")], labels.dtype)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a number") from None
+        if values.size != labels[0].size or not np.isfinite(values).all():
+            raise ValueError(f"{text!r}; must be {labels[0].size} finite numbers, separated by ;")
+        return values.reshape(labels.shape[1:])
+
+    if not classes:
+        return parse_numbers
+    return parse_class if labels.ndim == 1 else parse_tags
+
+
+def parse_cell(table: Table, line: int, column: str, parse: Callable[[str], Any]) -> Any:
+    """Returns `parse` of a cell; UserError that names its line."""
+    try:
+        return parse(plain_text(table.cells[column][line]))
+    except ValueError as error:
+        raise UserError(f"{table.at(line, column)}: {error}") from None
+
+
+def plain_text(cell: str) -> str:
+    """Returns what a cell holds that may have been written with an apostrophe; see `to_csv`."""
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
+def to_csv(header: Iterable[str], rows: Iterable[Iterable]) -> str:
+    """Returns a CSV file in which no cell is run as a formula by a spreadsheet."""
+
+    def guarded(value):
+        text = str(value)
+        is_formula = FORMULA.match(text) and not NUMBER.fullmatch(text)
+        return f"'{text}" if is_formula else text
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(map(guarded, row) for row in rows)
+    return text.getvalue()
+
+
+def _decision_columns(table):
+    """Returns the names of the columns (decision, new label)."""
+    for decision, new_label in COLUMNS:
+        if decision in table.cells:
+            if new_label not in table.cells:
+                raise UserError(
+                    f"{table.path}: no column {new_label}, which belongs to {decision}; found: "
+                    f"{', '.join(table.cells)}"
+                )
+            return decision, new_label
+    raise UserError(
+        f"{table.path}: no column {COLUMNS[0][0]} or {COLUMNS[1][0]}; found: "
+        f"{', '.join(table.cells)}"
+    )
+
+
+def _is_label(text, label, parse):
+    try:
+        value = parse(plain_text(text))
+    except ValueError:
+        return False
+    if label.dtype.kind == "f":  # written with nine digits, of which a spreadsheet leaves fewer
+        return np.allclose(value, label, rtol=1e-5, atol=0)
+    return np.array_equal(value, label)
+
+
+def _find(known, text, what):
+    """Returns known[text]; spaces around it, and upper case, do not matter if it is still clear."""
+    for key in (text, text.strip()):
+        if key in known:
+            return known[key]
+    alike = [name for name in known if name.lower() == text.strip().lower()]
+    if len(alike) == 1:
+        return known[alike[0]]
+    near = difflib.get_close_matches(text.strip(), known, 1)
+    hint = f"did you mean {near[0]}?" if near else f"valid: {listed(list(known))}"
+    raise ValueError(f"{text!r} is {what}; {hint}")
