@@ -1,0 +1,214 @@
+"""Whether the weights of a run can be trusted: warnings in words, for the log and the report."""
+
+import math
+
+import numpy as np
+
+from reweight_jax.labels.quality import plain_threshold, scores
+from reweight_jax.methods import METHODS
+
+# Clean loss: the labels have probability 0.999. Runs of digits with 10 to 100 clean examples end at
+# 0.005 to 0.4.
+SATURATED = 1e-3
+FEW_EFFECTIVE = 0.05  # effective sample size by batch size; the same runs have 0.06 to 0.4
+STARVED = 0.1  # weight of a class by the least that it should have
+MIN_TRUSTED = {"clean": 10, "calibration": 20}  # the paper has 10
+MAX_ROWS = 10  # named in a sentence
+
+
+def health(records: list[dict], result: dict, config, trusted: dict) -> list[str]:
+    """Returns sentences on what is not well, with the number that says so and what to do.
+
+    Args:
+      records: of metrics.jsonl.
+      result: the contents of result.json.
+      config: the run's.
+      trusted: "clean", "calibration" (those there are) -> {"index": int [n], "label": [n, ...],
+        "margin": float [n] or [n, K] (multi_label), "suggested_label": like label}.
+
+    Returns:
+      At most one sentence of each kind; [] if all is well.
+    """
+    # Settled steps are plain ones, and those of later phases have other weights.
+    last_step = min(config.settle_at, 1) * config.num_steps
+    trains, evals = (
+        [r for r in records if r["kind"] == kind and r["step"] <= last_step]
+        for kind in ("train", "eval")
+    )
+    found = []
+    if METHODS[config.method].needs_clean:
+        found += [_saturated(evals), _unhelpful(trains), _starved(trains, result, trusted)]
+        found += [_few_effective(trains, config)]
+    found += [_doubted(trusted, config.task), _few_trusted(trusted)]
+    found += [_plain_is_better(result, config, trusted)]
+    return [sentence for sentence in found if sentence]
+
+
+def _saturated(evals):
+    losses = [(r["step"], r["clean"]["loss"]) for r in evals if "clean" in r]
+    if len(losses) < 2 or losses[-1][1] >= SATURATED:
+        return None
+    first = losses[-1][0]
+    for step, loss in reversed(losses):
+        if loss >= SATURATED:
+            break
+        first = step
+    # At the end of a run a small clean loss does no harm.
+    if first > 0.75 * losses[-1][0]:
+        return None
+    return (
+        f"From step {first:,} on the loss of the clean set is below {SATURATED:g} (at the end "
+        f"{losses[-1][1]:.2g}): the model has learnt it by heart, and its gradient says little. "
+        "Give more trusted examples, train for fewer steps, or settle earlier (config.settle_at)."
+    )
+
+
+def _unhelpful(trains):
+    if not trains:
+        return None
+    count, steps = sum(r["steps_without_helpful_example"] for r in trains), trains[-1]["step"]
+    if count <= 0.5 * steps:
+        return None
+    return (
+        f"{count:,} of {steps:,} steps had no helpful example, so that they changed nothing or, "
+        'with config.on_zero_weights="uniform", were plain ones. Take a larger config.batch_size '
+        "or config.clean_batch_size, and check that the trusted set is of the same kind as the "
+        "training set."
+    )
+
+
+def _starved(trains, result, trusted):
+    masses = [r["class_mass"] for r in trains if "class_mass" in r]
+    per_class = (result.get("labels") or {}).get("per_class")
+    if not masses or not per_class:
+        return None
+    mass, counts = np.mean(masses, axis=0), np.zeros(len(masses[0]))
+    for row in per_class:
+        counts[row["label"]] = row["examples"]
+    if not mass.sum() > 0 or not counts.sum():
+        return None
+    mass, share = mass / mass.sum(), counts / counts.sum()
+    # A class that is most of the data should lose weight, one that is rare may keep its share.
+    least = STARVED * np.minimum(share, 1 / np.sum(counts > 0))
+    starved = np.flatnonzero((counts > 0) & (mass < least))
+    if not len(starved):
+        return None
+    text = "; ".join(
+        f"{k} has {mass[k]:.2%} of it and {share[k]:.1%} of the labels" for k in starved[:MAX_ROWS]
+    )
+    absent = []
+    if "clean" in trusted:
+        absent = [int(k) for k in starved if not np.any(trusted["clean"]["label"] == k)]
+    remedy = (
+        f"The clean set has no example of {_listed(absent)}: add some."
+        if absent
+        else "Look at its labels in the report, and at those of the trusted examples; give more "
+        "trusted examples of it."
+    )
+    return f"Class{'es' * (len(starved) > 1)} almost without weight: {text}. {remedy}"
+
+
+def _few_effective(trains, config):
+    # A step without a helpful example counts as zero in the mean.
+    lengths = np.diff([0, *(r["step"] for r in trains)])
+    steps = lengths.sum() - sum(r["steps_without_helpful_example"] for r in trains)
+    if steps <= 0:
+        return None
+    size = float(np.dot(lengths, [r["effective_sample_size"] for r in trains]) / steps)
+    if size >= FEW_EFFECTIVE * config.batch_size:
+        return None
+    return (
+        f"A step's weights lie on few examples: the effective sample size is {size:.1f} of "
+        f"{config.batch_size} on average, so that the updates are noisy. Take a larger "
+        "config.batch_size or a larger config.clean_batch_size."
+    )
+
+
+def _doubted(trusted, task):
+    rows, total = [], 0
+    for split, examples in trusted.items():
+        label, score = np.asarray(examples["label"]), scores(examples, task)
+        seen = np.flatnonzero(~np.isnan(score))
+        total += len(seen)
+        num_outputs = label.shape[1] if label.ndim > 1 else 1  # of regression
+        for i in seen[plain_threshold(score[seen], task, num_outputs)]:
+            suggested = examples["suggested_label"][i]
+            rows.append((score[i], split, examples["index"][i], label[i], suggested))
+    if not rows:
+        return None
+    rows.sort(key=lambda row: row[0])
+    text = "; ".join(
+        f"{split} {index} (label {_shown(label)}, model {_shown(suggested)})"
+        for _, split, index, label, suggested in rows[:MAX_ROWS]
+    )
+    more = ", the worst" if len(rows) > MAX_ROWS else ""
+    return (
+        f"The model doubts {len(rows)} of {total} trusted examples{more}: {text}. Look at them: a "
+        "wrong label in the trusted set misleads the weights, and raises the p-values."
+    )
+
+
+def _few_trusted(trusted):
+    sizes = {split: len(examples["label"]) for split, examples in trusted.items()}
+    few = {split: size for split, size in sizes.items() if size < MIN_TRUSTED[split]}
+    if not few:
+        return None
+    counts = " and ".join(f"{size} {split}" for split, size in few.items())
+    least = " and ".join(f"{MIN_TRUSTED[split]} {split}" for split in few)
+    return (
+        f"Only {counts} examples: too few to say how good the weights and the list of suspects "
+        f"are. Label more: at least {least} examples."
+    )
+
+
+def _plain_is_better(result, config, trusted):
+    """Plain training or the best step, if calibration scores tell them apart by more than chance.
+
+    The two models are compared as if on different examples. Of one set their errors go together, so
+    that the difference scatters less, and this says less than it could.
+    """
+    num_calibration = len(trusted.get("calibration", {"label": ()})["label"])
+    score = "rmse" if config.task == "regression" else "accuracy"
+    key = f"calibration_{score}"
+    last = result["last"].get(key)
+    if last is None or not num_calibration or config.method == "baseline":
+        return None
+    # The best step is the best of many by these very scores, or may be: it has to be much better.
+    others = {"plain": ("Plain training", 1.645), "best": ("Stopping at the best step", 2.576)}
+    for name, (text, z) in others.items():
+        other = result.get(name, {}).get(key)
+        if other is None or _z(other, last, num_calibration, score) <= z:
+            continue
+        shown = (
+            f"{other:.4g} against {last:.4g}"
+            if score == "rmse"
+            else f"{other:.1%} against {last:.1%}"
+        )
+        advice = (
+            'config.method="baseline"' if name == "plain" else f"step {result['best']['step']:,}"
+        )
+        return (
+            f"{text} would have been better ({advice}): {score} {shown} on {num_calibration} "
+            "calibration examples, which is more than chance."
+        )
+    return None
+
+
+def _z(better, worse, n, score):
+    """By how many standard deviations `better` is better than `worse`, each of n examples."""
+    if score == "rmse":
+        # The logarithm of a mean of n squared normal errors scatters by sqrt(2 / n).
+        return 2 * math.log(max(worse, 1e-30) / max(better, 1e-30)) / math.sqrt(4 / n)
+    # Agresti and Caffo (2000): one success and one failure more, so that 100% has a deviation too.
+    p, q = ((value * n + 1) / (n + 2) for value in (better, worse))
+    return (p - q) / math.sqrt((p * (1 - p) + q * (1 - q)) / (n + 2))
+
+
+def _shown(label):
+    values = np.ravel(label)
+    text = ", ".join(f"{v:.4g}" if isinstance(v, np.floating) else str(v) for v in values[:20])
+    return text if np.ndim(label) == 0 else f"[{text}{', ...' * (len(values) > 20)}]"
+
+
+def _listed(classes):
+    return ", ".join(map(str, classes[:MAX_ROWS])) + ", ..." * (len(classes) > MAX_ROWS)

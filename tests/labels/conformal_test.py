@@ -1,0 +1,142 @@
+"""p-values, their rates and the estimate of wrong labels, against loops and simulations."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from reweight_jax.labels import conformal
+
+REPEATS = 300
+
+
+def mean_and_error(values):
+    return np.mean(values), np.std(values) / np.sqrt(len(values))
+
+
+def test_p_values_are_those_of_a_double_loop():
+    rng = np.random.default_rng(0)
+    scores, calibration = rng.integers(0, 9, 40) / 2, rng.integers(0, 9, 25) / 2  # many ties
+    group, own_group = rng.integers(0, 4, 40), rng.integers(0, 3, 25)  # nobody calibrates group 3
+    weight, own_weight = rng.random(40), rng.random(25)
+    simple = conformal.conformal_p_values(scores, calibration)
+    grouped = conformal.conformal_p_values(scores, calibration, group, own_group)
+    weighted = conformal.weighted_p_values(scores, weight, calibration, own_weight)
+    for i in range(40):
+        below = [calibration[j] <= scores[i] for j in range(25)]
+        assert simple[i] == (1 + sum(below)) / 26
+        own = [below[j] for j in range(25) if own_group[j] == group[i]]
+        assert grouped[i] == (1 + sum(own)) / (1 + len(own))
+        mass = sum(own_weight[j] for j in range(25) if below[j])
+        expected = (mass + weight[i]) / (sum(own_weight) + weight[i])
+        np.testing.assert_allclose(weighted[i], expected, rtol=1e-12)
+    equal = conformal.weighted_p_values(scores, np.ones(40), calibration, np.ones(25))
+    np.testing.assert_allclose(equal, simple, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.29])
+def test_a_rate_is_exact_if_it_is_a_multiple_of_the_smallest_p_value(rate):
+    # 1 / 100 is the smallest p-value of 99 scores: the mean of p <= rate is rate, not less.
+    rng, flagged = np.random.default_rng(1), []
+    for _ in range(REPEATS):
+        p_values = conformal.conformal_p_values(rng.normal(size=500), rng.normal(size=99))
+        flagged.append(np.mean(p_values <= rate))
+    mean, error = mean_and_error(flagged)
+    assert abs(mean - rate) < 3 * error
+    assert conformal.num_below(rate, 99) == round(100 * rate)  # floor(0.29 * 100) is 28
+
+
+def test_num_below_counts_p_values_not_above_the_rate():
+    for n in (1, 5, 19, 20, 99, 100, 999):
+        p_values = np.arange(1, n + 2) / (n + 1)
+        for rate in (0.01, 0.05, 0.07, 0.1, 0.29, 0.3, 0.57, 0.9):
+            assert conformal.num_below(rate, n) == np.sum(p_values <= rate)
+    needed = {0.05: 19, 0.01: 99, 0.07: 14, 0.3: 3, 0.5: 1, 0.9: 1}
+    assert {rate: conformal.min_calibration(rate) for rate in needed} == needed
+
+
+def test_benjamini_hochberg_is_scipys():
+    rng = np.random.default_rng(2)
+    p_values = np.concatenate([rng.random(300), rng.random(100) ** 8])
+    for rate in (0.01, 0.05, 0.2):
+        expected = scipy.stats.false_discovery_control(p_values) <= rate
+        np.testing.assert_array_equal(conformal.benjamini_hochberg(p_values, rate), expected)
+        assert expected.any()
+    assert not conformal.benjamini_hochberg(np.full(10, 0.5), 0.1).any()
+    assert conformal.benjamini_hochberg(np.full(10, 0.1), 0.1).all()
+    assert conformal.benjamini_hochberg(np.zeros(0), 0.1).shape == (0,)
+
+
+def test_false_discoveries_stay_below_the_rate():
+    rng, rates, recalls = np.random.default_rng(3), [], []
+    is_wrong = np.arange(1000) < 300
+    for _ in range(REPEATS):
+        scores = rng.normal(size=1000) - 3 * is_wrong
+        p_values = conformal.conformal_p_values(scores, rng.normal(size=100))
+        flagged = conformal.benjamini_hochberg(p_values, 0.2)
+        rates.append(np.sum(flagged & ~is_wrong) / max(flagged.sum(), 1))
+        recalls.append(flagged[is_wrong].mean())
+    mean, error = mean_and_error(rates)
+    assert 0.11 < mean < 0.2 * 0.7 + 3 * error  # rate times the share of right labels
+    assert np.mean(recalls) > 0.8
+
+
+def test_the_bound_holds_in_nine_of_ten_calibration_sets():
+    rng, n, rate = np.random.default_rng(4), 100, 0.05
+    # The true rate of a threshold among normal scores is known: the normal distribution function.
+    fifth = np.sort(rng.normal(size=(4000, n)), axis=1)[:, 4]  # floor(0.05 * 101) = 5
+    bound = conformal.rate_bound(rate, [n], np.ones(1))
+    assert abs(np.mean(scipy.stats.norm.cdf(fifth) <= bound) - 0.9) < 3 * np.sqrt(0.09 / 4000)
+    assert 0.05 < bound < 0.1
+    assert conformal.rate_bound(0.05, [10], np.ones(1)) == 0  # nothing is ever flagged
+
+    shares, sizes = np.array([0.7, 0.3]), [40, 90]
+    k = [2, 4]
+    true = sum(
+        share * scipy.stats.norm.cdf(np.sort(rng.normal(size=(4000, size)), axis=1)[:, i - 1])
+        for share, size, i in zip(shares, sizes, k, strict=True)
+    )
+    bound = conformal.rate_bound(rate, sizes, shares)
+    assert abs(np.mean(true <= bound) - 0.9) < 0.02
+
+
+def estimate(scores, calibration):
+    p_values = conformal.conformal_p_values(scores, calibration)
+    own = conformal.conformal_p_values(calibration, calibration)
+    return conformal.share_wrong([(p_values, own)], len(scores))
+
+
+@pytest.mark.parametrize("num_calibration", [20, 100])
+@pytest.mark.parametrize("share", [0.2, 0.4])
+def test_the_interval_of_wrong_labels_holds_in_nine_of_ten_sets(share, num_calibration):
+    rng, covered, points = np.random.default_rng(5), [], []
+    is_wrong = np.arange(1000) < 1000 * share
+    for _ in range(REPEATS):  # wrong labels that all look wrong
+        scores = rng.normal(size=1000) - 20 * is_wrong
+        got = estimate(scores, rng.normal(size=num_calibration))
+        covered.append(got["low"] <= share <= got["high"])
+        points.append(got["share"])
+    assert abs(np.mean(covered) - 0.9) < 0.05
+    assert abs(np.mean(points) - share) < 0.03
+
+
+def test_wrong_labels_that_look_right_make_a_low_estimate():
+    rng, points = np.random.default_rng(6), []
+    is_wrong = np.arange(1000) < 400
+    for _ in range(REPEATS // 4):
+        scores = rng.normal(size=1000) - 2 * is_wrong
+        points.append(estimate(scores, rng.normal(size=100))["share"])
+    # The calibration scores' 30% point, -0.52, leaves P(N(-2, 1) > -0.52) = 7% of the wrong ones,
+    # which count as right, and for 1 / 0.7 of themselves: 0.4 * (1 - 0.07 / 0.7) = 0.36.
+    assert abs(np.mean(points) - 0.36) < 0.02
+
+
+def test_no_wrong_label_and_ties():
+    rng = np.random.default_rng(7)
+    got = estimate(rng.normal(size=2000), rng.normal(size=200))
+    assert got["low"] == 0 and got["high"] < 0.15 and got["confidence"] == 0.9
+    # All right labels have one and the same score, the wrong ones a lower one.
+    got = estimate(np.repeat([0.0, 1.0], [300, 700]), np.ones(200))
+    assert abs(got["share"] - 0.3) < 0.01 and got["low"] <= 0.3 <= got["high"] + 0.01
+    for num_calibration in (1, 2, 3):
+        got = estimate(rng.normal(size=500), rng.normal(size=num_calibration))
+        assert 0 <= got["low"] <= got["share"] <= got["high"] <= 1
