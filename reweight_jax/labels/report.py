@@ -1,0 +1,266 @@
+"""label_report.html: one file, without a network, to look at the suspects and to decide.
+
+`render` makes it and suspects.csv from the folder of a finished run, without its data.
+"""
+
+import base64
+import hashlib
+import html
+import importlib.resources
+import json
+import math
+import pathlib
+import re
+import zipfile
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from reweight_jax.errors import UserError
+from reweight_jax.labels import quality, sections
+from reweight_jax.labels.shown import page_json, shown_inputs
+from reweight_jax.labels.suspects import (
+    actions,
+    label_names,
+    lowest_margin,
+    suspects_csv,
+    suspects_table,
+)
+
+MAX_BYTES = 4_800_000  # of the whole file
+MAX_CARD_BYTES = 20_000  # of what is shown of one example's inputs
+NUM_CARDS = 200
+DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+def render(
+    folder: pathlib.Path,
+    *,
+    false_alarm_rate: float | None = None,
+    false_discovery_rate: float | None = None,
+    health: Sequence[str] = (),
+) -> dict[str, bytes]:
+    """Returns suspects.csv and label_report.html of a finished run: name -> content.
+
+    Args:
+      folder: of the run. Read are config.json, examples.npz and, if they are there, result.json,
+        calibration.npz and suspect_inputs.npz.
+      false_alarm_rate, false_discovery_rate: of `quality.judge`; None: those of the config. A
+        false-alarm rate that is given sets the other one to 0, if that is not given too.
+      health: sentences for the head of the report.
+
+    Raises:
+      UserError: a file is missing or damaged, or a rate cannot be used.
+    """
+    folder = pathlib.Path(folder)
+    config, result = _read_json(folder / "config.json"), _read_json(folder / "result.json", {})
+    if false_discovery_rate is None and false_alarm_rate is not None:
+        false_discovery_rate = 0.0
+    labels = config.get("labels", {})
+    rates = {"false_alarm_rate": false_alarm_rate, "false_discovery_rate": false_discovery_rate}
+    rates = {name: labels.get(name) if rate is None else rate for name, rate in rates.items()}
+    rates = {name: rate for name, rate in rates.items() if rate is not None}
+    examples = _read_npz(folder / "examples.npz")
+    calibration = _read_npz(folder / "calibration.npz", None)
+    suspects = _read_npz(folder / "suspect_inputs.npz", {})
+    try:
+        facts, task = config["dataset"], config["task"]
+        classes, columns = (tuple(facts[name]) for name in ("classes", "columns"))
+        judgement = quality.judge(
+            examples, calibration, task=task, num_outputs=facts["num_outputs"], **rates
+        )
+        rows = suspects.pop("row", None)
+        nested = {name.partition(".")[2]: array for name, array in suspects.items() if "." in name}
+        page = report_html(
+            examples,
+            judgement,
+            task=task,
+            classes=classes,
+            columns=columns,
+            inputs=nested or suspects.get("input"),
+            rows=rows,
+            title=f"Label report: {config.get('name', folder.name)}",
+            health=health,
+            result=result,
+        )
+        table = suspects_table(examples, judgement, classes)
+    except (KeyError, IndexError, TypeError) as error:
+        raise UserError(f"{folder}: a run of another version, or damaged ({error!r})") from None
+    except ValueError as error:  # a rate out of range
+        raise UserError(" ".join(str(error).split())) from None
+    # A file name need not be valid text.
+    return {"suspects.csv": suspects_csv(table), "label_report.html": page.encode(errors="replace")}
+
+
+def report_html(
+    examples: dict,
+    judgement: Any,
+    *,
+    task: str,
+    classes: tuple = (),
+    columns: tuple[str, ...] = (),
+    inputs: Any = None,
+    rows: np.ndarray | None = None,
+    title: str = "Label report",
+    health: Sequence[str] = (),
+    result: dict | None = None,
+) -> str:
+    """Returns the report as one HTML page of at most 5 MB that loads nothing.
+
+    Args:
+      examples: the arrays of examples.npz.
+      judgement: the `quality.Judgement` of these examples.
+      task: a key of TASKS.
+      classes: names of the classes or tags; () for regression.
+      columns: names of the features, if the inputs are a table.
+      inputs: array [R, ...] or dict of arrays, of the examples `rows`; None: none are shown.
+      rows: int [R], positions in `examples` of those that are listed; the worst R <= 200 are
+        listed first. None without `inputs`: the 200 worst.
+      title: of the page.
+      health: sentences for its head, after the judgement's notes.
+      result: the contents of result.json, for the table of scores.
+    """
+    if inputs is None or rows is None:
+        inputs, rows = None, judgement.order[:NUM_CARDS]
+    else:
+        rank = np.empty(len(judgement.order), np.int64)
+        rank[judgement.order] = np.arange(len(rank))
+        places = np.argsort(rank[rows], kind="stable")[:NUM_CARDS]
+        rows, inputs = rows[places], _take(inputs, places)
+    parts = {
+        "title": html.escape(title),
+        "summary": sections.summary(examples, judgement, health),
+        "sections": _sections(examples, judgement, classes, task, result),
+        "num_cards": str(len(rows)),
+        "rest": _rest(judgement, rows),
+        "margin_meaning": sections.MARGINS.get(task, ""),
+        "style": _resource("report.css"),
+        "script": _resource("report.js"),
+    }
+    cards = _cards(examples, judgement, rows, task)
+    content = {"key": _key(examples), "task": task, "classes": [str(name) for name in classes]}
+    page = _resource("report_template.html")
+    parts["policy"] = _policy(parts["style"], parts["script"])
+    used = len(page) + len(page_json(content | {"cards": cards}))
+    used += sum(len(text.encode(errors="replace")) for text in parts.values())
+    room = min(MAX_BYTES - used, MAX_CARD_BYTES * len(cards))
+    shown = [[]] * len(cards) if inputs is None else shown_inputs(inputs, columns, max_bytes=room)
+    for card, blocks in zip(cards, shown, strict=True):
+        card["inputs"] = blocks
+    parts["data"] = page_json(content | {"cards": cards})
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], page)
+
+
+def _sections(examples, judgement, classes, task, result):
+    tables = sections.per_class(examples, judgement, classes, task)
+    tables += sections.scores(result, task)
+    heat = sections.heat_map(judgement.summary.get("pairs") or [], classes)
+    return f'<div class="columns"><div>{tables}</div>{heat}</div>'
+
+
+def _rest(judgement, rows):
+    left = int(judgement.is_suspect.sum() - judgement.is_suspect[rows].sum())
+    if not left:
+        return "suspects.csv has all examples."
+    return (
+        f"The other {sections.plural(left, 'suspect')} are in suspects.csv, which can be given "
+        "instead: it drops or relabels all suspects."
+    )
+
+
+def _cards(examples, judgement, rows, task):
+    """What the page knows of each listed example, as JSON."""
+    given, suggested = examples["label"][rows], judgement.suggested_label[rows]
+    margin, is_suspect = lowest_margin(examples), judgement.is_suspect[rows]
+    texts = {"given": _codes(given, task), "suggested": _codes(suggested, task)}
+    if "true_label" in examples and sections.is_wrong(examples).any():
+        texts["truth"] = _codes(examples["true_label"][rows], task)
+    numbers = {
+        "q": judgement.label_quality,
+        "m": margin,
+        "a": examples.get("alignment"),
+        "p": judgement.p_value,
+        "w": examples.get("weight"),
+        "v": examples["visits"],
+    }
+    what = actions(given, suggested, is_suspect).tolist()
+    cards = []
+    for i, row in enumerate(rows.tolist()):
+        card = {"index": int(examples["index"][row]), "suspect": bool(is_suspect[i])}
+        if "id" in examples:
+            card["id"] = str(examples["id"][row])
+        card |= {name: values[i] for name, values in texts.items()}
+        card |= {name: _number(values, row) for name, values in numbers.items()}
+        cards.append(card | {"action": what[i]})
+    return cards
+
+
+def _number(values, row):
+    value = math.nan if values is None else float(values[row])
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def _codes(labels, task):
+    """Labels as the page has them: a class, lists of tags, or the text of numbers; None if none."""
+    if task == "regression":
+        names = [n if isinstance(n, str) else f"{n:.9g}" for n in label_names(labels, ())]
+        return [None if "nan" in name else name for name in names]
+    if task == "multi_label":
+        states = {"present": labels == 1, "unknown": labels < 0}
+        return [
+            {s: np.flatnonzero(states[s][i]).tolist() for s in states} for i in range(len(labels))
+        ]
+    return [k if k >= 0 else None for k in labels.tolist()]
+
+
+def _key(examples):
+    """What the browser keeps the decisions under: other labels or another run, another key."""
+    digest = hashlib.sha256()
+    for name in ("index", "label", "margin"):
+        digest.update(np.ascontiguousarray(examples[name]).tobytes())
+    return digest.hexdigest()[:24]
+
+
+def _policy(style, script):
+    """Only the page's own style and script are let run, and nothing is loaded."""
+    hashes = {
+        name: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        for name, text in (("style", style), ("script", script))
+    }
+    sources = "; ".join(f"{name}-src 'sha256-{value}'" for name, value in hashes.items())
+    return f"default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; {sources}"
+
+
+def _resource(name):
+    return (importlib.resources.files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _take(inputs, places):
+    if isinstance(inputs, dict):
+        return {name: np.asarray(array)[places] for name, array in inputs.items()}
+    return np.asarray(inputs)[places]
+
+
+def _read_json(path, missing=...):
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        if missing is not ...:
+            return missing
+        raise UserError(f"{path.parent}: no finished run ({path.name} is missing)") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({type(error).__name__})") from None
+
+
+def _read_npz(path, missing=...):
+    if missing is not ... and not path.exists():
+        return missing
+    try:
+        with path.open("rb") as file:
+            return dict(np.load(file, allow_pickle=False))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent}: no finished run ({path.name} is missing)") from None
+    except DAMAGED as error:
+        raise UserError(f"{path}: damaged ({type(error).__name__})") from None

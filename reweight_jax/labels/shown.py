@@ -1,0 +1,121 @@
+"""What a report shows of an example's inputs: a small picture, text, token ids, or features."""
+
+import base64
+import io
+import json
+
+import numpy as np
+from PIL import Image
+
+LONGEST_SIDE = 160  # pixels; a larger picture is shrunk
+SMALL_SIDE = 64  # up to here a picture is a PNG, without loss
+LOSSES = ((160, 80), (160, 60), (128, 50), (96, 40), (64, 30))  # (longest side, JPEG quality)
+NUM_FEATURES, NUM_TOKENS, NUM_CHARACTERS, NUM_INPUTS = 24, 96, 600, 4
+
+
+def shown_inputs(inputs, columns: tuple[str, ...] = (), *, max_bytes: int) -> list[list[dict]]:
+    """Returns what is shown of R examples: for each a list of blocks, one for each input array.
+
+    Args:
+      inputs: array [R, ...] or a dict of such arrays (the first few are shown), as in the data.
+        [R, H, W] and [R, H, W, C] are pictures, and so is [R, C, H, W] with 1 or 3 channels;
+        strings are text, integers [R, L] token ids, and other numbers [R, D] features.
+      columns: names of the features.
+      max_bytes: of all blocks together in `page_json`. Pictures get what the others leave.
+
+    Returns:
+      Blocks as JSON: {"name"} if there are several inputs, and one of {"image": data URI, "small"},
+      {"text"}, {"tokens"}, {"features": [[name, value], ...]}; "more" counts what is left out.
+    """
+    is_dict = isinstance(inputs, dict)
+    arrays = dict(list(inputs.items())[:NUM_INPUTS]) if is_dict else {"": inputs}
+    arrays = {str(name): np.asarray(array) for name, array in arrays.items()}
+    size = len(next(iter(arrays.values())))
+    others = {
+        name: _blocks(array, columns, NUM_CHARACTERS // len(arrays))
+        for name, array in arrays.items()
+        if not _is_picture(array)
+    }
+    num_pictures = size * (len(arrays) - len(others))
+    each = (max_bytes - len(page_json(others))) // max(num_pictures, 1)
+    shown = [[] for _ in range(size)]
+    for name, array in arrays.items():
+        if name in others:
+            blocks = others[name]
+        else:
+            blocks = [_picture(pixels, each - 100) for pixels in _pixels(array)]
+        for i, block in enumerate(blocks):
+            shown[i].append({"name": name} | block if is_dict else block)
+    return shown
+
+
+def page_json(content) -> str:
+    """Returns JSON in ASCII that cannot end the <script> element that holds it."""
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _is_picture(array):
+    return array.ndim in (3, 4) and array.dtype.kind in "buif"
+
+
+def _blocks(array, columns, num_characters):
+    """The blocks of an array that is no picture."""
+    if array.dtype.kind not in "buif":
+        texts = [str(value) for value in (array if array.ndim == 1 else array.tolist())]
+        return [_cut({"text": text}, "text", num_characters) for text in texts]
+    rows = array.reshape(len(array), -1)
+    if array.ndim == 2 and array.dtype.kind in "iu" and not columns:
+        return [_cut({"tokens": row}, "tokens", NUM_TOKENS) for row in rows.tolist()]
+    names = columns if len(columns) == rows.shape[1] else range(rows.shape[1])
+    names = [str(name)[:80] for name in names[: NUM_FEATURES + 1]]
+    blocks = []
+    for row in rows:
+        values = [f"{value:.4g}" for value in row[: NUM_FEATURES + 1].tolist()]
+        pairs = [list(pair) for pair in zip(names, values, strict=False)]
+        more = {"more": len(row) - NUM_FEATURES} if len(row) > NUM_FEATURES else {}
+        blocks.append({"features": pairs[:NUM_FEATURES]} | more)
+    return blocks
+
+
+def _cut(block, key, length):
+    whole = block[key]
+    more = {"more": len(whole) - length} if len(whole) > length else {}
+    return {key: whole[:length]} | more
+
+
+def _pixels(array):
+    """[R, H, W], [R, H, W, C] or [R, C, H, W] of any numbers -> uint8 [R, H, W] or [R, H, W, 3]."""
+    if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[-1] > 4:
+        array = np.moveaxis(array, 1, -1)
+    if array.ndim == 4 and array.shape[-1] != 3:
+        array = array[..., :3] if array.shape[-1] == 4 else array[..., 0]
+    if array.dtype == np.uint8:
+        return array
+    # Of standardised floats nobody knows the scale: all pictures share the one they span.
+    values = np.nan_to_num(array.astype(np.float32), posinf=0, neginf=0)
+    low, high = min(values.min(), 0), values.max()
+    return np.round(255 * (values - low) / max(high - low, 1e-12)).astype(np.uint8)
+
+
+def _picture(pixels, max_bytes):
+    """A block with the picture, as large and as good as `max_bytes` of base64 allow."""
+    image = Image.fromarray(pixels)
+    side = max(image.size)
+    if side <= SMALL_SIDE:
+        uri = _data_uri(image, "PNG")
+        if len(uri) <= max_bytes:
+            return {"image": uri, "small": True}
+    for longest, quality in LOSSES:
+        smaller = image.copy()
+        smaller.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+        uri = _data_uri(smaller, "JPEG", quality=quality)
+        if len(uri) <= max_bytes:
+            return {"image": uri} | ({"small": True} if side <= SMALL_SIDE else {})
+    return {"text": "(no room for the picture)"}
+
+
+def _data_uri(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, format=kind, optimize=True, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

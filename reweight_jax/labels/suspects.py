@@ -1,0 +1,118 @@
+"""suspects.csv: every training example, the worst label first, and what could be done about it.
+
+A name that a spreadsheet would run as a formula (a file =1+1.png) begins with an apostrophe, which
+`data.corrections.plain_text` takes away.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from reweight_jax.data.corrections import FORMULA, NUMBER
+
+
+def suspects_table(examples: dict, judgement: Any, classes: tuple) -> dict[str, list]:
+    """Returns the columns of suspects.csv, worst first; a pandas.DataFrame can be made of it.
+
+    Args:
+      examples: the arrays of examples.npz. Labels are int [N] for classification, int [N, K] of
+        0, 1 and -1 (not known) for multi_label, and float [N] or [N, D] for regression.
+      judgement: a `quality.Judgement` of these examples.
+      classes: names of the classes or tags; () for regression.
+
+    Returns:
+      name -> list of N values, in this order: index (row in the data), id (left out if the data has
+      no names), given_label, suggested_label, label_quality, p_value, is_suspect, margin,
+      alignment, weight, visits, action. Labels are names; those of multi_label are the tags
+      present, separated by ;, with ?NAME for a tag that is not known. Those of regression are
+      numbers, or several separated by ;. action is relabel for a suspect with another suggested
+      label, drop for a suspect without one, else keep. The margin of multi_label is the lowest of
+      the known tags. A quantity that is not known is NaN.
+    """
+    order = judgement.order
+    given, suggested = examples["label"][order], judgement.suggested_label[order]
+    numbers = {
+        "label_quality": judgement.label_quality,
+        "p_value": judgement.p_value,
+        "is_suspect": judgement.is_suspect,
+        "margin": lowest_margin(examples),
+        "alignment": examples.get("alignment"),
+        "weight": examples.get("weight"),
+        "visits": examples["visits"],
+    }
+    table = {"index": examples["index"][order].tolist()}
+    if "id" in examples:
+        table["id"] = examples["id"][order].astype(str).tolist()
+    table["given_label"] = label_names(given, classes)
+    table["suggested_label"] = label_names(suggested, classes)
+    for name, values in numbers.items():
+        missing = values is None
+        table[name] = [np.nan] * len(order) if missing else np.asarray(values)[order].tolist()
+    table["action"] = actions(given, suggested, judgement.is_suspect[order]).tolist()
+    return table
+
+
+def label_names(labels: np.ndarray, classes: tuple) -> list:
+    """Returns N labels as they are written in suspects.csv; "" for a class that is none (-1)."""
+    names = np.array([*map(str, classes), ""], dtype=object)  # -1 takes the last
+    if labels.dtype.kind == "f":
+        text = labels.astype(str)  # the shortest text that is read back as the same float32
+        if labels.ndim == 1 or labels.shape[1] == 1:
+            return text.ravel().astype(np.float64).tolist()
+        return [";".join(row) for row in text.tolist()]
+    if labels.ndim == 1:
+        return names[labels].tolist()
+    texts = []
+    for row in labels:
+        known = np.flatnonzero(row)
+        texts.append(";".join(names[k] if row[k] > 0 else f"?{names[k]}" for k in known))
+    return texts
+
+
+def actions(given: np.ndarray, suggested: np.ndarray, is_suspect: np.ndarray) -> np.ndarray:
+    """Returns what a run with these corrections would do: str [N] of keep, relabel and drop."""
+
+    if suggested.dtype.kind == "f":
+        usable = np.isfinite(suggested)
+    else:  # -1 is no class, but a tag that is not known
+        usable = suggested >= (0 if suggested.ndim == 1 else -1)
+    size = len(given)
+    is_new = np.any((given != suggested).reshape(size, -1), axis=1)
+    is_new &= np.all(usable.reshape(size, -1), axis=1)
+    return np.where(is_suspect, np.where(is_new, "relabel", "drop"), "keep")
+
+
+def lowest_margin(examples: dict) -> np.ndarray:
+    """Returns the margin, float [N]; of multi_label the lowest of the known tags, or NaN."""
+    margin = examples["margin"]
+    if margin.ndim == 1:
+        return margin
+    known = (examples["label"] >= 0) & np.isfinite(margin)
+    lowest = np.where(known, margin, np.inf).min(axis=1)
+    return np.where(known.any(axis=1), lowest, np.nan)
+
+
+def suspects_csv(table: dict[str, list]) -> bytes:
+    """Returns the table as CSV in UTF-8: NaN is an empty cell, a number has 6 digits, a label 9."""
+    digits = {name: 9 if name.endswith("_label") else 6 for name in table}
+    columns = [_cells(values, digits[name]) for name, values in table.items()]
+    lines = [",".join(table), *map(",".join, zip(*columns, strict=True)), ""]
+    return "\n".join(lines).encode(errors="replace")  # a file name need not be valid text
+
+
+def _cells(values, digits):
+    """The cells of a column; each different text is quoted once."""
+    if values and isinstance(values[0], float):
+        return ["" if value != value else f"{value:.{digits}g}" for value in values]
+    if values and isinstance(values[0], str):
+        quoted = {text: _text_cell(text) for text in set(values)}
+        return [quoted[text] for text in values]
+    return list(map(str, values))
+
+
+def _text_cell(text):
+    if FORMULA.match(text) and not NUMBER.fullmatch(text):
+        text = "'" + text
+    if any(mark in text for mark in ',"\r\n'):
+        text = '"' + text.replace('"', '""') + '"'
+    return text

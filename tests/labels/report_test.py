@@ -1,0 +1,262 @@
+"""label_report.html: one file of bounded size that loads nothing and that no name can break."""
+
+import base64
+import html.parser
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reweight_jax.errors import UserError
+from reweight_jax.labels import quality, report, sections
+from reweight_jax.labels.shown import shown_inputs
+
+EVIL = ("</script><script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "<!--", "a&b'c")
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would make of the page: its elements, its text, its scripts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.text, self.scripts, self.styles = [], [], [], []
+        self._inside = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag):
+        self._inside = ""
+
+    def handle_data(self, data):
+        kind = {"script": self.scripts, "style": self.styles}.get(self._inside, self.text)
+        kind.append(data)
+
+    @property
+    def data(self):
+        return json.loads(self.scripts[0])
+
+
+def examples_of(size=400, num_classes=4, seed=0, share=0.3):
+    """Examples whose model is right about nearly all labels, of which some are wrong."""
+    rng = np.random.default_rng(seed)
+
+    def quantities(truth, label):
+        z = rng.normal(size=(len(truth), num_classes))
+        z[np.arange(len(truth)), truth] += 6
+        log_probability = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+        others = log_probability.copy()
+        others[np.arange(len(truth)), label] = -np.inf
+        margin = log_probability[np.arange(len(truth)), label] - others.max(axis=1)
+        return {"label": label, "margin": margin, "log_probability": log_probability}
+
+    truth = rng.integers(0, num_classes, size)
+    label = np.where(rng.random(size) < share, (truth + 1) % num_classes, truth)
+    examples = quantities(truth, label) | {"true_label": truth, "index": np.arange(size) + 5}
+    examples |= {"visits": np.full(size, 9), "weight": rng.random(size), "alignment": label - truth}
+    calibration = rng.integers(0, num_classes, 100)
+    return examples, quantities(calibration, calibration)
+
+
+def make(inputs=None, rows=None, classes=("a", "b", "c", "d"), examples=None, **options):
+    examples, calibration = examples or examples_of()
+    judged = quality.judge(examples, calibration, task="classification", num_outputs=len(classes))
+    if inputs is not None and rows is None:
+        rows = judged.order[:200]
+    page = report.report_html(
+        examples,
+        judged,
+        task="classification",
+        classes=classes,
+        inputs=inputs,
+        rows=rows,
+        **options,
+    )
+    return page, judged
+
+
+def test_summary_tables_and_cards():
+    result = {"last": {"step": 9, "test_accuracy": 0.875}, "best": {"step": 7}, "seed": 3}
+    page, judged = make(title="My <run>", health=["The set <i>is</i> small."], result=result)
+    parsed = Page(page)
+    text = " ".join(" ".join(parsed.text).split())
+    facts = judged.summary
+    assert "My <run>" in text and "The set <i>is</i> small." in text
+    assert f"at most 5% (false-alarm rate). This holds on average over sets of {100}" in text
+    assert f"at most {100 * facts['rate_90']:.3g}% with 90% confidence" in text
+    assert "this run, last step 87.5%" in text
+    buttons = [dict(a) for tag, a in parsed.elements if a.get("data-given")]
+    assert len(buttons) == len(facts["pairs"])
+    most = facts["pairs"][0]
+    names = "abcd"[most["given"]], "abcd"[most["suggested"]]
+    expected = f"{most['count']} suspects: given {names[0]}, suggested {names[1]}"
+    assert any(button["aria-label"] == expected for button in buttons)
+    cards = parsed.data["cards"]
+    assert [card["index"] - 5 for card in cards] == judged.order[:200].tolist()
+    assert cards[0]["action"] == "relabel" and cards[0]["suggested"] == cards[0]["truth"]
+
+
+def test_the_sentence_on_the_truth():
+    examples = {"label": np.array([0, 1, 1, 0]), "true_label": np.array([1, 1, 0, 0])}
+    judged = quality.Judgement(
+        None, np.array([1, 0, 1, 0]), None, np.array([True, True, False, False]), None, {}
+    )
+    assert sections.truth(examples, judged) == (
+        "The true labels are known: 2 labels of 4 are wrong. The suspects include 50% of them; "
+        "50% of the suspects are really wrong, and for 100% of these the suggestion is the true "
+        "label."
+    )
+    assert not sections.truth({"label": examples["label"]}, judged)
+
+
+def test_names_are_text_and_never_markup():
+    examples, calibration = examples_of()
+    examples["id"] = np.array([EVIL[i % 4] + str(i) for i in range(400)])
+    inputs = np.array([EVIL[i % 4] for i in range(200)])
+    page, _ = make(inputs, classes=EVIL, examples=(examples, calibration), title=EVIL[0])
+    plain, _ = make(np.array(["x"] * 200), examples=(examples_of()))
+    evil, harmless = Page(page), Page(plain)
+    assert len(evil.scripts) == 2  # the data and the program
+    assert [tag for tag, _ in evil.elements] == [tag for tag, _ in harmless.elements]
+    assert not [a for _, attributes in evil.elements for a in attributes if a.startswith("on")]
+    assert evil.data["classes"] == list(EVIL)
+    assert evil.data["cards"][0]["inputs"] == [{"text": EVIL[0]}]
+    assert evil.data["cards"][1]["id"].startswith(EVIL[evil.data["cards"][1]["index"] % 4 - 1])
+
+
+def test_it_loads_nothing_and_runs_only_its_own_script():
+    page, _ = make()
+    parsed = Page(page)
+    assert "http:" not in page and "https:" not in page and "@import" not in page
+    assert not [a for _, a in parsed.elements if {"src", "action", "style"} & set(a)]
+    (policy,) = [a["content"] for tag, a in parsed.elements if "http-equiv" in a]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    expected = report._policy(parsed.styles[0], parsed.scripts[1])
+    assert policy == expected
+
+
+@pytest.mark.parametrize("side", [64, 300])
+def test_at_most_5_mb_with_200_pictures_that_do_not_compress(side):
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (200, side, side, 3), dtype=np.uint8)
+    page, _ = make({"image": pictures, "text": np.array(["<&\U0001f600" * 999] * 200)})
+    assert len(page.encode()) <= 5_000_000
+    cards = Page(page).data["cards"]
+    assert all(card["inputs"][0]["image"].startswith("data:image/") for card in cards)
+
+
+def test_a_small_picture_is_kept_pixel_by_pixel():
+    pixels = np.arange(2 * 28 * 28 * 3, dtype=np.uint8).reshape(2, 28, 28, 3)
+    for inputs, expected in (
+        (pixels, pixels),
+        (pixels[..., :1], pixels[..., 0]),
+        (pixels[..., 0], pixels[..., 0]),
+        (np.moveaxis(pixels, -1, 1), pixels),  # channels first
+        (pixels / np.float32(255), pixels),
+    ):
+        for blocks, image in zip(shown_inputs(inputs, max_bytes=10**6), expected, strict=True):
+            (block,) = blocks
+            assert block["small"]
+            png = base64.b64decode(block["image"].partition(",")[2])
+            np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), image)
+
+
+def test_a_large_picture_is_shrunk_in_proportion():
+    ((block,),) = shown_inputs(np.zeros((1, 200, 400, 3), np.uint8), max_bytes=10**6)
+    jpeg = base64.b64decode(block["image"].partition(",")[2])
+    assert Image.open(io.BytesIO(jpeg)).size == (160, 80) and "small" not in block
+
+
+def test_text_tokens_and_features():
+    assert shown_inputs(np.array(["ab", "c" * 700]), max_bytes=10**6)[1] == [
+        {"text": "c" * 600, "more": 100}
+    ]
+    assert shown_inputs(np.arange(100)[None], max_bytes=10**6) == [
+        [{"tokens": list(range(96)), "more": 4}]
+    ]
+    table = shown_inputs(np.array([[1.5, -2]], np.float32), ("x", "<y>"), max_bytes=10**6)
+    assert table == [[{"features": [["x", "1.5"], ["<y>", "-2"]]}]]
+    wide = shown_inputs({"a": np.zeros((1, 30)), "b": np.ones(1)}, max_bytes=10**6)
+    assert wide[0][0]["name"] == "a" and wide[0][0]["more"] == 6
+    assert wide[0][1] == {"name": "b", "features": [["0", "1"]]}
+
+
+def test_inputs_stay_with_their_examples():
+    _, judged = make()
+    rows = np.sort(judged.order[:50])  # in another order than the judgement's
+    page, _ = make(np.array([f"row {row}" for row in rows]), rows)
+    cards = Page(page).data["cards"]
+    assert [card["inputs"][0]["text"] for card in cards] == [
+        f"row {row}" for row in judged.order[:50]
+    ]
+
+
+def test_multi_label_and_regression():
+    label = np.array([[1, 0], [0, -1], [1, 1]])
+    margin = np.where(label < 0, 0, np.array([[-3.0, 2], [1, 0], [4, 5]]))
+    examples = {"index": np.arange(3), "label": label, "margin": margin}
+    examples |= {"visits": np.ones(3, int), "weight": np.ones(3)}
+    judged = quality.judge(examples, None, task="multi_label", num_outputs=2)
+    page = report.report_html(examples, judged, task="multi_label", classes=("x", "y"))
+    card = Page(page).data["cards"][0]
+    assert card["given"] == {"present": [0], "unknown": []} and card["m"] == -3
+    assert card["suggested"] == {"present": [], "unknown": []} and card["action"] == "relabel"
+    text = " ".join(" ".join(Page(page).text).split())
+    assert "tag examples to add to take away x 2 0 1 y 1 0 0" in text
+    examples = {"label": np.array([1, 2, 30.5], np.float32), "margin": np.array([-1, -2, -50.0])}
+    examples |= {"index": np.arange(3), "visits": np.ones(3, int), "weight": np.ones(3)}
+    examples |= {"prediction": np.array([[1], [2], [3.25]], np.float32)}
+    judged = quality.judge(examples, None, task="regression", num_outputs=1)
+    card = Page(report.report_html(examples, judged, task="regression")).data["cards"][0]
+    assert (card["given"], card["suggested"], card["action"]) == ("30.5", "3.25", "relabel")
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    examples, calibration = examples_of()
+    np.savez(tmp_path / "examples.npz", **examples)
+    np.savez(tmp_path / "calibration.npz", **calibration)
+    inputs = {"input.t": np.array(["text"] * 20), "input.x": np.zeros((20, 3))}
+    np.savez(tmp_path / "suspect_inputs.npz", row=np.arange(20), **inputs)
+    facts = {"classes": ["a", "b", "c", "d"], "num_outputs": 4, "columns": []}
+    labels = {"false_alarm_rate": 0.05, "false_discovery_rate": 0.1}
+    config = {"name": "mine", "task": "classification", "labels": labels, "dataset": facts}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "result.json").write_text("{}")
+    return tmp_path
+
+
+def test_a_finished_run_is_rendered_from_its_folder(run_folder):
+    content = report.render(run_folder)
+    assert set(content) == {"suspects.csv", "label_report.html"}
+    assert len(content["suspects.csv"].splitlines()) == 401
+    parsed = Page(content["label_report.html"].decode())
+    assert "false-discovery rate" in " ".join(parsed.text)
+    assert [block["name"] for block in parsed.data["cards"][0]["inputs"]] == ["t", "x"]
+    flagged = content["suspects.csv"].count(b",True,")
+    other = report.render(run_folder, false_alarm_rate=0.3)
+    assert "30% (false-alarm rate)" in " ".join(Page(other["label_report.html"].decode()).text)
+    assert other["suspects.csv"].count(b",True,") > flagged
+    # The decisions of one report are those of the other.
+    assert Page(other["label_report.html"].decode()).data["key"] == parsed.data["key"]
+
+
+def test_what_is_missing_or_damaged_is_named(run_folder):
+    with pytest.raises(UserError, match="false_alarm_rate: 2"):
+        report.render(run_folder, false_alarm_rate=2.0)
+    for name in ("calibration.npz", "suspect_inputs.npz", "result.json"):
+        (run_folder / name).unlink()
+    parsed = Page(report.render(run_folder)["label_report.html"].decode())
+    assert "No calibration examples" in " ".join(parsed.text)
+    assert len(parsed.data["cards"]) == 200
+    (run_folder / "examples.npz").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"examples\.npz: damaged"):
+        report.render(run_folder)
+    (run_folder / "examples.npz").unlink()
+    with pytest.raises(UserError, match=r"no finished run \(examples\.npz is missing\)"):
+        report.render(run_folder)
