@@ -306,13 +306,18 @@ function paint(card) {
   }
 }
 
+// A suggestion is only made for suspects: the other labels are left for the reader.
+function toAccept() {
+  return shown.filter((card) => card.suspect && !decisions[card.index]);
+}
+
 function count() {
   const of = (name) => Object.values(decisions).filter((entry) => entry.decision === name).length;
   const left = cards.length - Object.keys(decisions).length;
   byId("counts").textContent = `${shown.length} shown · ${of("keep")} keep · ${of("relabel")} relabel`
     + ` · ${of("drop")} drop · ${left} undecided`;
-  const open = shown.filter((card) => !decisions[card.index]).length;
-  byId("accept").textContent = `Accept ${open} suggestions`;
+  const open = toAccept().length;
+  byId("accept").textContent = `Accept ${open} suggestion${open === 1 ? "" : "s"}`;
   byId("accept").disabled = open === 0;
   byId("clear").disabled = left === cards.length;
 }
@@ -401,11 +406,9 @@ document.addEventListener("keydown", (event) => {
 // ---- buttons and menus
 
 byId("accept").addEventListener("click", () => {
-  for (const card of shown) {
-    if (!decisions[card.index]) {
-      const label = card.action === "relabel" ? labelText(card.suggested) : "";
-      decisions[card.index] = {decision: card.action, label};
-    }
+  for (const card of toAccept()) {
+    const label = card.action === "relabel" ? labelText(card.suggested) : "";
+    decisions[card.index] = {decision: card.action, label};
   }
   store();
   cards.forEach(paint);
