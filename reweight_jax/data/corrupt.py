@@ -143,3 +143,20 @@ def proportional_counts(labels: np.ndarray, num_classes: int, total: int) -> np.
     order = np.argsort(-(share - counts), kind="stable")
     counts[order[: total - counts.sum()]] += 1
     return counts
+
+
+def even_shares(available: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns `total` split over the classes as evenly as they allow, int64 [K].
+
+    A class with fewer examples than its share gives all of its `available[k]`, and the others more;
+    `rng` draws the classes that get what is left over. ValueError if all have fewer than `total`.
+    """
+    if total > available.sum():
+        raise ValueError(f"{total} examples wanted, of {available.sum()}")
+    counts = np.zeros(len(available), np.int64)
+    while (left := total - counts.sum()) > 0:
+        room = np.flatnonzero(counts < available)
+        if left < len(room):
+            room = rng.choice(room, left, replace=False)
+        counts[room] += np.minimum(available[room] - counts[room], max(1, left // len(room)))
+    return counts

@@ -305,6 +305,20 @@ def test_draws_per_class_are_exact_and_uniform():
         corrupt.draw_per_class(labels, [11, 0, 0], np.random.default_rng(0))
 
 
+def test_even_shares():
+    rng = np.random.default_rng(0)
+    available = np.array([5, 50, 0, 50, 11])
+    # 5 of the small class, and 31 of the others: 10 or 11 each.
+    shares = np.array([corrupt.even_shares(available, 36, rng) for _ in range(50)])
+    np.testing.assert_array_equal(np.sort(shares, axis=1), np.tile([0, 5, 10, 10, 11], (50, 1)))
+    assert (np.ptp(shares[:, [1, 3, 4]], axis=0) == 1).all()  # chance says which gets one more
+    np.testing.assert_array_equal(corrupt.even_shares(available, 116, rng), available)
+    np.testing.assert_array_equal(corrupt.even_shares(available, 86, rng), [5, 35, 0, 35, 11])
+    assert corrupt.even_shares(available, 2, rng).sum() == 2
+    with pytest.raises(ValueError, match="^117 examples wanted, of 116$"):
+        corrupt.even_shares(available, 117, rng)
+
+
 # --- asymmetric flips -----------------------------------------------------------------------------
 
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()

@@ -1,0 +1,186 @@
+"""Which of a user's examples to label by hand, and the trusted set that the answers make."""
+
+import csv
+import os
+import pathlib
+import shutil
+
+import numpy as np
+
+from reweight_jax.data import corrupt
+from reweight_jax.data.corrections import label_texts
+from reweight_jax.data.examples import Data
+from reweight_jax.data.files import load_npz
+from reweight_jax.data.randomness import generator
+from reweight_jax.data.splits import load
+from reweight_jax.data.tables import FILE_COLUMN, read_table
+from reweight_jax.errors import UserError
+
+SOURCES = ("npz", "csv", "image_folder")
+RANDOM, UNCERTAIN = "random", "uncertain"
+WHOLE = {"noise": "none", "noise_ratio": 0.0, "imbalance_ratio": 0.0, "imbalance_factor": 0.0}
+WHOLE |= {"num_train": 0, "num_clean": 0, "num_calibration": 0, "num_hyper_val": 0}
+WHOLE |= {"balanced_test": False, "resident": False, "image_size": 1}
+
+
+def read_data(config) -> Data:
+    """Returns the data of a config without noise, and with all rows of the source in train.
+
+    Rows that config.data.corrections drops are left out, such as those that are trusted already.
+    Images are not read, and may have any size. UserError if the data are not files of the user.
+    """
+    config = config.copy_and_resolve_references()
+    fields = config.data
+    if fields.name not in SOURCES:
+        raise UserError(f"config.data.name: {fields.name}; must be {', '.join(SOURCES)}")
+    if fields.clean_column:
+        raise UserError(
+            f"config.data.clean_column: {fields.clean_column}; mark the trusted rows there, or "
+            "leave it empty"
+        )
+    fields.update(WHOLE)
+    return load(config, config.seed)
+
+
+def files_of(fields, data: Data) -> list[pathlib.Path] | None:
+    """Returns the image file of each row of the source, or None if the inputs are no files."""
+    path = pathlib.Path(fields.path).expanduser()
+    if fields.name == "npz" or (fields.name == "csv" and data.columns):
+        return None
+    folder = path if fields.name == "image_folder" else path.parent
+    return [folder / name for name in data.ids]
+
+
+def choose_rows(
+    data: Data, num: int, uncertainty: np.ndarray | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws rows of train to label by hand, equally many of each given label.
+
+    Args:
+      data: of `read_data`.
+      num: how many; at most the number of training examples.
+      uncertainty: float [N], to choose half of them by, the largest first; None: all at random.
+      seed: decides the draw.
+
+    Returns:
+      (rows int [num] in random order, str [num] of RANDOM and UNCERTAIN).
+    """
+    train, rng = data.splits.train, generator(seed, "split_clean")
+    is_class = len(data.classes) > 0 and train.label.ndim == 1
+    group = train.label if is_class else np.zeros(train.size, int)
+
+    def shares(of, total):
+        return corrupt.even_shares(np.bincount(of, minlength=group.max() + 1), total, rng)
+
+    # The random ones first, of all examples: what the others leave has too few hard ones.
+    num_random = num if uncertainty is None else num - num // 2
+    rows = corrupt.draw_per_class(group, shares(group, num_random), rng)
+    if num_random < num:
+        rest = np.delete(np.arange(train.size), rows)
+        counts = shares(group[rest], num - num_random)
+        rest = rest[np.argsort(-uncertainty[rest], kind="stable")]
+        rows = np.concatenate([rows, *(rest[group[rest] == k][:n] for k, n in enumerate(counts))])
+    drawn = np.where(np.arange(num) < num_random, RANDOM, UNCERTAIN)
+    order = rng.permutation(num)  # whoever labels must not guess the class from its neighbours
+    return rows[order], drawn[order]
+
+
+def write_trusted(fields, data: Data, parts: dict, folder: pathlib.Path) -> dict[str, str]:
+    """Writes trusted examples as the reader of the data takes them; those it has so far stay.
+
+    Args:
+      fields: config.data.
+      data: of `read_data`.
+      parts: "clean" and perhaps "calibration" -> (rows of train int [n], labels like train's).
+      folder: to write to.
+
+    Returns:
+      Field of config.data -> name of a file or folder in `folder` that it must be set to.
+    """
+    return WRITERS[fields.name](fields, data, parts, folder)
+
+
+def _write_npz(fields, data, parts, folder):
+    """Copies the file, with the arrays of the parts added."""
+    arrays = load_npz(pathlib.Path(fields.path).expanduser())
+    inputs = {
+        name: array
+        for name, array in arrays.items()
+        if name.partition(".")[0] in ("train_input", "train_image")
+    }
+    for part, (rows, label) in parts.items():
+        index = data.splits.train.index[rows]
+        new = {name.replace("train", part, 1): array[index] for name, array in inputs.items()}
+        names = np.array(data.classes) if data.classes and label.ndim == 1 else None
+        new[f"{part}_label"] = label if names is None else names[label]
+        for name, array in new.items():
+            older = next((n for n in (name, _other_name(name)) if n in arrays), None)
+            if older:
+                array = np.concatenate([arrays[older], array.reshape(-1, *arrays[older].shape[1:])])
+            arrays[older or name] = array
+    np.savez(folder / "data.npz", **arrays)
+    return {"path": "data.npz"}
+
+
+def _other_name(name):
+    """clean_image for clean_input, and the other way round."""
+    old, new = ("_image", "_input") if "_image" in name else ("_input", "_image")
+    return name.replace(old, new)
+
+
+def _write_csv(fields, data, parts, folder):
+    """Writes a table for each part: the columns that are read, with the new labels."""
+    table, written = read_table(pathlib.Path(fields.path).expanduser()), {}
+    labels = [fields.label_column]
+    if labels[0] not in table.cells:
+        labels = [name.strip() for name in fields.label_column.split(",")]
+    columns = [*(data.columns or [FILE_COLUMN]), *labels]
+    for part, (rows, label) in parts.items():
+        name = f"{part}.csv"
+        chosen = table.take(data.splits.train.index[rows]).cells
+        if data.classes and label.ndim == 1:
+            chosen[labels[0]] = label_texts(label, data.classes)
+        else:
+            values = label.reshape(len(label), -1)
+            chosen |= {
+                column: list(map(str, v)) for column, v in zip(labels, values.T, strict=True)
+            }
+        tables = [(table.path, chosen)]
+        if fields[f"{part}_path"]:
+            older = read_table(pathlib.Path(fields[f"{part}_path"]).expanduser())
+            tables.insert(0, (older.path, older.cells))
+        lines = []
+        for path, cells in tables:
+            if not data.columns:  # paths of images are relative to the table
+                files = [os.path.relpath(path.parent / file, folder) for file in cells[FILE_COLUMN]]
+                cells = cells | {FILE_COLUMN: files}
+            lines += zip(*(cells[column] for column in columns), strict=True)
+        with (folder / name).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([columns, *lines])
+        written[f"{part}_path"] = name
+    return written
+
+
+def _write_image_folder(fields, data, parts, folder):
+    """Copies the images of each part into class folders."""
+    paths, index = files_of(fields, data), data.splits.train.index
+    for part, (rows, label) in parts.items():
+        if fields[f"{part}_path"]:
+            copy(pathlib.Path(fields[f"{part}_path"]).expanduser(), folder / part)
+        for row, name in zip(index[rows], label_texts(label, data.classes), strict=True):
+            # Of two class folders, images may have the same name.
+            copy(paths[row], folder / part / name / f"{row}_{paths[row].name}")
+    return {f"{part}_path": part for part in parts}
+
+
+WRITERS = {"npz": _write_npz, "csv": _write_csv, "image_folder": _write_image_folder}
+
+
+def copy(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copies a file or a folder, and makes the folder that it goes to; UserError if it cannot."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
+    except (OSError, shutil.Error) as error:
+        reason = getattr(error, "strerror", None) or "a file in it cannot be read"
+        raise UserError(f"{source}: cannot be copied to {target} ({reason})") from None

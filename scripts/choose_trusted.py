@@ -1,0 +1,285 @@
+"""Draws examples of your own data to label by hand, and makes a trusted set of the answers.
+
+    python scripts/choose_trusted.py --config=configs/own_data.py:image_folder \\
+      --config.data.path=photos --num=100 --output=to_label
+    python scripts/choose_trusted.py --finish=to_label/to_label.csv --output=trusted
+
+The first command takes the same --config options as training. It draws as many examples of each
+given label (--config.seed=1: others), and writes to_label/to_label.csv, with copies of images in
+to_label/pictures/. Fill in the column `label`: the name of a class; the tags that hold, separated
+by ; (or - if none does, and ?NAME if you cannot tell); or a number. Leave the cell empty if you
+cannot tell: an example without an answer is left out.
+
+The second command reads the answers, writes the folder trusted/, and prints the command to train
+with it. trusted/decisions.csv takes the examples out of the training set (config.data.corrections),
+where their labels may be wrong; the data itself is not changed.
+
+With --workdir=RUN, a finished run on the same data, only half of the examples are drawn at random.
+The others are those that the run was least sure of: they teach it most, but they are not drawn as
+the right labels are, so that rates of false alarms do not hold if they are among the calibration
+examples. Therefore the random half becomes the calibration set, and the others the clean set.
+"""
+
+import contextlib
+import json
+import pathlib
+import shlex
+import shutil
+import sys
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from PIL import Image
+
+from reweight_jax import cli
+from reweight_jax.configs import default
+from reweight_jax.data.corrections import (
+    Names,
+    find_rows,
+    label_parser,
+    label_texts,
+    parse_cell,
+    to_csv,
+)
+from reweight_jax.data.examples import Data
+from reweight_jax.data.tables import read_table
+from reweight_jax.data.trusted import RANDOM, choose_rows, copy, files_of, read_data, write_trusted
+from reweight_jax.errors import UserError, prefix
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:VARIANT")
+_NUM = flags.DEFINE_integer("num", 100, "How many examples to draw.", lower_bound=1)
+_WORKDIR = flags.DEFINE_string("workdir", None, "A finished run: half are what it is unsure of.")
+_FINISH = flags.DEFINE_string("finish", None, "The CSV file with the answers.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write, which must not exist.")
+
+MAX_FEATURES = 1_000  # of a table, in the file to fill in
+MIN_CALIBRATION = 20  # fewer support no useful rate of false alarms
+NO_TAG = "-"
+
+
+def uncertainty_of(workdir: str, data: Data) -> np.ndarray:
+    """Returns how unsure a run was of each training example, float [N]; -inf if it did not see it.
+
+    Minus the distance of the mean margin from 0, at which two labels are equally probable (of tags
+    the nearest one); of numbers, how far the prediction was off.
+    """
+    folder, train = pathlib.Path(workdir).expanduser(), data.splits.train
+    try:
+        classes = json.loads((folder / "config.json").read_text())["dataset"]["classes"]
+        with np.load(folder / "examples.npz", allow_pickle=False) as file:
+            index, label, margin = (file[name] for name in ("index", "label", "margin"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--workdir {workdir}: no finished run ({error})") from None
+    unsure = np.where(np.isnan(margin), -np.inf, -np.abs(margin) if classes else -margin)
+    unsure = unsure if unsure.ndim == 1 else unsure.max(axis=1)
+    there = dict(zip(train.index.tolist(), range(train.size), strict=True))
+    found = np.full(train.size, -np.inf)
+    given, before = label_texts(train.label, data.classes), label_texts(label, tuple(classes))
+    for position, row in enumerate(index.tolist()):
+        if row not in there:
+            continue  # dropped since, or a clean example that was trained on
+        if given[there[row]] != before[position]:
+            raise UserError(
+                f"--workdir {workdir}: row {row} had the label {before[position]!r}, but here it "
+                f"has {given[there[row]]!r}; the run had other data, or labels with injected noise"
+            )
+        found[there[row]] = unsure[position]
+    return found
+
+
+# --- The file to fill in --------------------------------------------------------------------------
+
+
+def draw(config, arguments: list[str], num: int, output: str, workdir: str | None) -> str:
+    """Writes the folder `output` with the file to fill in; returns what to tell the user.
+
+    `arguments` are the --config options of the command line, for the command to train with.
+    """
+    data = read_data(config)
+    train, paths = data.splits.train, files_of(config.data, data)
+    uncertainty = uncertainty_of(workdir, data) if workdir else None
+    with prefix("--num"):
+        rows, drawn = choose_rows(data, num, uncertainty, config.seed)
+    columns = {"index": train.index[rows]}
+    with new_folder(output) as folder:
+        if data.ids is not None:
+            columns["id"] = data.ids[train.index[rows]]
+        inputs = None if isinstance(train.inputs, dict) else train.inputs
+        is_image = inputs is not None and inputs.dtype == np.uint8 and inputs.ndim == 4
+        if paths or (is_image and inputs.shape[-1] in (1, 3)):
+            (folder / "pictures").mkdir()
+            columns["picture"] = []
+            for row in rows:
+                index = train.index[row]
+                name = f"pictures/{index}_{paths[index].name}" if paths else f"pictures/{index}.png"
+                columns["picture"].append(name)
+                if paths:
+                    copy(paths[index], folder / name)
+                else:
+                    pixels = inputs[row]
+                    Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0]).save(
+                        folder / name
+                    )
+        columns["given_label"] = label_texts(train.label[rows], data.classes)
+        columns["label"] = [""] * num
+        if workdir:
+            columns["drawn"] = drawn
+        if not paths and inputs is not None and inputs.ndim == 2 and inputs.shape[1] < MAX_FEATURES:
+            for column, name in enumerate(data.columns or map(str, range(inputs.shape[1]))):
+                columns[f"{name}_" if name in columns else name] = inputs[rows, column]
+        text = to_csv(columns, zip(*columns.values(), strict=True))
+        (folder / "to_label.csv").write_text(text, encoding="utf-8", errors="replace")
+        saved = {"arguments": arguments, "config": json.loads(config.to_json())}
+        (folder / "config.json").write_text(json.dumps(saved, indent=2))
+    if not data.classes:
+        answers = "a number, or several separated by ;"
+    elif train.label.ndim == 1:
+        answers = "one of " + ", ".join(map(str, data.classes[:20]))
+        answers += ", ..." if len(data.classes) > 20 else ""
+    else:
+        answers = f"the tags that hold, separated by ; or {NO_TAG} if none does"
+    return (
+        f"{num} examples: {output}/to_label.csv\n"
+        f"fill in the column label ({answers}), and then:\n"
+        f"python scripts/choose_trusted.py --finish={shlex.quote(f'{output}/to_label.csv')} "
+        "--output=trusted"
+    )
+
+
+@contextlib.contextmanager
+def new_folder(name: str):
+    """Yields a folder that becomes `name` if nothing fails; UserError if `name` has files."""
+    folder = pathlib.Path(name).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--output {name}: is there already; remove it, or choose another folder")
+    part = cli.make_folder("--output", folder.with_name(f".{folder.name}.part"))
+    try:
+        yield part
+        if folder.exists():
+            folder.rmdir()
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+# --- The answers ----------------------------------------------------------------------------------
+
+
+def finish(config, arguments: list[str], answers: str, output: str) -> str:
+    """Writes the trusted set to the folder `output`; returns what to tell the user."""
+    data, table = read_data(config), read_table(pathlib.Path(answers).expanduser())
+    train, index = data.splits.train, data.splits.train.index
+    if "label" not in table.cells:
+        raise UserError(f"{table.path}: no column label; found: {', '.join(table.cells)}")
+    size = index.max() + 1 if data.ids is None else len(data.ids)
+    rows = find_rows(table, train, index.max() + 1, Names(data.classes, data.ids, size))
+    lines = [line for line, cell in enumerate(table.cells["label"]) if cell.strip()]
+    if not lines:
+        raise UserError(f"{table.path}: the column label is empty; fill it in")
+    label, rows = read_answers(table, lines, train, data.classes), rows[lines]
+    is_random = np.ones(len(rows), bool)
+    if "drawn" in table.cells:
+        is_random = np.array([table.cells["drawn"][line].strip() == RANDOM for line in lines])
+    parts = {"clean": (rows, label)}
+    if is_random.any() and not is_random.all():
+        parts = {"clean": (rows[~is_random], label[~is_random])}
+        parts["calibration"] = (rows[is_random], label[is_random])
+    header = ["index", *(["id"] if data.ids is not None else []), "given_label"]
+    given = label_texts(train.label[rows], data.classes)
+    with new_folder(output) as folder:
+        options = write_trusted(config.data, data, parts, folder)
+        decisions = []
+        for row, text in sorted(zip(rows.tolist(), given, strict=True)):
+            name = [] if data.ids is None else [data.ids[index[row]]]
+            decisions.append([index[row], *name, text, "drop", ""])
+        text = to_csv([*header, "decision", "new_label"], decisions)
+        (folder / "decisions.csv").write_text(text, encoding="utf-8", errors="replace")
+    options = {name: f"{output}/{file}" for name, file in options.items()}
+    before = [config.data.corrections] if config.data.corrections else []
+    options["corrections"] = ",".join([*before, f"{output}/decisions.csv"])
+    has_calibration = "calibration" in parts or data.splits.calibration is not None
+    if not has_calibration and len(rows) >= 2 * MIN_CALIBRATION:
+        options["num_calibration"] = len(rows) // 2
+    is_other = np.any((label != train.label[rows]).reshape(len(rows), -1), axis=1)
+    text = [f"{len(rows)} trusted examples: {output}"]
+    text += [f"{name}: {len(part[0])} of them" for name, part in parts.items() if len(parts) > 1]
+    text += [f"left out without an answer: {len(table.lines) - len(rows)}"]
+    if is_random.any():
+        share = is_other[is_random].mean()
+        text.append(f"given labels that differ, of those drawn at random: {share:.0%}")
+    if data.classes and label.ndim == 1:
+        missing = np.setdiff1d(np.arange(len(data.classes)), parts["clean"][1])
+        if len(missing):
+            names = ", ".join(str(data.classes[k]) for k in missing[:10])
+            text.append(f"no trusted example of {len(missing)} classes: {names}")
+    return "\n".join([*text, "to train with them:", command_with(arguments, options)])
+
+
+def read_answers(table, lines, train, classes) -> np.ndarray:
+    """Returns the labels in the column `label` of some lines; UserError that names all typos."""
+    parse, labels, errors = label_parser(classes, train.label), [], {}
+    has_tags = bool(classes) and train.label.ndim == 2
+    for line in lines:
+        try:
+            is_none = has_tags and table.cells["label"][line].strip() == NO_TAG
+            label = np.zeros_like(train.label[0]) if is_none else None
+            labels.append(parse_cell(table, line, "label", parse) if label is None else label)
+        except UserError as error:
+            text = str(error).removeprefix(f"{table.path}, ")
+            errors.setdefault(table.cells["label"][line].strip(), []).append(text)
+    if errors:
+        texts = [f"{same[0]} ({len(same)} x)" for same in list(errors.values())[:5]]
+        more = f" | and {len(errors) - 5} more" if len(errors) > 5 else ""
+        raise UserError(f"{table.path}: {' | '.join(texts)}{more}")
+    return np.array(labels, train.label.dtype)
+
+
+def command_with(arguments: list[str], options: dict) -> str:
+    """Returns the command line that trains with `arguments` and the fields of config.data."""
+    flags_set = [f"--config.data.{name}=" for name in options]
+    kept = [a for a in arguments if not a.startswith(tuple(flags_set))]
+    new = [f"{flag}{value}" for flag, value in zip(flags_set, options.values(), strict=True)]
+    return shlex.join(["python", "-m", "reweight_jax.main", *kept, *new])
+
+
+def config_arguments(argv: list[str]) -> list[str]:
+    """Returns the --config options of a command line, each as --name=value."""
+    found = []
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and (name == "config" or name.startswith("config.")):
+            found.append(f"--{name}={value if equals else following}")
+    return found
+
+
+def saved_config(answers: pathlib.Path):
+    """Returns (config, arguments) that `draw` left beside the file to fill in."""
+    path = answers.with_name("config.json")
+    try:
+        saved = json.loads(path.read_text())
+        config = default.get_config()
+        config.update(ConfigDict(saved["config"]))
+        return config, saved["arguments"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give --config as before") from None
+
+
+def main(argv):
+    if not _OUTPUT.value:
+        raise UserError("--output is missing: the folder to write")
+    config, arguments = _CONFIG.value, config_arguments(sys.argv[1:])
+    if _FINISH.value and config is None:
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
+        config, arguments = saved_config(pathlib.Path(_FINISH.value).expanduser())
+    else:
+        cli.check_arguments(argv, config)
+    if _FINISH.value:
+        print(finish(config, arguments, _FINISH.value, _OUTPUT.value))
+    else:
+        print(draw(config, arguments, _NUM.value, _OUTPUT.value, _WORKDIR.value))
+
+
+if __name__ == "__main__":
+    cli.run(main)
