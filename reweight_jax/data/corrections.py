@@ -5,7 +5,8 @@ header line and these columns; others are not read:
 
 - index: the row of the training set, from 0, as in examples.npz;
 - decision and new_label, or, if there is no column decision, action and suggested_label. A decision
-  is keep (or an empty cell), drop or relabel;
+  is keep (or an empty cell), drop or relabel. An action on a trusted example is not taken, and a
+  decision about one is an error;
 - given_label, and id or file, if they are there: what the row holds. They are compared with the
   data, so that a file cannot be applied to other data than it was made for.
 
@@ -80,8 +81,8 @@ def correct(train: Examples, files: str, names: Names) -> tuple[Examples, dict]:
                 valid = f"must be {', '.join(DECISIONS[:-1])} or {DECISIONS[-1]}"
                 cell = table.cells[decision][line]
                 raise UserError(f"{table.at(line, decision)}: {cell!r}; {valid}")
-            if what == "keep":
-                continue
+            if what == "keep" or (row < 0 and decision == "action"):
+                continue  # a list of suspects may name trusted examples that a run also trained on
             if row < 0:
                 index = table.cells["index"][line]
                 raise UserError(

@@ -251,6 +251,12 @@ def test_rows_of_the_trusted_set_are_not_corrected(tmp_path):
         UserError, match="line 2, column index: 31 is a trusted or held-out example"
     ):
         corrected(dropped, parts)
+    header = "index,given_label,suggested_label,action"
+    rows = ["31,dog,owl,relabel", "0,cat,owl,relabel", "32,owl,,drop"]
+    suspects = write(tmp_path / "suspects.csv", rows, header)
+    data = corrected(suspects, parts)
+    assert data.corrections == {"dropped": 0, "relabelled": 1}
+    assert names(data, data.splits.clean) == list(CLASSES)
     with pytest.raises(UserError, match=r"'33'; must be a row of the training set, 0\.\.29"):
         corrected(write(tmp_path / "far.csv", ["33,dog,keep,"]), parts)
 
