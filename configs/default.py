@@ -36,11 +36,24 @@ def get_config() -> ConfigDict:
     config.momentum = 0.9  # of sgd, 0 is plain SGD; of adam the decay rate of the first moment
     config.weight_decay = 0.0  # L2 coefficient on kernels, in the update only
 
+    # Settling, ours and not the paper's: from this fraction of num_steps on, plain training on the
+    # examples whose labels the model has believed so far. 1: the paper's method.
+    config.settle_at = 1.0
+    # Whether a step takes a batch as it is if no example of it is helpful: "uniform". "keep": as in
+    # the paper, such a step changes nothing.
+    config.on_zero_weights = "keep"
+
     # More steps of plain training on the clean set: "none"; from the "last" step (the paper's +FT);
     # from the one "best" on hyper_val (+ES+FT); or from "both", one after the other.
     config.finetune_from = "none"
     config.finetune_steps = 5_000
     config.finetune_learning_rate = 1e-3
+
+    # Two more trainings of num_steps each, from the initialisation: plain training on all labels,
+    # to compare with; and on what the list of suspects leaves: "none", "drop" or "relabel" them.
+    # Both take the clean examples too.
+    config.compare_plain = False
+    config.retrain = "none"
 
     # s_model_conf: the --workdir of a finished baseline run, whose confusion matrix it starts from;
     # in a sweep "{seed}" in it is replaced by the seed.
@@ -48,11 +61,23 @@ def get_config() -> ConfigDict:
     # mentornet: examples whose loss is at or below this percentile have full weight.
     config.mentor_percentile = 70.0
 
+    # Remember each example's alignment also if the method needs no clean gradient. It costs one.
+    config.observe_alignment = False
+    # Most memory for what the model believes of each example, [N, K] numbers, on each device.
+    # Without it no other label is suggested.
+    config.remember_megabytes = 256
+
     config.log_every_steps = 100  # one line in metrics.jsonl, averaged over the interval
     config.eval_every_steps = 500  # a multiple of log_every_steps, like the next one
     config.checkpoint_every_steps = 1_000
     # Most steps in one dispatch to the device. 0: 1 on a CPU, 25 elsewhere.
     config.steps_per_dispatch = 0
+
+    # Which labels are called suspect: at a share of the right labels that may be called so too, or,
+    # if it is above 0, at a share of the suspects that may be right.
+    config.labels = ConfigDict()
+    config.labels.false_alarm_rate = 0.05
+    config.labels.false_discovery_rate = 0.0
 
     config.model = ConfigDict()
     # A name in reweight_jax.models.MODELS. "auto": mlp for float features [N, D], transformer for

@@ -23,7 +23,7 @@ from reweight_jax.train.config import build_model, sample_of
 from reweight_jax.train.evaluate import EVAL_BATCH_SIZE, compile_predict
 
 DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
-PHASES = ("last", "best", "finetuned_last", "finetuned_best")
+PHASES = ("last", "best", "unsettled", "finetuned_last", "finetuned_best", "plain", "retrained")
 
 
 class Fitted:
@@ -78,7 +78,7 @@ class Fitted:
         Args:
           inputs: as the training inputs, [N, ...] or a dict of arrays. Of a DataFrame, the columns
             that the model was trained on are taken by their names.
-          step: "last", or "best" on held-out data, or "finetuned_last", "finetuned_best".
+          step: "last", "best" on held-out data, or the end of another phase, such as "retrained".
           batch_size: examples computed at once; None: all, up to 500. A last batch is padded to it.
 
         Raises:

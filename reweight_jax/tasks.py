@@ -26,6 +26,8 @@ class Task(NamedTuple):
         mean absolute error in the units of the labels.
       margin: (outputs, labels) -> [n], or [n, K] for multi_label: how far the model agrees.
       predict: outputs -> probabilities [n, K], or values [n] or [n, D].
+      remembered: name -> (outputs -> [n, K]): what of the outputs is remembered of each example, so
+        that another label can be suggested.
       scores: (numpy outputs [N, K], numpy labels) -> {name: float} of a split, with "loss".
       goodness: name of the score by which the best step is chosen.
       better_if_lower: whether a lower goodness is better.
@@ -37,6 +39,7 @@ class Task(NamedTuple):
     error: Callable[[jax.Array, jax.Array], jax.Array]
     margin: Callable[[jax.Array, jax.Array], jax.Array]
     predict: Callable[[jax.Array], jax.Array]
+    remembered: dict[str, Callable[[jax.Array], jax.Array]]
     scores: Callable[[np.ndarray, np.ndarray], dict[str, float]]
     goodness: str
     better_if_lower: bool = False
@@ -67,8 +70,9 @@ def classification(labels: np.ndarray, num_outputs: int) -> Task:
         loss = -float(np.mean(log_p[np.arange(len(labels)), labels]))
         return {"accuracy": 1 - error, "error": error, "loss": loss}
 
-    loss, predict = optax.softmax_cross_entropy_with_integer_labels, jax.nn.softmax
-    return Task("classification", num_outputs, loss, error, margin, predict, scores, "accuracy")
+    loss, functions = optax.softmax_cross_entropy_with_integer_labels, (error, margin)
+    functions += (jax.nn.softmax, {"log_probability": jax.nn.log_softmax}, scores)
+    return Task("classification", num_outputs, loss, *functions, "accuracy")
 
 
 def multi_label(labels: np.ndarray, num_outputs: int) -> Task:
@@ -109,8 +113,8 @@ def multi_label(labels: np.ndarray, num_outputs: int) -> Task:
         return {"accuracy": 1 - error, "error": error, "macro_f1": macro_f1, "loss": loss}
 
     # macro_f1 is the goodness: if tags are rare, a model that never predicts one is accurate.
-    predict = jax.nn.sigmoid
-    return Task("multi_label", num_outputs, loss, error, margin, predict, scores, "macro_f1")
+    predict = jax.nn.sigmoid  # the margins say of each tag what its logit says
+    return Task("multi_label", num_outputs, loss, error, margin, predict, {}, scores, "macro_f1")
 
 
 def regression(labels: np.ndarray, num_outputs: int) -> Task:
@@ -144,9 +148,11 @@ def regression(labels: np.ndarray, num_outputs: int) -> Task:
     def margin(outputs, labels):
         return -jnp.sqrt(2 * loss(outputs, labels))
 
+    def values(outputs):
+        return outputs * deviation + mean
+
     def predict(outputs):
-        values = outputs * deviation + mean
-        return values[:, 0] if is_vector else values
+        return values(outputs)[:, 0] if is_vector else values(outputs)
 
     def scores(outputs, labels):
         truth = np.asarray(labels, np.float64).reshape(outputs.shape)
@@ -161,7 +167,8 @@ def regression(labels: np.ndarray, num_outputs: int) -> Task:
             "loss": float(0.5 * np.mean(np.sum((raw / deviation) ** 2, axis=1))),
         }
 
-    return Task("regression", num_outputs, loss, error, margin, predict, scores, "rmse", True)
+    functions = (loss, error, margin, predict, {"prediction": values}, scores)
+    return Task("regression", num_outputs, *functions, "rmse", better_if_lower=True)
 
 
 # name -> make(training labels, num_outputs) -> Task. Add an entry to have a task of your own.

@@ -21,4 +21,4 @@ def records(workdir):
 
 def without_times(tree):
     """result.json or a metrics record, less what differs between two runs of one seed."""
-    return {k: v for k, v in tree.items() if k not in ("seconds", "steps_per_second")}
+    return {k: v for k, v in tree.items() if k not in ("seconds", "seconds_at", "steps_per_second")}

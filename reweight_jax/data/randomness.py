@@ -15,6 +15,7 @@ STREAMS = {
     "train": 8,  # the order of training examples; counter: the epoch
     "clean": 9,  # the order of clean examples; counter: the epoch
     "class_balanced": 10,  # counters: the class and its epoch
+    "calibration": 11,  # the order of calibration examples; counter: the epoch
 }
 
 

@@ -13,9 +13,8 @@ import numpy as np
 
 from reweight_jax.labels import conformal
 
-MIN_OF_CLASS = 20  # calibration examples of a class
 SHIFT = 0.2  # total variation distance of class shares from which calibration is weighted
-FEW = 20  # calibration examples
+FEW = 20  # calibration examples, of all classes or of one
 OUTLIER = 0.9973  # the probability of 3 standard deviations
 
 ADVICE = (
@@ -25,11 +24,9 @@ ADVICE = (
 WITHOUT = {
     "classification": "whose margin is below 0 (another class is more probable)",
     "multi_label": "with a tag whose margin is below 0 (the opposite is more probable)",
-    "regression": (
-        "that lie further from the prediction than 3 standard deviations, estimated from the "
-        "median distance"
-    ),
+    "regression": "that lie further from the prediction than 3 standard deviations, robustly",
 }
+JUDGED = tuple(WITHOUT)  # tasks
 
 
 class Judgement(NamedTuple):
@@ -83,8 +80,8 @@ def judge(
     """
     from scipy.special import expit
 
-    if task not in WITHOUT:
-        raise ValueError(f"task: unknown name {task!r}; valid: {', '.join(WITHOUT)}")
+    if task not in JUDGED:
+        raise ValueError(f"task: unknown name {task!r}; valid: {', '.join(JUDGED)}")
     if not 0 < false_alarm_rate < 1:
         raise ValueError(f"false_alarm_rate: {false_alarm_rate:g} must be between 0 and 1")
     if not 0 <= false_discovery_rate < 1:
@@ -167,7 +164,7 @@ class _Reference:
             # By class, a rate holds in each one; that gains most if they differ in difficulty.
             # Twice as many examples as it needs: the threshold is else a minimum, which scatters
             # so much that recall drops by 0.08 if classes do not differ (by simulation).
-            enough = max(MIN_OF_CLASS, conformal.min_calibration(rate / 2))
+            enough = max(FEW, conformal.min_calibration(rate / 2))
             smallest = int(counts[in_training].min())
             if smallest >= enough:
                 self.by, self.groups, self.min_size = "class", label_pair, smallest

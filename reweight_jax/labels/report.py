@@ -40,7 +40,7 @@ def render(
     *,
     false_alarm_rate: float | None = None,
     false_discovery_rate: float | None = None,
-    health: Sequence[str] = (),
+    result: dict | None = None,
 ) -> dict[str, bytes]:
     """Returns suspects.csv and label_report.html of a finished run: name -> content.
 
@@ -49,13 +49,14 @@ def render(
         calibration.npz and suspect_inputs.npz.
       false_alarm_rate, false_discovery_rate: of `quality.judge`; None: those of the config. A
         false-alarm rate that is given sets the other one to 0, if that is not given too.
-      health: sentences for the head of the report.
+      result: the contents of result.json, if it is not written yet.
 
     Raises:
       UserError: a file is missing or damaged, or a rate cannot be used.
     """
     folder = pathlib.Path(folder)
-    config, result = _read_json(folder / "config.json"), _read_json(folder / "result.json", {})
+    config = _read_json(folder / "config.json")
+    result = result or _read_json(folder / "result.json", {})
     if false_discovery_rate is None and false_alarm_rate is not None:
         false_discovery_rate = 0.0
     labels = config.get("labels", {})
@@ -82,7 +83,7 @@ def render(
             inputs=nested or suspects.get("input"),
             rows=rows,
             title=f"Label report: {config.get('name', folder.name)}",
-            health=health,
+            health=result.get("health", ()),
             result=result,
         )
         table = suspects_table(examples, judgement, classes)

@@ -15,6 +15,12 @@ WEIGHT_ROWS = {
     "right labels whose mean weight is 0": "zero_right",
     "wrong labels whose mean weight is 0": "zero_wrong",
 }
+LABEL_ROWS = {
+    "num_suspects": "labels called suspect",
+    "wrong_suspects": "of these wrong",
+    "wrong_labels": "wrong labels in all",
+    "right_suggestions": "wrong labels whose suggested label is right",
+}
 PERCENT = ("accuracy", "error", "macro_f1")
 
 
@@ -47,7 +53,7 @@ def build_result(config, records: list[dict], task, stops: dict[str, int], devic
       config: the run's.
       records: of metrics.jsonl.
       task: the run's `Task`.
-      stops: name -> last step of each phase; the first phase is "last".
+      stops: name -> last step of each phase, in their order; one of the first two is "last".
       devices: the run's.
 
     Returns:
@@ -57,7 +63,9 @@ def build_result(config, records: list[dict], task, stops: dict[str, int], devic
     evals, confusions = (
         {r["step"]: r for r in records if r["kind"] == kind} for kind in ("eval", "confusion")
     )
-    trains = [r for r in records if r["kind"] == "train" and r["step"] <= stops["last"]]
+    trains = [record for record in records if record["kind"] == "train"]
+    seconds = {record["step"]: round(record["seconds"], 1) for record in trains}
+    trains = [record for record in trains if record["step"] <= stops["last"]]
     best = best_evaluation(list(evals.values()), task, stops["last"])
     steps = {"last": stops["last"], "best": best["step"]} | stops
     result = {
@@ -70,9 +78,10 @@ def build_result(config, records: list[dict], task, stops: dict[str, int], devic
         "num_steps": config.num_steps,
         "best_chosen_by": selection_split(best) or "no split",
         **{name: _flat_scores(evals[step]) for name, step in steps.items()},
-        "weights": evals[stops["last"]]["weights"],
+        "weights": evals[next(iter(stops.values()))]["weights"],
         "steps_without_helpful_example": sum(r["steps_without_helpful_example"] for r in trains),
         "seconds": round(trains[-1]["seconds"], 1),
+        "seconds_at": {name: seconds[step] for name, step in stops.items()},
         "steps_per_second": round(statistics.median(r["steps_per_second"] for r in trains), 2),
         "device": f"{len(devices)} x {devices[0].device_kind}",
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
@@ -86,14 +95,20 @@ def build_result(config, records: list[dict], task, stops: dict[str, int], devic
 
 
 def to_json(result: dict) -> str:
-    """Returns JSON with one field a line, and one row of a matrix a line."""
+    """Returns JSON with one field a line, and one row of a matrix or one entry of a list a line."""
     text = json.dumps(result, indent=2)
-    return re.sub(r"\[[\d\s,]+\]", lambda row: " ".join(row[0].split()), text) + "\n"
+    text = re.sub(r"(?m)^ *\{[^{}]+\}", lambda entry: _one_line(entry[0]), text)
+    return re.sub(r"\[[\d\s,]+\]", lambda row: _one_line(row[0]), text) + "\n"
+
+
+def _one_line(entry):
+    indent = len(entry) - len(entry.lstrip(" "))
+    return entry[:indent] + " ".join(entry.split())
 
 
 def table(result: dict) -> str:
     """Returns the lines that a run ends with."""
-    weights = result["weights"]
+    weights, labels = result["weights"], result.get("labels", {})
     config_name = ":".join(filter(None, (result["config"], result["variant"])))
     rows = [
         ("method", result["method"]),
@@ -101,6 +116,7 @@ def table(result: dict) -> str:
         ("seed", result["seed"]),
         *_score_rows(result),
         *((name, f"{weights[key]:.4f}") for name, key in WEIGHT_ROWS.items() if key in weights),
+        *((text, labels[key]) for key, text in LABEL_ROWS.items() if key in labels),
         ("steps without a helpful example", result["steps_without_helpful_example"]),
         ("time", f"{result['seconds']:.0f} s, {result['steps_per_second']:.1f} steps/s"),
     ]
@@ -119,8 +135,11 @@ def _score_rows(result):
     names = {
         "last": "last step",
         "best": f"best on {chosen_by} (step {result['best']['step']})",
+        "unsettled": "before settling",
         "finetuned_last": "fine-tuned from last",
         "finetuned_best": "fine-tuned from best",
+        "plain": "plain training",
+        "retrained": "retrained without suspects",
     }
     for name, text in names.items():
         if name in result:

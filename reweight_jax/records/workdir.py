@@ -51,14 +51,7 @@ class Workdir:
             raise UserError(f"--workdir {path}: cannot be used ({error})") from None
         old = flatten(json.loads(default.get_config().to_json())) | old  # fields new since then
         differing = {name for name in new if old.get(name) != new[name]} - FREE
-        before, now = old.get("finetune_from"), config.finetune_from
-        fixed = METHODS[config.method].uses_num_steps or config.lr_schedule == "cosine"
-        if before == now == "none" and not fixed:
-            differing -= {"num_steps"}
-        if before == "none":
-            differing -= {"finetune_from", "finetune_steps", "finetune_learning_rate"}
-        if (before, now) == ("last", "both"):
-            differing -= {"finetune_from"}
+        differing -= _may_differ(old, new)
         if differing:
             name = min(differing)
             what = "other data" if name.startswith("dataset.") else f"another config.{name}"
@@ -93,6 +86,30 @@ class Workdir:
         """Writes a file of the folder, whole or not at all."""
         if self.writes:
             write_atomically(self.path / name, content)
+
+
+def _may_differ(old: dict, new: dict) -> set[str]:
+    """The fields that may differ without a change to the steps already taken."""
+    rates, free = {"labels.false_alarm_rate", "labels.false_discovery_rate"}, set()
+    before, now = old["finetune_from"], new["finetune_from"]
+    # A phase may be added if no later one is there.
+    if old["retrain"] == "none":
+        free |= rates | {"retrain"}
+        if not old["compare_plain"]:
+            free |= {"compare_plain"}
+            if before == "none":
+                free |= {"finetune_from", "finetune_steps", "finetune_learning_rate"}
+            if (before, now) == ("last", "both"):
+                free |= {"finetune_from"}
+    is_fixed = METHODS[new["method"]].uses_num_steps or new["lr_schedule"] == "cosine"
+    one_phase = [
+        run["settle_at"] == 1 and run["finetune_from"] == run["retrain"] == "none"
+        and not run["compare_plain"]
+        for run in (old, new)
+    ]  # fmt: skip
+    if all(one_phase) and not is_fixed:  # no step knows of the end
+        free |= {"num_steps"}
+    return free
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:

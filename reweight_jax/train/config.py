@@ -14,12 +14,13 @@ from reweight_jax import models
 from reweight_jax.data.examples import Data, Splits, arrays_of, map_inputs
 from reweight_jax.data.splits import CLEAN_MISSING, load, with_clean_in_train
 from reweight_jax.errors import UserError, prefix
+from reweight_jax.labels.quality import JUDGED
 from reweight_jax.methods import METHODS, Method
 from reweight_jax.models import Model
 from reweight_jax.reweight import select_params
 from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train import devices as on_devices
-from reweight_jax.train.phases import FINETUNE_FROM, LR_SCHEDULES, Phase, phases_of
+from reweight_jax.train.phases import FINETUNE_FROM, LR_SCHEDULES, RETRAIN, Phase, phases_of
 from reweight_jax.train.state import OPTIMIZERS
 from reweight_jax.train.step import Augment, augmentation
 
@@ -96,16 +97,23 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
         raise UserError(CLEAN_MISSING)
     with prefix("config.task"):
         task = TASKS[config.task](splits.train.label, dataset.num_outputs)
+    if config.task not in JUDGED and (config.settle_at < 1 or config.retrain != "none"):
+        raise UserError(f"config.settle_at, retrain: not for the task {config.task}")
     shapes = [(array.dtype, array.ndim) for array in arrays_of(splits.train.inputs)]
     if (config.data.crop_padding or config.data.flip) and shapes != [(np.uint8, 4)]:
         raise UserError("config.data.crop_padding, flip: only for uint8 images [N, H, W, C]")
     remembered = {"weight": (), "margin": ()}
+    beliefs = splits.train.size * task.num_outputs * 4 / 2**20  # float32, in MiB
+    if beliefs <= config.remember_megabytes:
+        remembered |= dict.fromkeys(task.remembered, (task.num_outputs,))
     if config.task == "multi_label":
         remembered["margin"] = (task.num_outputs,)
         for name, part in splits._asdict().items():
             if part is not None and not (part.label >= 0).any():
                 raise UserError(f"{name}_label: all tags are unknown (-1)")
-    if method.needs_clean:
+    if method.needs_clean or (config.observe_alignment and not method.trains_on_clean):
+        if splits.clean is None:
+            raise UserError(CLEAN_MISSING)
         remembered["alignment"] = ()
     facts = facts_of(config, dataset, splits)
     sample = sample_of(facts)
@@ -241,6 +249,11 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "optimizer": _name(OPTIMIZERS),
     "momentum": _number(0, 1),
     "mentor_percentile": _number(0, 100 + 1e-9),
+    "settle_at": lambda v: None if 0 < v <= 1 else "must be above 0 and at most 1",
+    "on_zero_weights": _name(("keep", "uniform")),
+    "retrain": _name(RETRAIN),
+    "labels.false_alarm_rate": _number(0, 1, open_low=True),
+    "labels.false_discovery_rate": _number(0, 1),
     "finetune_from": _name(FINETUNE_FROM),
     "model.name": lambda v: None if v in ("auto", "own") else _name(models.MODELS)(v),
     "data.classes": _integers(0),
@@ -250,7 +263,9 @@ for _rule, _fields in {
     _number(0, open_low=True): "learning_rate finetune_learning_rate",
     _number(1): "num_steps finetune_steps batch_size clean_batch_size log_every_steps "
     "eval_every_steps checkpoint_every_steps",
-    _number(0): "weight_decay steps_per_dispatch data.num_clean data.num_calibration "
+    _number(
+        0
+    ): "weight_decay remember_megabytes steps_per_dispatch data.num_clean data.num_calibration "
     "data.num_hyper_val data.num_train data.crop_padding data.workers data.image_size "
     "data.num_classes",
 }.items():

@@ -14,22 +14,28 @@ from reweight_jax.data.feed import stream_inputs
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.config import Experiment
 from reweight_jax.train.phases import Phase
+from reweight_jax.train.selection import SELECTIONS
 from reweight_jax.train.state import create_optimizer
-from reweight_jax.train.step import train_step
+from reweight_jax.train.step import observe_step, train_step
 
 STEPS_PER_DISPATCH = 25  # on accelerators; a CPU takes one: a dispatch costs it nothing
+CALIBRATION_CHUNKS = 4  # in which the calibration set is visited, in the time of an epoch
 
 
-def dispatches(experiment: Experiment, phase: Phase, start: int, stack: contextlib.ExitStack):
+def dispatches(
+    experiment: Experiment, phase: Phase, start: int, state, stack: contextlib.ExitStack
+):
     """Compiles a phase and yields each dispatch: its last step, and state -> (state, metrics).
 
     A dispatch has `config.steps_per_dispatch` steps, or what is left of the logging interval or of
-    the phase. Streamed inputs are read ahead until `stack` is closed.
+    the phase. Streamed inputs are read ahead until `stack` is closed. What the phase trains on is
+    chosen by `state`, that of its start or of any of its steps.
     """
     config, method, devices = experiment.config, phase.method, experiment.devices
     splits, seed, n = experiment.splits, config.seed, config.batch_size
-    train = splits.clean if method.trains_on_clean else splits.train
-    clean = splits.clean if method.needs_clean else None
+    train, is_first = SELECTIONS[phase.examples](experiment, state), phase.start == 0
+    observes = is_first and "alignment" in experiment.remembered
+    clean = splits.clean if method.needs_clean or observes else None
     step_function = functools.partial(
         train_step,
         model=experiment.model,
@@ -38,10 +44,12 @@ def dispatches(experiment: Experiment, phase: Phase, start: int, stack: contextl
         tx=create_optimizer(config, phase.schedule),
         epsilon_method=config.epsilon_method,
         epsilon_over=config.epsilon_over,
+        on_zero_weights=config.on_zero_weights,
+        remember=is_first,
         augment=experiment.augment,
         axis_name=on_devices.axis_name(devices),
     )
-    resident = config.data.resident or method.trains_on_clean
+    resident = config.data.resident or phase.examples == "clean"
     run = on_devices.compile_steps(step_function, train, clean, devices, resident=resident)
     rows_of = method.sampler(train.label, seed)
     clean_rows_of = clean and shuffled(clean.label, seed, "clean")
@@ -56,12 +64,45 @@ def dispatches(experiment: Experiment, phase: Phase, start: int, stack: contextl
         parts = (itertools.islice(batches, k) for k in lengths)
         stacked = (map_inputs(lambda *arrays: np.stack(arrays), *part) for part in parts)
         inputs = on_devices.put_ahead(stacked, devices)
+    observe = _observer(experiment) if is_first and splits.calibration else None
     step = start
     for k in lengths:
         rows = batch_rows(rows_of, step, k, n)
         clean_rows = clean and batch_rows(clean_rows_of, step, k, m)
         step += k
-        yield step, lambda state: run(state, rows, clean_rows, next(inputs))  # noqa: B023
+
+        def dispatch(state):
+            state, metrics = run(state, rows, clean_rows, next(inputs))  # noqa: B023
+            return (observe(state, step - k, step) if observe else state), metrics  # noqa: B023
+
+        yield step, dispatch
+
+
+def _observer(experiment):
+    """Compiles (state, steps before, steps after a dispatch) -> state, with the visits then due.
+
+    By any step a calibration example has as many visits as a training example, up to a chunk.
+    """
+    config, splits, devices = experiment.config, experiment.splits, experiment.devices
+    size, axis = splits.calibration.size, on_devices.axis_name(devices)
+    chunk = -(-size // CALIBRATION_CHUNKS)
+    step_function = functools.partial(
+        observe_step, model=experiment.model, task=experiment.task, augment=experiment.augment,
+        axis_name=axis,
+    )  # fmt: skip
+    run = on_devices.compile_steps(step_function, splits.calibration.in_memory(), None, devices)
+    rows_of = shuffled(splits.calibration.label, config.seed, "calibration")
+
+    def observe(state, before, after):
+        first, last = (
+            step * config.batch_size * size // (splits.train.size * chunk)
+            for step in (before, after)
+        )
+        if last > first:
+            state, _ = run(state, batch_rows(rows_of, first, last - first, chunk), None)
+        return state
+
+    return observe
 
 
 def _lengths(start, stop, most, interval):

@@ -117,6 +117,23 @@ def weight_statistics(means: dict[str, np.ndarray], wrong: np.ndarray | None) ->
     }
 
 
+def suspect_statistics(judgement, examples) -> dict[str, int]:
+    """Returns how many labels are wrong, how many suspects, and how many suggestions are right.
+
+    `judgement`: a `reweight_jax.labels.quality.Judgement` of `examples`. Empty if it is not known
+    which labels are wrong.
+    """
+    wrong = wrong_labels(examples)
+    if wrong is None:
+        return {}
+    right_suggestions = judgement.suggested_label == examples.true_label
+    return {
+        "wrong_labels": int(wrong.sum()),
+        "wrong_suspects": int((wrong & judgement.is_suspect).sum()),
+        "right_suggestions": int((wrong & right_suggestions).sum()),
+    }
+
+
 def wrong_labels(examples) -> np.ndarray | None:
     """Returns which labels are wrong, bool [N]; None if that is unknown or makes no sense."""
     if examples.true_label is None or examples.label.ndim > 1:

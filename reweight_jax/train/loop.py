@@ -1,15 +1,13 @@
 """The story of one run, top to bottom."""
 
 import contextlib
-import io
 import os
 
 import jax.numpy as jnp
-import numpy as np
 
 from reweight_jax.errors import UserError
 from reweight_jax.history import history_means
-from reweight_jax.records import metrics, plots, result
+from reweight_jax.records import metrics, result
 from reweight_jax.records.workdir import Workdir
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train import evaluate as evaluation
@@ -17,6 +15,7 @@ from reweight_jax.train import hosts
 from reweight_jax.train.checkpoints import Checkpoints
 from reweight_jax.train.config import Experiment, load_experiment
 from reweight_jax.train.dispatch import dispatches
+from reweight_jax.train.outputs import finish
 from reweight_jax.train.state import check_finite, create_train_state
 
 
@@ -50,12 +49,12 @@ def train(
     host_input = hosts.from_first(lambda: host_input(config)) if host_input else None
     folder = Workdir(workdir, config, experiment.facts, writes=hosts.is_first())
     with folder.locked():
-        state, records = run_phases(experiment, folder, host_input, progress and folder.writes)
-        return finish(experiment, folder, state, records, draw and folder.writes)
+        finished = run_phases(experiment, folder, host_input, progress and folder.writes)
+        return finish(experiment, folder, *finished, draw and folder.writes)
 
 
 def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bool):
-    """Returns (state, records) after the last phase; starts from the newest checkpoint, if any."""
+    """Returns (state, records, predict) at the end; starts from the newest checkpoint, if any."""
     config, phases, devices = experiment.config, experiment.phases, experiment.devices
     task, splits = experiment.task, experiment.splits
     state = on_devices.place_state(create_train_state(experiment, host_input), devices)
@@ -105,11 +104,13 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
         for phase in phases:
             if step >= phase.stop:
                 continue
-            if phase.begin == "best" and step == phase.start:
-                best = checkpoints.restore(best_step(), like=state)
-                best = best.replace(step=jnp.asarray(step), history=state.history)
-                state = on_devices.place_state(best, devices)
-            for end, dispatch in dispatches(experiment, phase, step, stack):
+            if phase.begin != "last" and step == phase.start:
+                begins = {"best": lambda: checkpoints.restore(best_step(), like=state)}
+                begins["afresh"] = lambda: create_train_state(experiment, host_input)
+                kept = {"step": jnp.asarray(step), "history": state.history}
+                kept |= {"calibration": state.calibration}
+                state = on_devices.place_state(begins[phase.begin]().replace(**kept), devices)
+            for end, dispatch in dispatches(experiment, phase, step, state, stack):
                 step, (state, step_metrics) = end, dispatch(state)
                 log.write_due()  # the previous interval, while an accelerator computes the next
                 is_last = step == phase.stop
@@ -122,27 +123,4 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
                         is_best = evaluates and evaluate(phase, step)
                         if saves or is_best:
                             checkpoints.save(state)
-    return state, writer.records
-
-
-def finish(experiment: Experiment, folder: Workdir, state, records: list[dict], draw: bool) -> dict:
-    """Writes examples.npz, the plots and, last, result.json; returns its contents."""
-    config, train, phases = experiment.config, experiment.splits.train, experiment.phases
-    means = history_means(state.history)
-    arrays = {"index": train.index, "label": train.label, **means}
-    if train.true_label is not None:
-        arrays["true_label"] = train.true_label
-    if experiment.ids is not None:
-        arrays["id"] = experiment.ids[train.index]
-    content = io.BytesIO()
-    np.savez(content, **arrays)
-    folder.write("examples.npz", content.getvalue())
-    stops = {phase.name: phase.stop for phase in phases}
-    outcome = result.build_result(config, records, experiment.task, stops, experiment.devices)
-    if draw:
-        shown = (records, outcome, means["weight"], evaluation.wrong_labels(train), train.label)
-        starts = [phase.start for phase in phases[1:]]
-        for name, png in plots.draw_run(*shown, experiment.classes, starts).items():
-            folder.write(f"plots/{name}.png", png)
-    folder.write("result.json", result.to_json(outcome))
-    return outcome
+    return state, writer.records, predict

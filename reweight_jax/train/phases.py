@@ -7,6 +7,7 @@ import optax
 from reweight_jax.methods import METHODS, Method
 
 FINETUNE_FROM = {"none": (), "last": ("last",), "best": ("best",), "both": ("last", "best")}
+RETRAIN = ("none", "drop", "relabel")
 
 
 class Phase(NamedTuple):
@@ -16,9 +17,10 @@ class Phase(NamedTuple):
       name: of its scores in result.json.
       start, stop: steps of the run.
       method: how it trains.
-      schedule: of the learning rate, a function of the run's step.
-      begin: the state that it starts from: the "last" of the previous phase, or the one of the
-        first phase that was "best" on held-out data.
+      schedule: of the learning rate, a function of the steps since the phases began afresh.
+      begin: the state that it starts from: the "last" of the previous phase, the one of the
+        training that was "best" on held-out data, or "afresh", the initial one.
+      examples: a name in `reweight_jax.train.selection.SELECTIONS`: what it trains on.
     """
 
     name: str
@@ -27,17 +29,39 @@ class Phase(NamedTuple):
     method: Method
     schedule: optax.Schedule
     begin: str = "last"
+    examples: str = "train"
 
 
 def phases_of(config) -> list[Phase]:
-    """Returns the training with `config.method`, then the fine-tuning that `config` asks for."""
-    schedule = learning_rate_schedule(config)
-    phases = [Phase("last", 0, config.num_steps, METHODS[config.method], schedule)]
+    """Returns the training with `config.method`, then the others that `config` asks for.
+
+    The training is one phase, "last", or with `config.settle_at` two: "unsettled" and "last". Only
+    the first phase of a run adds to what is remembered of the examples.
+    """
+    schedule, method, plain = (
+        learning_rate_schedule(config),
+        METHODS[config.method],
+        METHODS["baseline"],
+    )
+    examples = "clean" if method.trains_on_clean else "train"
+    end, settle = config.num_steps, round(config.settle_at * config.num_steps)
+    phases = [Phase("last", 0, end, method, schedule, examples=examples)]
+    if settle < end:
+        phases = [
+            phases[0]._replace(name="unsettled", stop=settle),
+            Phase("last", settle, end, plain, schedule, examples="believed"),
+        ]
     constant = optax.constant_schedule(config.finetune_learning_rate)
     for begin in FINETUNE_FROM[config.finetune_from]:
-        start = phases[-1].stop
-        stop, clean_only = start + config.finetune_steps, METHODS["clean_only"]
-        phases.append(Phase(f"finetuned_{begin}", start, stop, clean_only, constant, begin))
+        stop, clean_only = end + config.finetune_steps, METHODS["clean_only"]
+        phases.append(Phase(f"finetuned_{begin}", end, stop, clean_only, constant, begin, "clean"))
+        end = stop
+    again = {"plain": "all"} if config.compare_plain else {}
+    again |= {"retrained": config.retrain} if config.retrain != "none" else {}
+    for name, examples in again.items():
+        stop = end + config.num_steps
+        phases.append(Phase(name, end, stop, plain, schedule, "afresh", examples))
+        end = stop
     return phases
 
 

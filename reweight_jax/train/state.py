@@ -29,6 +29,7 @@ class TrainState:
       step: int32 [], steps taken.
       key: uint32 key data of the run, never advanced: a step folds its number into it.
       history: what is remembered of each training example.
+      calibration: likewise of each calibration example; () without any.
     """
 
     params: Any
@@ -38,6 +39,7 @@ class TrainState:
     step: jax.Array
     key: jax.Array
     history: History
+    calibration: History | tuple = ()
 
 
 def create_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -71,7 +73,9 @@ def create_train_state(experiment, host_input: Any = None) -> TrainState:
     initialize = jax.jit(model.init, compiler_options=options)
     with jax.default_device(on_devices.own(experiment.devices)[0]):
         params, model_state = initialize(init_key, experiment.sample)
-    train, num_outputs = experiment.splits.train, experiment.task.num_outputs
+    train, calibration = experiment.splits.train, experiment.splits.calibration
+    num_outputs, remembered = experiment.task.num_outputs, experiment.remembered
+    observed = {name: s for name, s in remembered.items() if name not in ("weight", "alignment")}
     method_state = method.init(method_key, config, train, num_outputs, host_input=host_input)
     trained, kept = (method_state, ()) if method.trainable else ((), method_state)
     params = {"model": params, "method": trained}
@@ -82,7 +86,8 @@ def create_train_state(experiment, host_input: Any = None) -> TrainState:
         method_state=kept,
         step=jnp.zeros((), jnp.int32),
         key=jax.random.key_data(run_key),
-        history=empty_history(train.size, experiment.remembered),
+        history=empty_history(train.size, remembered),
+        calibration=() if calibration is None else empty_history(calibration.size, observed),
     )
 
 

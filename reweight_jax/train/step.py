@@ -28,6 +28,8 @@ def train_step(
     tx: optax.GradientTransformation,
     epsilon_method: str = "jvp",
     epsilon_over: str = "",
+    on_zero_weights: str = "keep",
+    remember: bool = True,
     augment: Augment,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -37,9 +39,13 @@ def train_step(
       state: the state before, the same on every device.
       batch: this device's share of n examples: inputs, label, row int32 [n] in the set trained on,
         place int32 [n] in the batch over all devices.
-      clean_batch: likewise, m examples of the clean set; None if the method needs none.
+      clean_batch: likewise, m examples of the clean set; None if neither the method nor the
+        history needs its gradient.
       model, task, method, tx: of the run; tx is the optax optimiser.
       epsilon_method, epsilon_over: `method` and `over` of `reweight_jax.epsilon_gradient`.
+      on_zero_weights: "uniform" weighs a batch without a helpful example uniformly; "keep" does not
+        learn from it.
+      remember: whether the batch is added to `state.history`.
       augment: `augmentation` of the inputs of both batches.
       axis_name: device axis, or None on one device.
 
@@ -68,7 +74,7 @@ def train_step(
     batch = batch | {"inputs": augment(train_key, batch["inputs"], batch["place"])}
     linearized = linearize_losses(loss_fn, state.params, batch)
     gradient = None
-    if method.needs_clean:
+    if clean_batch is not None:
         inputs = augment(clean_key, clean_batch["inputs"], clean_batch["place"])
         batches, options = (batch, clean_batch | {"inputs": inputs}), {"over": epsilon_over}
         options |= {"method": epsilon_method, "axis_name": axis_name, "linearized": linearized}
@@ -76,6 +82,9 @@ def train_step(
     losses, labels = gather(linearized.losses), gather(batch["label"])
     context = Context(losses, labels, method_key, state.step, state.method_state, gradient)
     weights, method_state = method.weights(context)
+    no_helpful = jnp.sum(weights) == 0
+    if on_zero_weights == "uniform":
+        weights = jnp.where(no_helpful, 1 / len(weights), weights)
     local_weights = weights[batch["place"]]
     new_state, loss = apply_weights(state, linearized, local_weights, tx=tx, axis_name=axis_name)
 
@@ -89,23 +98,58 @@ def train_step(
         "error": jnp.mean(gather(task.error(outputs, batch["label"]))),
         "zero_weights": jnp.mean((weights == 0).astype(jnp.float32)),
         "effective_sample_size": jnp.where(square_sum == 0, 0.0, 1 / square_sum),
-        "no_helpful": (square_sum == 0).astype(jnp.float32),
+        "no_helpful": no_helpful.astype(jnp.float32),
     }
     if task.name == "classification":
         metrics["class_mass"] = jnp.zeros(task.num_outputs).at[labels].add(weights)
     history = state.history
-    if not method.trains_on_clean:  # its rows are not the training set's
-        values = {
-            "weight": len(weights) * weights,
-            "margin": gather(task.margin(outputs, batch["label"])),
-        }
+    if remember and not method.trains_on_clean:  # its rows are not the training set's
+        values = {"weight": len(weights) * weights}
         if "alignment" in history.sums:
             values["alignment"] = alignment(gradient)
+        values |= _beliefs(task, outputs, batch["label"], history, gather)
         history = add_visits(history, gather(batch["row"]), values)
     new_state = new_state.replace(
         model_state=model_state, method_state=method_state, step=state.step + 1, history=history
     )
     return new_state, metrics
+
+
+def observe_step(
+    state: TrainState,
+    batch: dict[str, Any],
+    clean_batch: None = None,
+    *,
+    model: Model,
+    task: Task,
+    augment: Augment,
+    axis_name: str | None = None,
+) -> tuple[TrainState, dict]:
+    """Adds a batch of calibration examples to `state.calibration`; nothing else changes.
+
+    The model sees them as `train_step` shows it training examples: augmented, with dropout, with
+    the batch's own statistics in BatchNorm. So the margin of a training example whose label is
+    right is one more of the same kind. Arguments and result as `train_step`, without metrics.
+    """
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    dropout_key, augment_key = jax.random.split(key)
+    inputs = scale_inputs(augment(augment_key, batch["inputs"], batch["place"]))
+    options = {"train": True, "key": dropout_key}
+    outputs, _ = model.apply(state.params["model"], state.model_state, inputs, **options)
+
+    def gather(local):
+        return local if axis_name is None else jax.lax.all_gather(local, axis_name, tiled=True)
+
+    values = _beliefs(task, outputs, batch["label"], state.calibration, gather)
+    history = add_visits(state.calibration, gather(batch["row"]), values)
+    return state.replace(calibration=history), {}
+
+
+def _beliefs(task, outputs, labels, history, gather):
+    """Of the history's quantities, those that the outputs decide, for the batch of all devices."""
+    values = {"margin": task.margin(outputs, labels)}
+    values |= {name: of(outputs) for name, of in task.remembered.items() if name in history.sums}
+    return jax.tree.map(gather, values)
 
 
 def augmentation(crop_padding: int, flip: bool) -> Augment:

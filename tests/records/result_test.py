@@ -32,7 +32,10 @@ def test_best_is_chosen_on_hyper_val_and_never_on_test(digits_config):
     matrices = {"kind": "confusion", "test": [[5]], "hyper_val": [[6]]}
     evals += [matrices | {"step": step} for step in (3, 4, 6)]
     stops = {"last": 4, "finetuned_last": 6}
-    got = result.build_result(digits_config(), [train, *evals], TASK, stops, jax.devices()[:1])
+    tuned = train | {"step": 6, "seconds": 1.52}
+    got = result.build_result(
+        digits_config(), [train, tuned, *evals], TASK, stops, jax.devices()[:1]
+    )
     assert got["best"]["step"] == 3 and got["best"]["test_accuracy"] == 0.55
     assert got["best_chosen_by"] == "hyper_val"
     assert got["last"]["step"] == 4

@@ -1,0 +1,97 @@
+"""What a finished run leaves in its folder, beside its metrics and checkpoints."""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+
+from reweight_jax.data.examples import map_inputs
+from reweight_jax.history import History, history_means
+from reweight_jax.labels import report
+from reweight_jax.labels.health import health
+from reweight_jax.records import plots, result
+from reweight_jax.records.workdir import Workdir
+from reweight_jax.train import evaluate as evaluation
+from reweight_jax.train.selection import judge_labels
+
+
+def finish(
+    experiment, folder: Workdir, state, records: list[dict], predict: Callable, draw: bool
+) -> dict:
+    """Writes what is known of the examples, the label report, the plots and, last, result.json.
+
+    Args:
+      experiment: the run's `Experiment`.
+      folder: of the run.
+      state: after the last phase.
+      records: of metrics.jsonl.
+      predict: `evaluate.compile_predict` of the run's model.
+      draw: whether to draw plots/.
+
+    Returns:
+      The contents of result.json.
+    """
+    splits, phases, config = experiment.splits, experiment.phases, experiment.config
+    wrong, judgement = evaluation.wrong_labels(splits.train), judge_labels(experiment, state)
+    stops = {phase.name: phase.stop for phase in phases}
+    outcome = result.build_result(config, records, experiment.task, stops, experiment.devices)
+    if judgement:
+        statistics = evaluation.suspect_statistics(judgement, splits.train)
+        outcome["labels"] = judgement.summary | statistics
+        outcome["health"] = health(records, outcome, config, _trusted(experiment, state, predict))
+    if not folder.writes:
+        return outcome
+    folder.write("examples.npz", _npz(_of_examples(experiment, "train", state.history)))
+    if splits.calibration is not None:
+        arrays = _of_examples(experiment, "calibration", state.calibration)
+        folder.write("calibration.npz", _npz(arrays))
+    if draw:
+        weights = history_means(state.history)["weight"]
+        shown = (records, outcome, weights, wrong, splits.train.label, experiment.classes)
+        starts = [phase.start for phase in phases[1:]]
+        for name, png in plots.draw_run(*shown, starts).items():
+            folder.write(f"plots/{name}.png", png)
+    if judgement:
+        rows = judgement.order[: report.NUM_CARDS]
+        inputs = map_inputs(lambda array: array[rows], splits.train.inputs)
+        named = inputs if isinstance(inputs, dict) else {}
+        named = {f"input.{name}": array for name, array in named.items()} or {"input": inputs}
+        folder.write("suspect_inputs.npz", _npz({"row": rows} | named))
+        for name, content in report.render(folder.path, result=outcome).items():
+            folder.write(name, content)
+    folder.write("result.json", result.to_json(outcome))
+    return outcome
+
+
+def _of_examples(experiment, split: str, history: History) -> dict[str, np.ndarray]:
+    """What is known of each example of a split, one entry each."""
+    examples = getattr(experiment.splits, split)
+    arrays = {"index": examples.index, "label": examples.label, **history_means(history)}
+    if examples.true_label is not None:
+        arrays["true_label"] = examples.true_label
+    if experiment.ids is not None:
+        arrays["id"] = experiment.ids[examples.index]
+    return arrays
+
+
+def _trusted(experiment, state, predict) -> dict[str, dict]:
+    """The trusted examples and what the model makes of them, by split, for `health`."""
+    task, found = experiment.task, {}
+    for name in ("clean", "calibration"):
+        examples = getattr(experiment.splits, name)
+        if examples is None:
+            continue
+        outputs = predict(state.params["model"], state.model_state, examples.inputs)
+        found[name] = {
+            "index": examples.index,
+            "label": examples.label,
+            "margin": np.asarray(task.margin(outputs, examples.label)),
+            "suggested_label": outputs.argmax(-1),
+        }
+    return found
+
+
+def _npz(arrays) -> bytes:
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
