@@ -105,11 +105,13 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
             if step >= phase.stop:
                 continue
             if phase.begin != "last" and step == phase.start:
-                begins = {"best": lambda: checkpoints.restore(best_step(), like=state)}
-                begins["afresh"] = lambda: create_train_state(experiment, host_input)
-                kept = {"step": jnp.asarray(step), "history": state.history}
-                kept |= {"calibration": state.calibration}
-                state = on_devices.place_state(begins[phase.begin]().replace(**kept), devices)
+                if phase.begin == "best":
+                    begin = checkpoints.restore(best_step(), like=state)
+                else:
+                    begin = create_train_state(experiment, host_input)
+                kept = {"history": state.history, "calibration": state.calibration}
+                state = begin.replace(step=jnp.asarray(step), **kept)
+                state = on_devices.place_state(state, devices)
             for end, dispatch in dispatches(experiment, phase, step, state, stack):
                 step, (state, step_metrics) = end, dispatch(state)
                 log.write_due()  # the previous interval, while an accelerator computes the next
