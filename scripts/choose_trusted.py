@@ -11,13 +11,15 @@ by ; (or - if none does, and ?NAME if you cannot tell); or a number. Leave the c
 cannot tell: an example without an answer is left out.
 
 The second command reads the answers, writes the folder trusted/, and prints the command to train
-with it. trusted/decisions.csv takes the examples out of the training set (config.data.corrections),
-where their labels may be wrong; the data itself is not changed.
+with it: of 40 answers or more, half become the calibration set. Trusted examples that the data has
+already stay. trusted/decisions.csv takes the new ones out of the training set
+(config.data.corrections), where their labels may be wrong; the data itself is not changed.
 
-With --workdir=RUN, a finished run on the same data, only half of the examples are drawn at random.
-The others are those that the run was least sure of: they teach it most, but they are not drawn as
-the right labels are, so that rates of false alarms do not hold if they are among the calibration
-examples. Therefore the random half becomes the calibration set, and the others the clean set.
+To add to a trusted set, give what the printed command has, and --workdir=RUN, a finished run on the
+same data. Then only half of the examples are drawn at random. The others are those that the run was
+least sure of. They teach it most, but they are not drawn as the right labels are: with them among
+the calibration examples, no rate of false alarms would hold. So the random half joins the
+calibration set, and the others join the clean set.
 """
 
 import contextlib
@@ -42,9 +44,17 @@ from reweight_jax.data.corrections import (
     parse_cell,
     to_csv,
 )
-from reweight_jax.data.examples import Data
 from reweight_jax.data.tables import read_table
-from reweight_jax.data.trusted import RANDOM, choose_rows, copy, files_of, read_data, write_trusted
+from reweight_jax.data.trusted import (
+    RANDOM,
+    calibration_half,
+    choose_rows,
+    copy,
+    files_of,
+    read_data,
+    uncertainty_of,
+    write_trusted,
+)
 from reweight_jax.errors import UserError, prefix
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:VARIANT")
@@ -54,38 +64,10 @@ _FINISH = flags.DEFINE_string("finish", None, "The CSV file with the answers.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write, which must not exist.")
 
 MAX_FEATURES = 1_000  # of a table, in the file to fill in
-MIN_CALIBRATION = 20  # fewer support no useful rate of false alarms
+MIN_ANSWERS = 40  # for a calibration set: half of fewer support no useful rate of false alarms
 NO_TAG = "-"
-
-
-def uncertainty_of(workdir: str, data: Data) -> np.ndarray:
-    """Returns how unsure a run was of each training example, float [N]; -inf if it did not see it.
-
-    Minus the distance of the mean margin from 0, at which two labels are equally probable (of tags
-    the nearest one); of numbers, how far the prediction was off.
-    """
-    folder, train = pathlib.Path(workdir).expanduser(), data.splits.train
-    try:
-        classes = json.loads((folder / "config.json").read_text())["dataset"]["classes"]
-        with np.load(folder / "examples.npz", allow_pickle=False) as file:
-            index, label, margin = (file[name] for name in ("index", "label", "margin"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--workdir {workdir}: no finished run ({error})") from None
-    unsure = np.where(np.isnan(margin), -np.inf, -np.abs(margin) if classes else -margin)
-    unsure = unsure if unsure.ndim == 1 else unsure.max(axis=1)
-    there = dict(zip(train.index.tolist(), range(train.size), strict=True))
-    found = np.full(train.size, -np.inf)
-    given, before = label_texts(train.label, data.classes), label_texts(label, tuple(classes))
-    for position, row in enumerate(index.tolist()):
-        if row not in there:
-            continue  # dropped since, or a clean example that was trained on
-        if given[there[row]] != before[position]:
-            raise UserError(
-                f"--workdir {workdir}: row {row} had the label {before[position]!r}, but here it "
-                f"has {given[there[row]]!r}; the run had other data, or labels with injected noise"
-            )
-        found[there[row]] = unsure[position]
-    return found
+# A feature of one of these names gets a _.
+OURS = ("index", "id", "picture", "given_label", "label", "drawn")
 
 
 # --- The file to fill in --------------------------------------------------------------------------
@@ -98,6 +80,13 @@ def draw(config, arguments: list[str], num: int, output: str, workdir: str | Non
     """
     data = read_data(config)
     train, paths = data.splits.train, files_of(config.data, data)
+    if workdir and data.splits.clean is None:
+        # A clean set of nothing but hard examples was worse than a random one: digits with uniform
+        # and with asymmetric noise.
+        raise UserError(
+            "--workdir: the data has no trusted set; draw the first one at random, or give the "
+            "run's, such as --config.data.clean_path"
+        )
     uncertainty = uncertainty_of(workdir, data) if workdir else None
     with prefix("--num"):
         rows, drawn = choose_rows(data, num, uncertainty, config.seed)
@@ -127,7 +116,7 @@ def draw(config, arguments: list[str], num: int, output: str, workdir: str | Non
             columns["drawn"] = drawn
         if not paths and inputs is not None and inputs.ndim == 2 and inputs.shape[1] < MAX_FEATURES:
             for column, name in enumerate(data.columns or map(str, range(inputs.shape[1]))):
-                columns[f"{name}_" if name in columns else name] = inputs[rows, column]
+                columns[f"{name}_" if name in OURS else name] = inputs[rows, column]
         text = to_csv(columns, zip(*columns.values(), strict=True))
         (folder / "to_label.csv").write_text(text, encoding="utf-8", errors="replace")
         saved = {"arguments": arguments, "config": json.loads(config.to_json())}
@@ -181,10 +170,12 @@ def finish(config, arguments: list[str], answers: str, output: str) -> str:
     is_random = np.ones(len(rows), bool)
     if "drawn" in table.cells:
         is_random = np.array([table.cells["drawn"][line].strip() == RANDOM for line in lines])
-    parts = {"clean": (rows, label)}
-    if is_random.any() and not is_random.all():
-        parts = {"clean": (rows[~is_random], label[~is_random])}
-        parts["calibration"] = (rows[is_random], label[is_random])
+    to_calibrate = is_random
+    if is_random.all():
+        to_calibrate = calibration_half(label, data, config.seed) & (len(rows) >= MIN_ANSWERS)
+    parts = {"clean": (rows[~to_calibrate], label[~to_calibrate])}
+    if to_calibrate.any():
+        parts["calibration"] = (rows[to_calibrate], label[to_calibrate])
     header = ["index", *(["id"] if data.ids is not None else []), "given_label"]
     given = label_texts(train.label[rows], data.classes)
     with new_folder(output) as folder:
@@ -198,12 +189,9 @@ def finish(config, arguments: list[str], answers: str, output: str) -> str:
     options = {name: f"{output}/{file}" for name, file in options.items()}
     before = [config.data.corrections] if config.data.corrections else []
     options["corrections"] = ",".join([*before, f"{output}/decisions.csv"])
-    has_calibration = "calibration" in parts or data.splits.calibration is not None
-    if not has_calibration and len(rows) >= 2 * MIN_CALIBRATION:
-        options["num_calibration"] = len(rows) // 2
     is_other = np.any((label != train.label[rows]).reshape(len(rows), -1), axis=1)
     text = [f"{len(rows)} trusted examples: {output}"]
-    text += [f"{name}: {len(part[0])} of them" for name, part in parts.items() if len(parts) > 1]
+    text += [f"{name}: {len(part[0])} of them" for name, part in parts.items()]
     text += [f"left out without an answer: {len(table.lines) - len(rows)}"]
     if is_random.any():
         share = is_other[is_random].mean()

@@ -1,6 +1,7 @@
 """Which of a user's examples to label by hand, and the trusted set that the answers make."""
 
 import csv
+import json
 import os
 import pathlib
 import shutil
@@ -83,6 +84,48 @@ def choose_rows(
     drawn = np.where(np.arange(num) < num_random, RANDOM, UNCERTAIN)
     order = rng.permutation(num)  # whoever labels must not guess the class from its neighbours
     return rows[order], drawn[order]
+
+
+def uncertainty_of(workdir: str, data: Data) -> np.ndarray:
+    """Returns how unsure a run was of each training example, float [N]; -inf if it did not see it.
+
+    Minus the distance of the mean margin from 0, at which two labels are equally probable (of tags
+    the nearest one); of numbers, how far the prediction was off.
+    """
+    folder, train = pathlib.Path(workdir).expanduser(), data.splits.train
+    try:
+        classes = json.loads((folder / "config.json").read_text())["dataset"]["classes"]
+        with np.load(folder / "examples.npz", allow_pickle=False) as file:
+            index, label, margin = (file[name] for name in ("index", "label", "margin"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--workdir {workdir}: no finished run ({error})") from None
+    unsure = np.where(np.isnan(margin), -np.inf, -np.abs(margin) if classes else -margin)
+    unsure = unsure if unsure.ndim == 1 else unsure.max(axis=1)
+    there = dict(zip(train.index.tolist(), range(train.size), strict=True))
+    found = np.full(train.size, -np.inf)
+    given, before = label_texts(train.label, data.classes), label_texts(label, tuple(classes))
+    for position, row in enumerate(index.tolist()):
+        if row not in there:
+            continue  # dropped since, or a clean example that was trained on
+        if given[there[row]] != before[position]:
+            raise UserError(
+                f"--workdir {workdir}: row {row} had the label {before[position]!r}, but here it "
+                f"has {given[there[row]]!r}; the run had other data, or labels with injected noise"
+            )
+        found[there[row]] = unsure[position]
+    return found
+
+
+def calibration_half(label: np.ndarray, data: Data, seed: int) -> np.ndarray:
+    """Draws half of N trusted examples to calibrate with, of each class half; bool [N].
+
+    `label` is like train's in `data`.
+    """
+    half, rng = len(label) // 2, generator(seed, "split_calibration")
+    is_class = len(data.classes) > 0 and label.ndim == 1
+    group = label if is_class else np.zeros(len(label), int)
+    counts = corrupt.proportional_counts(group, int(group.max()) + 1, half)
+    return np.isin(np.arange(len(label)), corrupt.draw_per_class(group, counts, rng))
 
 
 def write_trusted(fields, data: Data, parts: dict, folder: pathlib.Path) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """scripts/choose_trusted.py: examples drawn, labelled and read back, for every kind of data."""
 
+import ast
 import csv
+import functools
 import json
 import shlex
 
@@ -42,13 +44,13 @@ def fill_in(folder, answer, without=()):
     return rows
 
 
-def draw(folder, variant, path, *arguments):
+def draw(folder, variant, path, *arguments, to="to_label"):
     options = [f"--config=configs/own_data.py:{variant}", f"--config.data.path={path}", *arguments]
-    return run(folder, *options, "--output=to_label")
+    return run(folder, *options, f"--output={to}")
 
 
 def finish(folder):
-    """Returns (the lines before the command, the data that the printed command trains with)."""
+    """Returns (the lines printed, the data that the command in the last one trains with)."""
     lines = run(folder, "--finish=to_label/to_label.csv", "--output=trusted")
     program, config_file, *options = shlex.split(lines[-1].removeprefix("python -m "))
     assert program == "reweight_jax.main"
@@ -57,8 +59,9 @@ def finish(folder):
         name, _, value = option.removeprefix("--config.").partition("=")
         *group, field = name.split(".")
         target = config[group[0]] if group else config
-        target[field] = type(target[field])(value)
-    return lines[:-1], load(config, 0)
+        kind = type(target[field])
+        target[field] = ast.literal_eval(value) if kind is tuple else kind(value)
+    return lines, load(config, 0)
 
 
 @pytest.fixture
@@ -91,8 +94,10 @@ def test_an_image_folder(photos):
     assert len({row["index"] for row in rows}) == 62
     lines, data = finish(photos)
     wrong = np.mean([row["label"] != row["given_label"] for row in rows if row["label"]])
-    assert lines == [
+    assert lines[:-1] == [
         "60 trusted examples: trusted",
+        "clean: 30 of them",
+        "calibration: 30 of them",
         "left out without an answer: 2",
         f"given labels that differ, of those drawn at random: {wrong:.0%}",
         "to train with them:",
@@ -105,7 +110,7 @@ def test_an_image_folder(photos):
         np.testing.assert_array_equal(part.label, right)
     trusted = {row["id"] for row in rows if row["label"]}
     assert not trusted & set(data.ids[splits.train.index].tolist())
-    assert (photos / "photos").exists() and len(list((photos / "photos").glob("*/*.png"))) == 120
+    assert len(list(photos.glob("photos/*/*.png"))) == 120
 
 
 def test_the_seed_decides_and_a_second_round_adds(photos):
@@ -113,16 +118,15 @@ def test_the_seed_decides_and_a_second_round_adds(photos):
     draw(photos, "image_folder", "photos", *size)
     first = (photos / "to_label" / "to_label.csv").read_text()
     for seed, is_same in ((0, True), (1, False)):
-        again = run(
-            photos, "--config=configs/own_data.py:image_folder", "--config.data.path=photos",
-            *size, f"--config.seed={seed}", f"--output=seed{seed}",
-        )  # fmt: skip
-        assert again[0] == f"6 examples: seed{seed}/to_label.csv"
-        assert ((photos / f"seed{seed}/to_label.csv").read_text() == first) == is_same
+        other = [*size, f"--config.seed={seed}"]
+        again = draw(photos, "image_folder", "photos", *other, to=f"s{seed}")
+        assert again[0] == f"6 examples: s{seed}/to_label.csv"
+        assert ((photos / f"s{seed}/to_label.csv").read_text() == first) == is_same
     rows = fill_in(photos, lambda row: "owl")
     finish(photos)
     (photos / "to_label").rename(photos / "round1")
     (photos / "trusted").rename(photos / "trusted1")
+    assert not (photos / "trusted1" / "calibration").exists()  # six are too few for that
     rounds = ["--config.data.clean_path=trusted1/clean", *size[:1], "--num=100"]
     rounds += ["--config.data.corrections=trusted1/decisions.csv"]
     draw(photos, "image_folder", "photos", *rounds)
@@ -131,11 +135,12 @@ def test_the_seed_decides_and_a_second_round_adds(photos):
     lines, data = finish(photos)
     assert "no trusted example of 2 classes: dog, owl" in lines
     assert data.splits.train.size == 14 and data.corrections["dropped"] == 106
-    counts = np.bincount(np.concatenate([data.splits.clean.label, data.splits.calibration.label]))
-    np.testing.assert_array_equal(counts, [100, 0, 6])
+    np.testing.assert_array_equal(np.bincount(data.splits.clean.label), [50, 0, 6])
+    np.testing.assert_array_equal(np.bincount(data.splits.calibration.label), [50])
 
 
-def test_a_table(tmp_path):
+def test_a_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     x = np.round(np.random.default_rng(0).normal(size=(50, 2)), 3)
     label = np.where(np.arange(50) < 45, "many", "few")
     lines = [f"{a},{y},{b},note" for (a, b), y in zip(x, label, strict=True)]
@@ -145,10 +150,10 @@ def test_a_table(tmp_path):
     rows = fill_in(tmp_path, lambda row: " FEW" if float(row["a"]) > 0 else "many", without=[3])
     assert sorted(row["given_label"] for row in rows) == ["few"] * 5 + ["many"] * 15
     for row in rows:
-        values = (float(row["a"]), float(row["index_"]))
+        values = [float(row[name]) for name in ("a", "index_")]
         np.testing.assert_allclose(values, x[int(row["index"])], rtol=1e-6)
         assert int(row["id"]) == int(row["index"]) + 2  # the line of the file
-    lines = run(tmp_path, "--finish=to_label/to_label.csv", "--output=trusted")
+    lines, data = finish(tmp_path)
     assert shlex.split(lines[-1]) == [
         *("python", "-m", "reweight_jax.main", "--config=configs/own_data.py:csv"),
         f"--config.data.path={tmp_path}/t.csv",
@@ -156,12 +161,7 @@ def test_a_table(tmp_path):
         "--config.data.clean_path=trusted/clean.csv",
         "--config.data.corrections=trusted/decisions.csv",
     ]
-    config = own_data.get_config("csv")
-    config.data.update({"path": str(tmp_path / "t.csv"), "label_column": "kind"})
-    config.data.clean_path = str(tmp_path / "trusted" / "clean.csv")
-    config.data.corrections = str(tmp_path / "trusted" / "decisions.csv")
-    config.data.ignore_columns = ("note",)
-    splits = load(config, 0).splits
+    splits = data.splits
     assert (splits.train.size, splits.clean.size) == (31, 19)
     answered = [int(row["index"]) for row in rows if row["label"]]
     np.testing.assert_array_equal(splits.clean.inputs, x[answered].astype(np.float32))
@@ -216,8 +216,7 @@ def test_an_npz_file(tmp_path, monkeypatch, task):
 
 
 def write_run(folder, classes, **arrays):
-    """What of a finished run is read."""
-    folder.mkdir()
+    folder.mkdir()  # with what is read of a finished run
     (folder / "config.json").write_text(json.dumps({"dataset": {"classes": list(classes)}}))
     np.savez(folder / "examples.npz", **arrays)
 
@@ -226,7 +225,9 @@ def test_what_a_run_is_unsure_of(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(3)
     size, label = 600, np.arange(600) % 3
-    np.savez("a.npz", train_input=rng.normal(size=(size, 2)), train_label=label)
+    arrays = {"train_input": rng.normal(size=(size, 2)), "train_label": label}
+    arrays |= {"clean_input": np.full((3, 2), 7.0), "clean_label": [0, 1, 2]}
+    np.savez("a.npz", **arrays)
     margin = rng.normal(size=size) * 5
     margin[7] = np.nan
     order = rng.permutation(size + 3)[:500]  # a run may have held some out, and added clean ones
@@ -249,30 +250,32 @@ def test_what_a_run_is_unsure_of(tmp_path, monkeypatch):
     assert 1 <= np.sum(abs(margin[drawn["random"]]) <= cut) <= 14
     lines, data = finish(tmp_path)
     assert lines[1:3] == ["clean: 60 of them", "calibration: 60 of them"]
-    inputs = np.load("a.npz")["train_input"].astype(np.float32)
-    for part, kind in ((data.splits.clean, "uncertain"), (data.splits.calibration, "random")):
+    inputs = arrays["train_input"].astype(np.float32)
+    for part, kind, older in (
+        (data.splits.clean, "uncertain", arrays["clean_input"]),
+        (data.splits.calibration, "random", np.zeros((0, 2))),
+    ):
         chosen = [int(row["index"]) for row in rows if row["drawn"] == kind]
-        np.testing.assert_array_equal(part.inputs, inputs[chosen])
+        np.testing.assert_array_equal(part.inputs, np.concatenate([older, inputs[chosen]]))
+    finished = start(tmp_path, *DATA, "--workdir=none", "--output=x")
+    assert_one_line(finished, "--workdir none: no finished run")
     examples["label"] = (examples["label"] + 1) % 3
     write_run(tmp_path / "other", (0, 1, 2), **examples)
     assert_one_line(
         start(tmp_path, *DATA, "--workdir=other", "--output=x"),
-        "--workdir other: row ",
-        "the run had other data",
+        "the run had other data, or labels with injected noise",
     )
 
 
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path):
     np.savez(tmp_path / "a.npz", train_input=np.zeros((8, 2)), train_label=np.resize(CLASSES, 8))
-
-    def answer(*arguments):
-        return start(tmp_path, *arguments)
-
+    answer = functools.partial(start, tmp_path)
     assert_one_line(answer(*DATA), "--output is missing")
     assert_one_line(answer("--output=o"), "--config is missing")
     assert_one_line(answer(*DATA, "--output=o"), "--num: 100 examples wanted, of 8")
     assert_one_line(
-        answer(*DATA, "--output=o", "--workdir=none"), "--workdir none: no finished run"
+        answer(*DATA, "--num=4", "--output=o", "--workdir=none"),
+        "--workdir: the data has no trusted set; draw the first one at random",
     )
     digits = "--config=configs/mnist_imbalance.py:digits"
     assert_one_line(answer(digits, "--output=o"), "config.data.name: digits; must be npz, csv, ima")
@@ -289,7 +292,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path):
         "'bird' is no class; valid: cat, dog, owl (2 x)",
     )
     path = tmp_path / "to_label/to_label.csv"
-    text = path.read_text().replace("catt", "cat").replace("bird", "owl")
+    text = path.read_text().replace("catt", "cat")
     path.write_text(text.replace(",dog,dog", ",owl,dog"))
     assert_one_line(answer(*finishing), "column given_label: 'owl', but row", "has 'dog'")
     path.write_text(text.replace("given_label,label", "given_label,right"))
