@@ -197,10 +197,11 @@ def finish(config, arguments: list[str], answers: str, output: str) -> str:
         share = is_other[is_random].mean()
         text.append(f"given labels that differ, of those drawn at random: {share:.0%}")
     if data.classes and label.ndim == 1:
-        missing = np.setdiff1d(np.arange(len(data.classes)), parts["clean"][1])
-        if len(missing):
-            names = ", ".join(str(data.classes[k]) for k in missing[:10])
-            text.append(f"no trusted example of {len(missing)} classes: {names}")
+        older = [] if data.splits.clean is None else data.splits.clean.label
+        missing = set(range(len(data.classes))) - {*parts["clean"][1].tolist(), *older}
+        if missing:
+            names = ", ".join(str(data.classes[k]) for k in sorted(missing)[:10])
+            text.append(f"no clean example of: {names}{', ...' if len(missing) > 10 else ''}")
     return "\n".join([*text, "to train with them:", command_with(arguments, options)])
 
 

@@ -117,15 +117,15 @@ def uncertainty_of(workdir: str, data: Data) -> np.ndarray:
 
 
 def calibration_half(label: np.ndarray, data: Data, seed: int) -> np.ndarray:
-    """Draws half of N trusted examples to calibrate with, of each class half; bool [N].
+    """Draws half of N trusted examples to calibrate with, bool [N].
 
-    `label` is like train's in `data`.
+    `label` is like train's in `data`. Of a class with an odd number, more are left to be clean.
     """
-    half, rng = len(label) // 2, generator(seed, "split_calibration")
     is_class = len(data.classes) > 0 and label.ndim == 1
     group = label if is_class else np.zeros(len(label), int)
-    counts = corrupt.proportional_counts(group, int(group.max()) + 1, half)
-    return np.isin(np.arange(len(label)), corrupt.draw_per_class(group, counts, rng))
+    rng = generator(seed, "split_calibration")
+    rows = corrupt.draw_per_class(group, np.bincount(group) // 2, rng)
+    return np.isin(np.arange(len(label)), rows)
 
 
 def write_trusted(fields, data: Data, parts: dict, folder: pathlib.Path) -> dict[str, str]:
