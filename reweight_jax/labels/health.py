@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from reweight_jax.labels.quality import plain_threshold, scores
+from reweight_jax.labels.calibrated import scores
+from reweight_jax.labels.quality import plain_threshold
 from reweight_jax.methods import METHODS
 
 # Clean loss: the labels have probability 0.999. Runs of digits with 10 to 100 clean examples end at

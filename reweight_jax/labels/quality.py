@@ -12,15 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from reweight_jax.labels import conformal
+from reweight_jax.labels.calibrated import ADVICE, Reference, scores
 
-SHIFT = 0.2  # total variation distance of class shares from which calibration is weighted
-FEW = 20  # calibration examples, of all classes or of one
 OUTLIER = 0.9973  # the probability of 3 standard deviations
 
-ADVICE = (
-    "keep a part of the trusted set out of the gradient with config.data.num_calibration, or give "
-    "more trusted examples as calibration="
-)
 WITHOUT = {
     "classification": "whose margin is below 0 (another class is more probable)",
     "multi_label": "with a tag whose margin is below 0 (the opposite is more probable)",
@@ -36,10 +31,14 @@ class Judgement(NamedTuple):
       label_quality: float [N] in 0..1, low for suspect labels; NaN if an example was in no batch.
         A sigmoid of the margin; for regression exp(-distance in standardised units).
       suggested_label: like the labels. classification: the class with the highest mean
-        log-probability; if that was not remembered, the given label if its margin is not negative,
-        else -1. multi_label: tags whose margin is negative are flipped. regression: the prediction.
+        log-probability, of a suspect the highest other than its label; if that was not remembered,
+        the given label if its margin is not negative, else -1. multi_label: tags whose margin is
+        negative are flipped. regression: the prediction.
       p_value: float [N], the conformal p-value of 'this label is right'; None without calibration.
       is_suspect: bool [N].
+      keep: bool [N] ([N, K] for multi_label), what to train on: the labels that the model believes,
+        of a positive margin (regression: those not suspect); all of them if the calibration set
+        gives no reason to think that any are wrong (`Reference.finds_wrong_labels`).
       order: int [N], positions of the examples, worst first: by p-value, then by score.
       summary: a dict for JSON.
     """
@@ -48,6 +47,7 @@ class Judgement(NamedTuple):
     suggested_label: np.ndarray
     p_value: np.ndarray | None
     is_suspect: np.ndarray
+    keep: np.ndarray
     order: np.ndarray
     summary: dict
 
@@ -90,6 +90,7 @@ def judge(
     seen = ~np.isnan(score)
     num_calibration = int(np.sum(~np.isnan(scores(calibration, task)))) if calibration else 0
     notes, p_value, suspect, wrong = [], None, np.zeros(len(score), bool), None
+    finds_wrong = None
     if not seen.all():
         reason = "in no batch, or have no known tag" if task == "multi_label" else "in no batch"
         notes.append(f"{np.sum(~seen):,} of {len(score):,} examples are not judged: {reason}.")
@@ -101,12 +102,13 @@ def judge(
         # Benjamini-Hochberg looks at p-values far below its rate.
         smallest = rate / 10 if discovers else rate
         of_calibration = calibration, task, num_outputs, smallest
-        reference = _Reference(label[seen], score[seen], *of_calibration)
+        reference = Reference(label[seen], score[seen], *of_calibration)
         p_value = np.ones(len(score))
         p_value[seen] = reference.p_value
         flag = conformal.benjamini_hochberg if discovers else np.less_equal
         suspect[seen] = flag(reference.p_value, rate)
         by, wrong = reference.by, reference.share_wrong()
+        finds_wrong = reference.finds_wrong_labels()
         rate_90 = None if discovers else reference.rate_bound(rate)
         notes += reference.notes(rate, discovers, bool(suspect.any()))
     else:
@@ -117,137 +119,17 @@ def judge(
         )
     # A NaN is sorted last; among equal examples the first one comes first.
     order = np.lexsort((score,) if p_value is None else (score, p_value))
-    suggested = _suggested_label(examples, seen, task)
+    suggested = _suggested_label(examples, seen, suspect, task)
+    keep = ~suspect if task == "regression" else np.asarray(examples["margin"]) > 0
+    if finds_wrong is False:
+        keep = np.ones_like(keep)
     summary = {"num_examples": len(score), "num_calibration": num_calibration}
     summary |= {"rule": rule, "rate": rate, "rate_90": rate_90, "by": by, "wrong": wrong}
-    summary |= {"num_suspects": int(suspect.sum()), "notes": notes}
+    summary |= {"num_suspects": int(suspect.sum()), "finds_wrong": finds_wrong, "notes": notes}
     if task == "classification":
         summary |= _counts(label, suggested, suspect, num_outputs)
     quality = np.exp(score) if task == "regression" else expit(score)
-    return Judgement(quality, suggested, p_value, suspect, order, summary)
-
-
-def scores(examples: dict[str, np.ndarray], task: str) -> np.ndarray:
-    """Returns the mean margin, float64 [N]; for multi_label the smallest one of the known tags.
-
-    NaN if the example was never visited, or has no known tag.
-    """
-    margin = np.asarray(examples["margin"], np.float64)
-    if task != "multi_label":
-        return margin
-    lowest = np.where(examples["label"] >= 0, margin, np.inf).min(axis=1)
-    return np.where(lowest == np.inf, np.nan, lowest)
-
-
-class _Reference:
-    """How training scores are compared with calibration scores.
-
-    Attributes:
-      size: n.
-      by: "all", "class" or "weighted".
-      p_value: float [N], of the training labels.
-    """
-
-    def __init__(self, label, score, calibration, task, num_outputs, rate):
-        calibration_score = scores(calibration, task)
-        known = ~np.isnan(calibration_score)
-        calibration_score = calibration_score[known]
-        self.size, self.by, self.weight = len(calibration_score), "all", None
-        # Those of training and of calibration examples: one group, unless compared by class.
-        label_pair = label, np.asarray(calibration["label"])[known]
-        self.groups = np.zeros(len(score), int), np.zeros(self.size, int)
-        self.min_size, self.absent = self.size, ()
-        if task == "classification":
-            counts = np.bincount(label_pair[1], minlength=num_outputs)
-            in_training = np.unique(label)
-            self.absent = in_training[counts[in_training] == 0]
-            # By class, a rate holds in each one; that gains most if they differ in difficulty.
-            # Twice as many examples as it needs: the threshold is else a minimum, which scatters
-            # so much that recall drops by 0.08 if classes do not differ (by simulation).
-            enough = max(FEW, conformal.min_calibration(rate / 2))
-            smallest = int(counts[in_training].min())
-            if smallest >= enough:
-                self.by, self.groups, self.min_size = "class", label_pair, smallest
-            elif (shares := _shifted_shares(label, score, counts)) is not None:
-                self.by = "weighted"
-                weights = shares * self.size / np.maximum(counts, 1)
-                weights = np.where(counts > 0, weights, 1.0)  # nothing is known of an absent class
-                weight, self.weight = weights[label_pair[0]], weights[label_pair[1]]
-        if self.by == "weighted":
-            common = calibration_score, self.weight
-            self.p_value = conformal.weighted_p_values(score, weight, *common)
-            self._own = conformal.weighted_p_values(calibration_score, self.weight, *common)
-        else:
-            (group, own_group), function = self.groups, conformal.conformal_p_values
-            self.p_value = function(score, calibration_score, group, own_group)
-            self._own = function(calibration_score, calibration_score, own_group, own_group)
-
-    def _by_group(self):
-        """(p-values, calibration's p-values, weights or None) of each group."""
-        for name in np.unique(self.groups[0]):
-            of_group = self._own[self.groups[1] == name]
-            yield self.p_value[self.groups[0] == name], of_group, self.weight
-
-    def share_wrong(self) -> dict[str, float]:
-        return conformal.share_wrong(self._by_group(), len(self.p_value))
-
-    def rate_bound(self, rate: float) -> float | None:
-        """The rate that holds with 90% confidence; None if weighted: no distribution is known."""
-        if self.by == "weighted":
-            return None
-        # Right labels have p-values above LAMBDA equally often in all groups.
-        groups = [(np.sum(p > conformal.LAMBDA), len(own)) for p, own, _ in self._by_group()]
-        right, sizes = np.transpose(groups)
-        return conformal.rate_bound(rate, sizes, right / max(right.sum(), 1))
-
-    def notes(self, rate: float, discovery: bool, any_suspect: bool) -> list[str]:
-        notes, n = [], self.min_size
-        possible = conformal.num_below(rate, n) > 0
-        if n < FEW or not possible:
-            text = (
-                f"Only {n} calibration example{'s' * (n > 1)}: the smallest p-value is "
-                f"1/{n + 1}, so rates below {1 / (n + 1):.1%} cannot be asked for"
-            )
-            if not possible:
-                needed = conformal.min_calibration(rate)
-                text += f". At {rate:.3g} nothing is suspect; that needs {needed:,}: {ADVICE}"
-            notes.append(text + ".")
-        elif discovery and not any_suspect:
-            notes.append(
-                f"With {n} calibration examples a false discovery rate of {rate:.3g} is reached "
-                f"only if at least {1 / rate / (n + 1):.1%} of the labels score below all of them."
-            )
-        if self.by == "weighted":
-            notes.append(
-                "The classes of the calibration set have other shares than those of the training "
-                f"labels that look right. Its {n} examples are weighted by class, and are worth "
-                f"{conformal.effective_number(self.weight):.0f}; the false-alarm rate that holds "
-                "with 90% confidence is unknown."
-            )
-        if len(self.absent):
-            names = ", ".join(map(str, self.absent[:10])) + ", ..." * (len(self.absent) > 10)
-            notes.append(
-                f"No calibration example of class {names}: its labels are judged by the other "
-                "classes, without a guarantee."
-            )
-        return notes
-
-
-def _shifted_shares(label, score, calibration_counts):
-    """The class shares of right training labels, [K]; None if calibration's are much like them.
-
-    Right labels are taken to be those with a positive margin: the wrong ones that background noise
-    heaps up in one class have negative margins. The distance of the shares must be above SHIFT,
-    below which the false-alarm rate cannot move much, and above that of 1,000 random draws.
-    """
-    right = np.bincount(label[score > 0], minlength=len(calibration_counts))
-    if not right.sum():
-        return None
-    shares, n = right / right.sum(), calibration_counts.sum()
-    draws = np.random.default_rng(0).multinomial(n, shares, size=1_000)
-    by_chance = 0.5 * np.abs(draws / n - shares).sum(axis=1).max()
-    distance = 0.5 * np.abs(calibration_counts / n - shares).sum()
-    return shares if distance > max(SHIFT, by_chance) else None
+    return Judgement(quality, suggested, p_value, suspect, keep, order, summary)
 
 
 def plain_threshold(score, task, num_outputs):
@@ -261,7 +143,7 @@ def plain_threshold(score, task, num_outputs):
     return -score > np.median(-score) * np.sqrt(limit / typical)
 
 
-def _suggested_label(examples, seen, task):
+def _suggested_label(examples, seen, suspect, task):
     label, margin = examples["label"], examples["margin"]
     if task == "multi_label":
         return np.where((label >= 0) & (margin < 0), 1 - label, label)
@@ -274,7 +156,10 @@ def _suggested_label(examples, seen, task):
     log_probability = examples.get("log_probability")
     if log_probability is None:
         return np.where(seen & (margin < 0), -1, label).astype(label.dtype)
-    return np.where(seen, np.argmax(log_probability, axis=1), label).astype(label.dtype)
+    # Of a label that is wrong, the others are more often right than the model's first choice.
+    is_label = np.arange(log_probability.shape[1])[None] == label[:, None]
+    allowed = np.where(is_label & suspect[:, None], -np.inf, log_probability)
+    return np.where(seen, np.argmax(allowed, axis=1), label).astype(label.dtype)
 
 
 def _counts(label, suggested, suspect, num_outputs):

@@ -77,6 +77,23 @@ def test_a_balanced_set_is_not_weighted_by_chance_and_background_noise_neither()
     assert abs(np.mean(estimates)) < 0.03
 
 
+def test_all_are_kept_unless_more_than_chance_are_low():
+    """Of right labels alone, nearly always; of 20% wrong ones, never, and then by the margin."""
+    rng, kept = np.random.default_rng(2), []
+    for _ in range(100):
+        trusted = drawn(rng, (25, 25), (2, 2))
+        right = drawn(rng, (250, 250), (2, 2))
+        judged = judge(right, trusted)
+        kept.append(judged.keep.all())
+        assert judged.keep.all() or (judged.keep == (right["margin"] > 0)).all()
+        wrong = rng.random(500) < 0.2
+        noisy = classes(right["label"], right["margin"] - 5 * wrong)
+        judged = judge(noisy, trusted)
+        assert judged.summary["finds_wrong"] is True
+        np.testing.assert_array_equal(judged.keep, noisy["margin"] > 0)
+    assert np.mean(kept) >= 0.85  # 0.9 is promised; the binomial's deviation is 0.03
+
+
 def test_a_small_case_by_hand():
     log_p = np.log([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.5, 0.5], [0.1, 0.9]])
     log_p[3] = np.nan
@@ -85,7 +102,11 @@ def test_a_small_case_by_hand():
     judged = judge(examples, trusted, false_alarm_rate=0.3)
     np.testing.assert_allclose(judged.p_value, [1, 1 / 4, 1 / 4, 1, 1])
     np.testing.assert_array_equal(judged.is_suspect, [False, True, True, False, False])
-    np.testing.assert_array_equal(judged.suggested_label, [0, 1, 1, 1, 1])
+    # Of example 2, which is a suspect, the class other than its own.
+    np.testing.assert_array_equal(judged.suggested_label, [0, 1, 0, 1, 1])
+    # Of 3 calibration examples none has a p-value below 1/4: they cannot say that all is well.
+    assert judged.summary["finds_wrong"] is None
+    np.testing.assert_array_equal(judged.keep, [True, False, True, False, True])
     np.testing.assert_array_equal(judged.order, [1, 2, 0, 4, 3])  # 0 and 4 are equal, 3 is unseen
     np.testing.assert_allclose(judged.label_quality[[0, 1]], 1 / (1 + np.exp([-2.2, 1.4])))
     assert np.isnan(judged.label_quality[3])
@@ -96,7 +117,10 @@ def test_a_small_case_by_hand():
         {"label": 0, "examples": 2, "suspects": 1},
         {"label": 1, "examples": 3, "suspects": 1},
     ]
-    assert summary["pairs"] == [{"given": 0, "suggested": 1, "count": 1}]
+    assert summary["pairs"] == [
+        {"given": 0, "suggested": 1, "count": 1},
+        {"given": 1, "suggested": 0, "count": 1},
+    ]
     assert summary["notes"][0] == "1 of 5 examples are not judged: in no batch."
     assert "Only 3 calibration examples" in summary["notes"][1]
     np.testing.assert_allclose(summary["rate_90"], scipy.stats.beta.ppf(0.9, 1, 3))

@@ -104,7 +104,7 @@ def test_summary_tables_and_cards():
 def test_the_sentence_on_the_truth():
     examples = {"label": np.array([0, 1, 1, 0]), "true_label": np.array([1, 1, 0, 0])}
     judged = quality.Judgement(
-        None, np.array([1, 0, 1, 0]), None, np.array([True, True, False, False]), None, {}
+        None, np.array([1, 0, 1, 0]), None, np.array([True, True, False, False]), None, None, {}
     )
     assert sections.truth(examples, judged) == (
         "The true labels are known: 2 labels of 4 are wrong. The suspects include 50% of them; "

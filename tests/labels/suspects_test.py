@@ -18,7 +18,7 @@ def judgement(suggested, is_suspect, order, quality=None, p_value=None):
     size = len(order)
     quality = np.linspace(0, 1, size) if quality is None else np.array(quality)
     return Judgement(
-        quality, np.array(suggested), p_value, np.array(is_suspect), np.array(order), {}
+        quality, np.array(suggested), p_value, np.array(is_suspect), None, np.array(order), {}
     )
 
 
