@@ -37,7 +37,8 @@ def get_config() -> ConfigDict:
     config.weight_decay = 0.0  # L2 coefficient on kernels, in the update only
 
     # Settling, ours and not the paper's: from this fraction of num_steps on, plain training on the
-    # examples whose labels the model has believed so far. 1: the paper's method.
+    # examples whose labels the model has believed so far and on the clean ones. 1: the paper's
+    # method. It is for methods with a clean gradient; others are plain all the time.
     config.settle_at = 1.0
     # Whether a step takes a batch as it is if no example of it is helpful: "uniform". "keep": as in
     # the paper, such a step changes nothing.
@@ -50,7 +51,7 @@ def get_config() -> ConfigDict:
     config.finetune_learning_rate = 1e-3
 
     # Two more trainings of num_steps each, from the initialisation: plain training on all labels,
-    # to compare with; and on what the list of suspects leaves: "none", "drop" or "relabel" them.
+    # to compare with; and without the labels that are then not believed: "drop" or "relabel" them.
     # Both take the clean examples too.
     config.compare_plain = False
     config.retrain = "none"

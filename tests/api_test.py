@@ -70,7 +70,7 @@ def test_wrong_labels_get_less_weight_and_do_not_mislead(run):
 def test_examples_are_in_the_order_given(run):
     np.testing.assert_array_equal(run.examples["label"], toy()[0][1])
     np.testing.assert_array_equal(run.examples["index"], np.arange(200))
-    np.testing.assert_array_equal(run.examples["visits"], 10)  # 100 steps of 20 of 200
+    np.testing.assert_array_equal(run.examples["visits"], 5)  # 50 of 100 steps, 20 of 200
     assert run.classes == (0, 1)
     assert "true_label" not in run.examples
 
@@ -159,7 +159,7 @@ def test_a_pair_of_functions_takes_the_steps_of_numpy(method, tmp_path):
     (x, y, _), (clean_x, clean_y) = toy()
     x, clean_x, y = x[:40] / 50, clean_x / 50, y[:40]
     fields = {"method": method, "batch_size": 40, "clean_batch_size": 30, "momentum": 0.0}
-    fields |= {"optimizer": "sgd", "lr_schedule": "drops"}
+    fields |= {"optimizer": "sgd", "lr_schedule": "drops", "settle_at": 1.0}
     data = {"standardize": False, "clean_in_train": "never"}
     run = quick(affine_model(2), (x, y), clean=(clean_x, clean_y), learning_rate=0.5, data=data,
                 workdir=tmp_path / "run", **fields)  # fmt: skip

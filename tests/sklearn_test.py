@@ -163,7 +163,8 @@ def test_labels_that_cannot_be_are_named(noisy):
 
 def test_ten_rows_and_a_larger_batch(noisy):
     (x, y, _), clean = noisy
-    model = ReweightClassifier(random_state=0, **SMALL | {"batch_size": 100, "num_steps": 3})
+    fields = SMALL | {"batch_size": 100, "num_steps": 3, "fields": {"settle_at": 1.0}}
+    model = ReweightClassifier(random_state=0, **fields)
     model.fit(x[:10], y[:10], *clean)
     np.testing.assert_array_equal(model.run_.examples["visits"], 30)
     assert model.sample_weight_.mean() == pytest.approx(1, abs=1e-5)

@@ -37,8 +37,9 @@ class Judgement(NamedTuple):
       p_value: float [N], the conformal p-value of 'this label is right'; None without calibration.
       is_suspect: bool [N].
       keep: bool [N] ([N, K] for multi_label), what to train on: the labels that the model believes,
-        of a positive margin (regression: those not suspect); all of them if the calibration set
-        gives no reason to think that any are wrong (`Reference.finds_wrong_labels`).
+        of a positive margin; all of them if the calibration set gives no reason to think that any
+        are wrong (`Reference.finds_wrong_labels`). regression: those not suspect; without
+        calibration those of a positive mean alignment, if it is known.
       order: int [N], positions of the examples, worst first: by p-value, then by score.
       summary: a dict for JSON.
     """
@@ -65,7 +66,8 @@ def judge(
 
     Args:
       examples: label [N, ...], margin float [N] ([N, K] for multi_label; NaN if never visited), and
-        if remembered log_probability float [N, K] (classification), prediction (regression).
+        if remembered log_probability float [N, K] (classification), prediction (regression) and
+        alignment float [N].
       calibration: label and margin of n trusted examples that no gradient saw; None if there are
         none.
       task: a name in `reweight_jax.tasks.TASKS`.
@@ -120,7 +122,10 @@ def judge(
     # A NaN is sorted last; among equal examples the first one comes first.
     order = np.lexsort((score,) if p_value is None else (score, p_value))
     suggested = _suggested_label(examples, seen, suspect, task)
-    keep = ~suspect if task == "regression" else np.asarray(examples["margin"]) > 0
+    keep = np.asarray(examples["margin"]) > 0
+    if task == "regression":  # a distance has no sign
+        helpful = examples["alignment"] > 0 if "alignment" in examples else ~suspect
+        keep = ~suspect if num_calibration else helpful
     if finds_wrong is False:
         keep = np.ones_like(keep)
     summary = {"num_examples": len(score), "num_calibration": num_calibration}

@@ -16,6 +16,7 @@ from reweight_jax.train.checkpoints import Checkpoints
 from reweight_jax.train.config import Experiment, load_experiment
 from reweight_jax.train.dispatch import dispatches
 from reweight_jax.train.outputs import finish
+from reweight_jax.train.selection import review
 from reweight_jax.train.state import check_finite, create_train_state
 
 
@@ -109,7 +110,7 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
                     begin = checkpoints.restore(best_step(), like=state)
                 else:
                     begin = create_train_state(experiment, host_input)
-                kept = {"history": state.history, "calibration": state.calibration}
+                kept = {name: getattr(state, name) for name in ("history", "calibration", "review")}
                 state = begin.replace(step=jnp.asarray(step), **kept)
                 state = on_devices.place_state(state, devices)
             for end, dispatch in dispatches(experiment, phase, step, state, stack):
@@ -117,6 +118,8 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
                 log.write_due()  # the previous interval, while an accelerator computes the next
                 is_last = step == phase.stop
                 log.add(step, step_metrics, due=step % config.log_every_steps == 0 or is_last)
+                if is_last and phase.reviews:
+                    state = on_devices.place_state(review(experiment, state, predict), devices)
                 evaluates = step % config.eval_every_steps == 0 or is_last
                 saves = step % config.checkpoint_every_steps == 0 or is_last
                 if evaluates or saves:

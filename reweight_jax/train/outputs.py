@@ -6,13 +6,12 @@ from collections.abc import Callable
 import numpy as np
 
 from reweight_jax.data.examples import map_inputs
-from reweight_jax.history import History, history_means
 from reweight_jax.labels import report
 from reweight_jax.labels.health import health
 from reweight_jax.records import plots, result
 from reweight_jax.records.workdir import Workdir
 from reweight_jax.train import evaluate as evaluation
-from reweight_jax.train.selection import judge_labels
+from reweight_jax.train.selection import judge_labels, what_is_known
 
 
 def finish(
@@ -33,6 +32,7 @@ def finish(
     """
     splits, phases, config = experiment.splits, experiment.phases, experiment.config
     wrong, judgement = evaluation.wrong_labels(splits.train), judge_labels(experiment, state)
+    known = what_is_known(experiment, state, "train")
     stops = {phase.name: phase.stop for phase in phases}
     outcome = result.build_result(config, records, experiment.task, stops, experiment.devices)
     if judgement:
@@ -41,13 +41,12 @@ def finish(
         outcome["health"] = health(records, outcome, config, _trusted(experiment, state, predict))
     if not folder.writes:
         return outcome
-    folder.write("examples.npz", _npz(_of_examples(experiment, "train", state.history)))
+    folder.write("examples.npz", _npz(known))
     if splits.calibration is not None:
-        arrays = _of_examples(experiment, "calibration", state.calibration)
-        folder.write("calibration.npz", _npz(arrays))
+        of_calibration = what_is_known(experiment, state, "calibration")
+        folder.write("calibration.npz", _npz(of_calibration))
     if draw:
-        weights = history_means(state.history)["weight"]
-        shown = (records, outcome, weights, wrong, splits.train.label, experiment.classes)
+        shown = (records, outcome, known["weight"], wrong, splits.train.label, experiment.classes)
         starts = [phase.start for phase in phases[1:]]
         for name, png in plots.draw_run(*shown, starts).items():
             folder.write(f"plots/{name}.png", png)
@@ -61,17 +60,6 @@ def finish(
             folder.write(name, content)
     folder.write("result.json", result.to_json(outcome))
     return outcome
-
-
-def _of_examples(experiment, split: str, history: History) -> dict[str, np.ndarray]:
-    """What is known of each example of a split, one entry each."""
-    examples = getattr(experiment.splits, split)
-    arrays = {"index": examples.index, "label": examples.label, **history_means(history)}
-    if examples.true_label is not None:
-        arrays["true_label"] = examples.true_label
-    if experiment.ids is not None:
-        arrays["id"] = experiment.ids[examples.index]
-    return arrays
 
 
 def _trusted(experiment, state, predict) -> dict[str, dict]:

@@ -21,6 +21,8 @@ class Phase(NamedTuple):
       begin: the state that it starts from: the "last" of the previous phase, the one of the
         training that was "best" on held-out data, or "afresh", the initial one.
       examples: a name in `reweight_jax.train.selection.SELECTIONS`: what it trains on.
+      reviews: whether the model at its end passes all labels in review: from then on these margins
+        judge them. A model that was trained on the labels believed so far tells more.
     """
 
     name: str
@@ -30,13 +32,15 @@ class Phase(NamedTuple):
     schedule: optax.Schedule
     begin: str = "last"
     examples: str = "train"
+    reviews: bool = False
 
 
 def phases_of(config) -> list[Phase]:
     """Returns the training with `config.method`, then the others that `config` asks for.
 
-    The training is one phase, "last", or with `config.settle_at` two: "unsettled" and "last". Only
-    the first phase of a run adds to what is remembered of the examples.
+    The training is one phase, "last", or two: "unsettled" and "last", if the method has a clean
+    gradient and `config.settle_at` is below 1. Only the first phase of a run adds to what is
+    remembered of the examples.
     """
     schedule, method, plain = (
         learning_rate_schedule(config),
@@ -46,10 +50,10 @@ def phases_of(config) -> list[Phase]:
     examples = "clean" if method.trains_on_clean else "train"
     end, settle = config.num_steps, round(config.settle_at * config.num_steps)
     phases = [Phase("last", 0, end, method, schedule, examples=examples)]
-    if settle < end:
+    if settle < end and method.needs_clean:
         phases = [
             phases[0]._replace(name="unsettled", stop=settle),
-            Phase("last", settle, end, plain, schedule, examples="believed"),
+            Phase("last", settle, end, plain, schedule, examples="believed", reviews=True),
         ]
     constant = optax.constant_schedule(config.finetune_learning_rate)
     for begin in FINETUNE_FROM[config.finetune_from]:
@@ -60,7 +64,8 @@ def phases_of(config) -> list[Phase]:
     again |= {"retrained": config.retrain} if config.retrain != "none" else {}
     for name, examples in again.items():
         stop = end + config.num_steps
-        phases.append(Phase(name, end, stop, plain, schedule, "afresh", examples))
+        reviews = name == "retrained"
+        phases.append(Phase(name, end, stop, plain, schedule, "afresh", examples, reviews))
         end = stop
     return phases
 

@@ -1,57 +1,89 @@
-"""Which examples a phase trains on: some choose by what the run remembers of them."""
+"""What a run says of its labels, and which examples its later phases therefore train on."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from reweight_jax.data.examples import Examples, concatenate
-from reweight_jax.history import history_means
+from reweight_jax.history import History, history_means
 from reweight_jax.labels.quality import JUDGED, Judgement, judge
 
 
+def what_is_known(experiment, state, split: str) -> dict[str, np.ndarray]:
+    """Returns what is known of each example of a split, "train" or "calibration", one entry each.
+
+    index, label, true_label and id if they are known, visits, and means: over the visits in
+    training, or, if the labels were reviewed, what the model of then makes of them.
+    """
+    examples = getattr(experiment.splits, split)
+    known = {"index": examples.index, "label": examples.label}
+    if examples.true_label is not None:
+        known["true_label"] = examples.true_label
+    if experiment.ids is not None:
+        known["id"] = experiment.ids[examples.index]
+    known |= history_means(state.history if split == "train" else state.calibration)
+    if split in state.review and state.review[split].visits[0]:
+        reviewed = history_means(state.review[split])
+        known |= {name: values for name, values in reviewed.items() if name != "visits"}
+    return known
+
+
 def judge_labels(experiment, state) -> Judgement | None:
-    """Returns what the run has to say of the training labels, by its histories so far.
+    """Returns what the run has to say of the training labels so far.
 
     None if nothing is known of what a margin says: for a task of the user's own.
     """
-    if experiment.config.task not in JUDGED:
-        return None
     config, splits = experiment.config, experiment.splits
-    seen = {"label": splits.train.label} | history_means(state.history)
-    calibration = None
+    if config.task not in JUDGED:
+        return None
+    train, calibration = what_is_known(experiment, state, "train"), None
     if splits.calibration is not None:
-        calibration = {"label": splits.calibration.label} | history_means(state.calibration)
-    return judge(seen, calibration, task=config.task, num_outputs=experiment.task.num_outputs,
-                 **config.labels)  # fmt: skip
+        calibration = what_is_known(experiment, state, "calibration")
+    options = {"task": config.task, "num_outputs": experiment.task.num_outputs}
+    return judge(train, calibration, **options, **config.labels)
 
 
-def believed(experiment, state) -> Examples:
-    """Returns the examples whose label the model has believed so far: of a positive mean margin.
+def review(experiment, state, predict):
+    """Returns the state with `state.review` of one visit to each training and calibration example.
 
-    Of several tags, those that it does not believe become missing. Numbers have no other label to
-    prefer: the examples of regression are those that `judge_labels` does not suspect.
+    The model is in evaluation mode and its inputs are not augmented. `predict`: as
+    `evaluate.compile_predict` returns it.
     """
-    train, margin = experiment.splits.train, history_means(state.history)["margin"]
-    if experiment.config.task == "regression":
-        return _some(train, ~judge_labels(experiment, state).is_suspect)
-    if margin.ndim == 1:
-        return _some(train, margin > 0)
-    train = train._replace(label=np.where(margin > 0, train.label, -1).astype(train.label.dtype))
-    return _some(train, (train.label >= 0).any(axis=1))
+    task, reviewed = experiment.task, {}
+    for split, history in state.review.items():
+        examples = getattr(experiment.splits, split)
+        outputs = predict(state.params["model"], state.model_state, examples.inputs)
+        values = {"margin": task.margin(outputs, examples.label)}
+        values |= {name: of(outputs) for name, of in task.remembered.items()}
+        sums = {name: jnp.asarray(values[name], jnp.float32) for name in history.sums}
+        reviewed[split] = History(jnp.ones(examples.size, jnp.int32), sums)
+    return state.replace(review=reviewed)
 
 
-def without_suspects(experiment, state) -> Examples:
-    """Returns the examples whose labels are not suspect, and the clean ones."""
-    kept = ~judge_labels(experiment, state).is_suspect
-    return with_clean(experiment, _some(experiment.splits.train, kept))
+# --- What phases train on -------------------------------------------------------------------------
+
+
+def kept(experiment, state) -> Examples:
+    """Returns the training examples that `Judgement.keep` names, and the clean ones.
+
+    Of several tags, those that are not kept become missing.
+    """
+    keep, train = judge_labels(experiment, state).keep, experiment.splits.train
+    if keep.ndim > 1:
+        train = train._replace(label=np.where(keep, train.label, -1).astype(train.label.dtype))
+        keep = (train.label >= 0).any(axis=1)
+    if keep.any():  # else nothing is known yet
+        train = train.take(np.flatnonzero(keep))
+    return with_clean(experiment, train)
 
 
 def relabelled(experiment, state) -> Examples:
-    """Returns all examples, the suspects with their suggested labels, and the clean ones."""
+    """Returns all training examples, with other labels than those not kept, and the clean ones."""
     judgement, train = judge_labels(experiment, state), experiment.splits.train
-    label = train.label.copy()
-    label[judgement.is_suspect] = judgement.suggested_label[judgement.is_suspect]
+    keep = judgement.keep.reshape(-1, *judgement.keep.shape[1:] or [1] * (train.label.ndim - 1))
+    label = np.where(keep, train.label, judgement.suggested_label).astype(train.label.dtype)
     train = train._replace(label=label)
     if experiment.config.task == "classification":  # -1: no label is suggested
-        train = _some(train, label >= 0)
+        train = train.take(np.flatnonzero(train.label >= 0))
     return with_clean(experiment, train)
 
 
@@ -63,17 +95,12 @@ def with_clean(experiment, train: Examples) -> Examples:
     return concatenate(train, clean)
 
 
-def _some(train, kept):
-    """The rows that are kept; all of them if none is, because nothing can be said yet."""
-    return train.take(np.flatnonzero(kept)) if kept.any() else train
-
-
 # name -> (experiment, state) -> Examples.
 SELECTIONS = {
     "train": lambda experiment, state: experiment.splits.train,
     "clean": lambda experiment, state: experiment.splits.clean,
     "all": lambda experiment, state: with_clean(experiment, experiment.splits.train),
-    "believed": believed,
-    "drop": without_suspects,
+    "believed": kept,
+    "drop": kept,
     "relabel": relabelled,
 }

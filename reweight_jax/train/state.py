@@ -30,6 +30,8 @@ class TrainState:
       key: uint32 key data of the run, never advanced: a step folds its number into it.
       history: what is remembered of each training example.
       calibration: likewise of each calibration example; () without any.
+      review: {"train": History, "calibration": History} of one visit by the model at the end of the
+        last phase that reviews the labels, of none before it; {} if there is no such phase.
     """
 
     params: Any
@@ -40,6 +42,7 @@ class TrainState:
     key: jax.Array
     history: History
     calibration: History | tuple = ()
+    review: dict[str, History] = flax.struct.field(default_factory=dict)
 
 
 def create_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -88,6 +91,11 @@ def create_train_state(experiment, host_input: Any = None) -> TrainState:
         key=jax.random.key_data(run_key),
         history=empty_history(train.size, remembered),
         calibration=() if calibration is None else empty_history(calibration.size, observed),
+        review={
+            name: empty_history(examples.size, observed)
+            for name, examples in (("train", train), ("calibration", calibration))
+            if examples is not None and any(phase.reviews for phase in experiment.phases)
+        },
     )
 
 

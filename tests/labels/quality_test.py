@@ -226,6 +226,9 @@ def test_regression(dimensions):
     # 3 standard deviations: 0.27% of normal errors lie beyond.
     assert 0.0015 < judged.is_suspect[~wrong].mean() < 0.004
     assert "3 standard deviations" in judged.summary["notes"][-1]
+    np.testing.assert_array_equal(judged.keep, ~judged.is_suspect)
+    helpful = regress(examples | {"alignment": np.where(wrong, -1.0, 1.0)}, None)
+    np.testing.assert_array_equal(helpful.keep, ~wrong)
     np.testing.assert_array_equal(
         judged.suggested_label, prediction[:, 0] if dimensions == 1 else prediction
     )
