@@ -46,6 +46,32 @@ def test_an_example_that_a_batch_holds_thrice_has_three_visits():
     np.testing.assert_allclose(mean, sums["logits"] / np.bincount(rows.ravel())[:, None], rtol=1e-5)
 
 
+def test_of_what_was_never_seen_every_number_is_missing():
+    """Numbers, and vectors of three, of which one example has two visits and one none."""
+    history = empty_history(3, {"margin": (), "log_probability": (3,)})
+    rng = np.random.default_rng(0)
+    margin, beliefs = rng.normal(size=(2, 2)), rng.normal(size=(2, 2, 3))
+    for rows, m, b in zip([[0, 2], [2, 2]], margin, beliefs, strict=True):
+        history = add_visits(history, jnp.array(rows), {"margin": m, "log_probability": b})
+    means = history_means(history)
+    assert means.keys() == {"visits", "margin", "log_probability"}
+    np.testing.assert_array_equal(means["visits"], [1, 0, 3])
+    assert np.isnan(means["margin"][1]) and np.isnan(means["log_probability"][1]).all()
+    expected = (margin[0, 1] + margin[1].sum()) / 3
+    np.testing.assert_allclose(means["margin"][[0, 2]], [margin[0, 0], expected], rtol=1e-5)
+    expected = np.stack([beliefs[0, 0], (beliefs[0, 1] + beliefs[1].sum(axis=0)) / 3])
+    np.testing.assert_allclose(means["log_probability"][[0, 2]], expected, rtol=1e-5)
+
+
+def test_values_of_half_precision_are_summed_in_full():
+    history = empty_history(1, {"margin": ()})
+    add = jax.jit(lambda h: add_visits(h, jnp.array([0]), {"margin": jnp.bfloat16([0.5])}))
+    for _ in range(600):  # bfloat16 counts to 128 in steps of a half
+        history = add(history)
+    assert history.sums["margin"].dtype == jnp.float32
+    np.testing.assert_array_equal(history_means(history)["margin"], [0.5])
+
+
 def test_equal_weights_have_equal_means_whatever_the_visits():
     history = empty_history(61, {"weight": ()})
     for other in range(1, 61):

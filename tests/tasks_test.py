@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 import sklearn.metrics
 
@@ -70,6 +71,34 @@ def test_scores_agree_with_the_losses_and_errors(name, num_outputs):
     if name != "multi_label":  # there a row counts by its known tags in scores
         error = scores["mae" if name == "regression" else "error"]
         np.testing.assert_allclose(error, np.mean(errors), rtol=1e-5)
+
+
+@all_cases
+def test_what_is_remembered_of_the_outputs(name, num_outputs):
+    """Log-probabilities; values in the units of the labels; of tags nothing beside the margins."""
+    task, outputs, labels = random_task(name, num_outputs)
+    remembered = {key: jax.jit(function)(outputs) for key, function in task.remembered.items()}
+    expected = {}
+    if name == "classification":
+        expected["log_probability"] = scipy.special.log_softmax(np.float64(outputs), axis=1)
+    if name == "regression":  # [n, K] also if the labels are [n]
+        columns = np.float64(labels).reshape(len(labels), -1)
+        expected["prediction"] = outputs * columns.std(axis=0) + columns.mean(axis=0)
+    assert remembered.keys() == expected.keys()
+    for key, values in expected.items():
+        assert remembered[key].shape == outputs.shape
+        np.testing.assert_allclose(remembered[key], values, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_outputs", [2, 5])
+def test_the_log_probabilities_have_the_margin(num_outputs):
+    task, outputs, labels = random_task("classification", num_outputs)
+    log_p, rows = np.array(task.remembered["log_probability"](outputs)), range(len(labels))
+    of_label = log_p[rows, labels]
+    log_p[rows, labels] = -np.inf
+    np.testing.assert_allclose(
+        task.margin(outputs, labels), of_label - log_p.max(axis=1), rtol=1e-4, atol=1e-5
+    )
 
 
 @all_cases

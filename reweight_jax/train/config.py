@@ -97,8 +97,8 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
         raise UserError(CLEAN_MISSING)
     with prefix("config.task"):
         task = TASKS[config.task](splits.train.label, dataset.num_outputs)
-    if config.task not in JUDGED and (config.settle_at < 1 or config.retrain != "none"):
-        raise UserError(f"config.settle_at, retrain: not for the task {config.task}")
+    if config.task not in JUDGED and config.retrain != "none":
+        raise UserError(f"config.retrain: {config.retrain}; not for the task {config.task}")
     shapes = [(array.dtype, array.ndim) for array in arrays_of(splits.train.inputs)]
     if (config.data.crop_padding or config.data.flip) and shapes != [(np.uint8, 4)]:
         raise UserError("config.data.crop_padding, flip: only for uint8 images [N, H, W, C]")

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import optax
 
+from reweight_jax.labels.quality import JUDGED
 from reweight_jax.methods import METHODS, Method
 
 FINETUNE_FROM = {"none": (), "last": ("last",), "best": ("best",), "both": ("last", "best")}
@@ -38,9 +39,9 @@ class Phase(NamedTuple):
 def phases_of(config) -> list[Phase]:
     """Returns the training with `config.method`, then the others that `config` asks for.
 
-    The training is one phase, "last", or two: "unsettled" and "last", if the method has a clean
-    gradient and `config.settle_at` is below 1. Only the first phase of a run adds to what is
-    remembered of the examples.
+    The training is one phase, "last", or two: "unsettled" and "last", if `config.settle_at` is
+    below 1, the method has a clean gradient, and the task is not one of the user's own, whose
+    margins may mean anything. Only the first phase of a run adds to what is remembered.
     """
     schedule, method, plain = (
         learning_rate_schedule(config),
@@ -50,7 +51,7 @@ def phases_of(config) -> list[Phase]:
     examples = "clean" if method.trains_on_clean else "train"
     end, settle = config.num_steps, round(config.settle_at * config.num_steps)
     phases = [Phase("last", 0, end, method, schedule, examples=examples)]
-    if settle < end and method.needs_clean:
+    if settle < end and method.needs_clean and config.task in JUDGED:
         phases = [
             phases[0]._replace(name="unsettled", stop=settle),
             Phase("last", settle, end, plain, schedule, examples="believed", reviews=True),

@@ -32,6 +32,46 @@ def test_a_config_is_kept_with_the_facts_of_its_data(digits_config, tmp_path):
         ({"finetune_from": "both"}, {"finetune_from": "best"}, "config.finetune_from"),
         ({}, {"data.resident": False, "data.workers": 3, "confusion_from": "x"}, None),
         ({}, {"log_every_steps": 1, "steps_per_dispatch": 5, "data.data_dir": "x"}, None),
+        # What comes after all that is there may be added, and nothing before it.
+        ({}, {"retrain": "drop"}, None),
+        ({}, {"compare_plain": True, "retrain": "relabel", "finetune_from": "both"}, None),
+        ({"finetune_from": "last"}, {"finetune_from": "last", "compare_plain": True}, None),
+        ({"finetune_from": "last"}, {"finetune_from": "both", "retrain": "drop"}, None),
+        ({"compare_plain": True}, {"compare_plain": True, "retrain": "drop"}, None),
+        ({"compare_plain": True}, {"compare_plain": False}, "config.compare_plain"),
+        ({"retrain": "drop"}, {"retrain": "drop", "compare_plain": True}, "config.compare_plain"),
+        ({"retrain": "drop"}, {"retrain": "relabel"}, "config.retrain"),
+        ({"retrain": "drop"}, {"retrain": "none"}, "config.retrain"),
+        (
+            {"compare_plain": True},
+            {"compare_plain": True, "finetune_from": "last"},
+            "config.finetune_from",
+        ),
+        ({"retrain": "drop"}, {"retrain": "drop", "finetune_from": "last"}, "config.finetune_from"),
+        # A later phase begins where num_steps ends, and settling at a fraction of it.
+        ({"retrain": "drop"}, {"retrain": "drop", "num_steps": 8}, "config.num_steps"),
+        ({"compare_plain": True}, {"compare_plain": True, "num_steps": 8}, "config.num_steps"),
+        ({}, {"retrain": "drop", "num_steps": 8}, "config.num_steps"),
+        ({"settle_at": 0.5}, {"settle_at": 0.5, "num_steps": 8}, "config.num_steps"),
+        ({"settle_at": 0.5}, {}, "config.settle_at"),
+        ({}, {"settle_at": 0.5}, "config.settle_at"),
+        # The rates judge at the end, and choose what is retrained on.
+        ({}, {"labels.false_alarm_rate": 0.1, "labels.false_discovery_rate": 0.2}, None),
+        ({"compare_plain": True}, {"compare_plain": True, "labels.false_alarm_rate": 0.1}, None),
+        (
+            {"retrain": "drop"},
+            {"retrain": "drop", "labels.false_alarm_rate": 0.1},
+            "config.labels.false_alarm_rate",
+        ),
+        (
+            {"retrain": "drop"},
+            {"retrain": "drop", "labels.false_discovery_rate": 0.1},
+            "config.labels.false_discovery_rate",
+        ),
+        ({}, {"on_zero_weights": "uniform"}, "config.on_zero_weights"),
+        ({}, {"observe_alignment": True}, "config.observe_alignment"),
+        ({}, {"remember_megabytes": 0}, "config.remember_megabytes"),
+        ({}, {"data.num_calibration": 5}, "config.data.num_calibration"),
     ],
 )
 def test_what_may_differ(before, after, differing, digits_config, tmp_path):
