@@ -129,7 +129,7 @@ def list_scores(quality: np.ndarray, data: Data) -> dict[str, float]:
     wrong = data.label != data.true_label
     if not wrong.any():
         return {}
-    quality = np.nan_to_num(np.asarray(quality, np.float64), nan=np.inf, posinf=1e300)
+    quality = np.nan_to_num(np.asarray(quality, np.float64), nan=1e300)  # never judged: last
     order = np.argsort(quality, kind="stable")
     return {
         "auroc": float(roc_auc_score(wrong, -quality)),
