@@ -1,0 +1,121 @@
+"""Whole runs of all phases: their results and files, stopped anywhere, on four devices."""
+
+import json
+
+import chex
+import jax
+import numpy as np
+import pytest
+from judged_runs import SmallNet, examples, images, npz, run
+from whole_runs import ONE_DEVICE, records, saved, without_times
+
+from reweight_jax.records import result as results
+from reweight_jax.records.metrics import read_metrics
+from reweight_jax.train import loop
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(splits, fields, workdir, result) of a run of all phases, with BatchNorm and dropout."""
+    splits = images(32, 0), images(8, 1), images(10, 2), None, images(20, 3)
+    rng = np.random.default_rng(0)
+    label = np.where(rng.random(32) < 0.3, rng.integers(3, size=32), splits[0].label)
+    splits = (splits[0]._replace(label=label.astype(np.int32), true_label=splits[0].label),
+              *splits[1:])  # fmt: skip
+    fields = {"settle_at": 0.5, "compare_plain": True, "retrain": "relabel", "num_steps": 4}
+    fields |= {"lr_schedule": "cosine"}
+    fields |= dict.fromkeys(("log_every_steps", "eval_every_steps", "checkpoint_every_steps"), 2)
+    workdir = tmp_path_factory.mktemp("finished")
+    result = run(splits, workdir, model=SmallNet(0.3), **fields)
+    return splits, fields, workdir, result
+
+
+def test_the_result_has_the_scores_and_times_of_all_phases(finished):
+    _, _, workdir, result = finished
+    evals = {r["step"]: r for r in read_metrics(workdir) if r["kind"] == "eval"}
+    trains = {r["step"]: r for r in read_metrics(workdir) if r["kind"] == "train"}
+    stops = {"unsettled": 2, "last": 4, "plain": 8, "retrained": 12}
+    for name, step in stops.items():
+        assert result[name]["step"] == step
+        for split in ("test", "clean", "calibration"):
+            assert result[name][f"{split}_accuracy"] == evals[step][split]["accuracy"]
+    assert list(result["seconds_at"]) == list(stops)
+    seconds = list(result["seconds_at"].values())
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    assert seconds == [round(trains[step]["seconds"], 1) for step in stops.values()]
+    assert result["seconds"] == result["seconds_at"]["last"]
+    assert result["best"]["step"] in (2, 4)
+    assert [step for step, r in evals.items() if "weights" in r] == [2]
+    assert result["weights"] == evals[2]["weights"] and "margin_auc" in result["weights"]
+    table = results.table(result)
+    for text in ("before settling", "plain training", "retrained without suspects"):
+        assert text in table
+
+
+FILES = ("examples.npz", "calibration.npz", "suspect_inputs.npz", "suspects.csv")
+
+
+def test_stopped_anywhere_it_ends_the_same(finished, tmp_path, monkeypatch):
+    """Killed after each checkpoint in turn: in every phase, and between each two."""
+    splits, fields, workdir, result = finished
+
+    class Stopped(Exception):
+        pass
+
+    class Killed(loop.Checkpoints):
+        stops = []
+
+        def save(self, state):
+            super().save(state)
+            if int(state.step) not in self.stops:
+                self.stops.append(int(state.step))
+                raise Stopped
+
+    monkeypatch.setattr(loop, "Checkpoints", Killed)
+    resumed = None
+    while resumed is None:
+        try:
+            resumed = run(splits, tmp_path, model=SmallNet(0.3), **fields)
+        except Stopped:
+            pass
+    assert Killed.stops == [2, 4, 6, 8, 10, 12]
+    assert without_times(resumed) == without_times(result)
+    assert json.loads((tmp_path / "result.json").read_text()) == resumed
+    chex.assert_trees_all_equal(saved(tmp_path, 12), saved(workdir, 12))
+    assert records(tmp_path) == records(workdir)
+    for name in FILES:
+        if name.endswith(".npz"):
+            chex.assert_trees_all_equal(npz(tmp_path / name), npz(workdir / name))
+        else:
+            assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes()
+    pages = [(path / "label_report.html").read_text() for path in (tmp_path, workdir)]
+    assert pages[0].replace(str(tmp_path), "") == pages[1].replace(str(workdir), "")
+
+
+def test_a_finished_run_is_written_again_as_it_was(finished):
+    splits, fields, workdir, result = finished
+    before = {name: (workdir / name).read_bytes() for name in (*FILES[-1:], "label_report.html")}
+    assert without_times(run(splits, workdir, model=SmallNet(0.3), **fields)) == without_times(
+        result
+    )
+    for name, content in before.items():
+        assert (workdir / name).read_bytes() == content
+
+
+def test_four_devices_settle_and_retrain_as_one(tmp_path):
+    task = "classification"
+    splits = [examples(task, n, n, wrong) for n, wrong in ((24, 0.3), (8, 0), (16, 0))]
+    fields = {"settle_at": 2 / 3, "retrain": "relabel", "clean_batch_size": 8}
+    fields |= {"labels.false_alarm_rate": 0.5}
+    one, four = (tmp_path / "one", tmp_path / "four")
+    outcomes = [
+        run(splits, path, devices=devices, **fields)
+        for path, devices in ((one, ONE_DEVICE), (four, jax.devices()))
+    ]
+    for name in ("unsettled", "last", "retrained"):
+        assert outcomes[1][name] == pytest.approx(outcomes[0][name], rel=1e-4)
+    chex.assert_trees_all_close(saved(four, 18), saved(one, 18), rtol=1e-4, atol=1e-5)
+    for name in ("examples.npz", "calibration.npz"):
+        chex.assert_trees_all_close(npz(four / name), npz(one / name), rtol=1e-4, atol=1e-5)
+    rows = [(path / "suspects.csv").read_text().count("relabel") for path in (one, four)]
+    assert rows[0] == rows[1] > 0
