@@ -9,9 +9,11 @@ from reweight_jax.configs import default
 from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS
 
-# Fields that change no number of a run: what is logged, how data is read, and the place of files.
+# Fields that change no number of a run: what is logged, how data is read, and the place of files:
+# what is in them is compared by its fingerprint.
 FREE = {"log_every_steps", "checkpoint_every_steps", "steps_per_dispatch", "confusion_from"}
-FREE |= {"data.resident", "data.workers", "data.data_dir"}
+FREE |= {"data.resident", "data.workers", "data.data_dir", "data.path", "data.clean_path"}
+FREE |= {"data.calibration_path", "data.test_path", "data.corrections"}
 
 
 class Workdir:

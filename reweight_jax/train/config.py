@@ -12,6 +12,7 @@ import numpy as np
 
 from reweight_jax import models
 from reweight_jax.data.examples import Data, Splits, arrays_of, map_inputs
+from reweight_jax.data.fingerprint import fingerprint
 from reweight_jax.data.splits import CLEAN_MISSING, load, with_clean_in_train
 from reweight_jax.errors import UserError, prefix
 from reweight_jax.labels.quality import JUDGED
@@ -143,6 +144,8 @@ def facts_of(config, dataset: Data, splits: Splits) -> dict:
         "columns": list(dataset.columns),
         "inputs": map_inputs(lambda array: [array.dtype.name, *array.shape[1:]], inputs),
         "num_train": splits.train.size,
+        "corrections": dataset.corrections,
+        "fingerprint": fingerprint(splits),
         "vocabulary": config.model.vocabulary,
     }
     if not isinstance(inputs, dict) and inputs.dtype.kind in "iu" and inputs.ndim == 2:

@@ -181,22 +181,28 @@ def test_when_every_checkpoint_is_damaged_it_says_so(uninterrupted, tmp_path):
 
 
 def test_other_data_is_named_and_nothing_is_called_damaged(tmp_path):
-    def write(rows):
+    def write(rows, first=0):
         image = np.random.default_rng(0).integers(0, 256, (rows, 28, 28)).astype(np.uint8)
         label = np.arange(rows) % 2
+        label[0] = first
         arrays = {"train_input": image, "train_label": label}
         np.savez(tmp_path / "a.npz", **arrays, clean_input=image[:10], clean_label=label[:10])
 
     own = ("-m", "reweight_jax.main", "--config=configs/own_data.py", "--config.num_steps=20")
-    own += (f"--config.data.path={tmp_path / 'a.npz'}", f"--workdir={tmp_path / 'run'}")
-    own += ("--config.batch_size=10",)
+    own += (f"--workdir={tmp_path / 'run'}", "--config.batch_size=10")
+    own += (f"--config.data.path={tmp_path / 'a.npz'}",)
     write(60)
     finished = command(*own)
     assert finished.returncode == 0, finished.stderr
     assert "clean error, last step" in finished.stdout  # there is no test set
-    write(64)
-    assert_one_line(command(*own), "holds a run with other data")
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["20"]
+    for other in (64,), (60, 1):  # more rows, and one label
+        write(*other)
+        assert_one_line(command(*own), "holds a run with other data")
+    write(60)
+    (tmp_path / "a.npz").rename(tmp_path / "b.npz")  # a place is no difference
+    assert command(*own[:-1], f"--config.data.path={tmp_path / 'b.npz'}").returncode == 0
+    names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert names == {"10", "20"}
 
 
 def test_the_digits_run_taught_it_something(uninterrupted):

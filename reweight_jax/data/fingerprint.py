@@ -1,0 +1,29 @@
+"""A fingerprint of the data of a run, so that a resumed run notices other data."""
+
+import hashlib
+
+import numpy as np
+
+from reweight_jax.data.examples import Splits, arrays_of
+
+SAMPLED = 1_000  # rows of inputs; images on a disk are read and decoded for it
+SAMPLED_LAZY = 50
+
+
+def fingerprint(splits: Splits) -> dict[str, str]:
+    """Returns a digest of each split: all of its labels, and inputs of rows evenly spread over it.
+
+    An input that changed is noticed only if it is one of up to 1,000 rows, or of 50 that are read
+    from a disk one by one; a label always, and so is an example more, less or in another place.
+    """
+    return {name: _digest(part) for name, part in splits._asdict().items() if part is not None}
+
+
+def _digest(examples) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    count = min(SAMPLED_LAZY if examples.is_lazy else SAMPLED, examples.size)
+    rows = np.linspace(0, examples.size - 1, count).astype(int)
+    for array in (examples.label, *(inputs[rows] for inputs in arrays_of(examples.inputs))):
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
