@@ -12,7 +12,7 @@ import pytest
 
 from reweight_jax.errors import UserError
 
-TINY = labels_data.Setting("digits", "mlp", 400, 20, 20, 40, (16,), 0.1)
+TINY = labels_data.Setting("digits", "mlp", 400, 20, 20, 40, (256,), 0.1)
 
 
 def data_of(label, true_label):
@@ -139,8 +139,8 @@ def test_the_other_parts_train(name):
     if name == "cleanlab" and importlib.util.find_spec("cleanlab") is None:
         pytest.skip("cleanlab is not installed")
     data = labels_data.load(TINY, "uniform", 0, {})
-    rows = labels_fits.PARTS[name](data, TINY, 0)
-    assert all(row["test_accuracy"] > 0.1 for row in rows.values() if "test_accuracy" in row)
+    rows = labels_fits.PARTS[name](data, TINY._replace(num_steps=200), 0)
+    assert all(row["test_accuracy"] > 0.3 for row in rows.values() if "test_accuracy" in row)
     assert set(rows) <= set(labels_tables.METHODS)
 
 
