@@ -16,7 +16,10 @@ from reweight_jax.configs import default
 from reweight_jax.data.examples import arrays_of
 from reweight_jax.data.inputs import as_inputs, like_train
 from reweight_jax.errors import UserError, choose, prefix
+from reweight_jax.labels import report
+from reweight_jax.labels.suspects import suspects_table
 from reweight_jax.models import MODELS, Model
+from reweight_jax.records.workdir import write_atomically
 from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train.checkpoints import read_model
 from reweight_jax.train.config import build_model, sample_of
@@ -96,6 +99,24 @@ class Fitted:
         if batch_size not in self._compiled:
             self._compiled[batch_size] = compile_predict(self._model, self._devices, batch_size)
         return self._compiled[batch_size](*self._restore(step), inputs)
+
+    def suspects(self, **rates: float) -> dict[str, list]:
+        """Returns the table of suspects.csv, column by column, worst label first.
+
+        `pandas.DataFrame(run.suspects())` is the same as a DataFrame. `rates`: false_alarm_rate or
+        false_discovery_rate, if they shall not be those of `config.labels`.
+        """
+        _, examples, judgement = report.judge_run(self.workdir, **rates)
+        return suspects_table(examples, judgement, self.classes)
+
+    def report(self, path: str | os.PathLike, **rates: float) -> pathlib.Path:
+        """Writes label_report.html as the file `path`, and returns it; `rates` as in `suspects`."""
+        path, page = pathlib.Path(path).expanduser(), report.render(self.workdir, **rates)
+        try:
+            write_atomically(path, page["label_report.html"])
+        except OSError as error:
+            raise UserError(f"{path}: the report cannot be written there ({error})") from None
+        return path
 
     def save(self, folder: str | os.PathLike) -> pathlib.Path:
         """Copies the folder of the run to `folder`, which must not exist; returns its path."""

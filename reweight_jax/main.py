@@ -31,6 +31,10 @@ def main(argv):
         outcome = loop.train_and_evaluate(config, workdir)
         if hosts.is_first():
             print(f"\n{result.table(outcome)}\nmetrics, plots and checkpoints: {workdir}")
+            if "labels" in outcome:
+                print(f"labels to look at: {workdir}/label_report.html, suspects.csv")
+            for sentence in outcome.get("health", ()):
+                print(sentence)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from reweight_jax.errors import UserError
+from reweight_jax.errors import UserError, prefix
 from reweight_jax.labels import quality, sections
 from reweight_jax.labels.shown import page_json, shown_inputs
 from reweight_jax.labels.suspects import (
@@ -35,49 +35,66 @@ NUM_CARDS = 200
 DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
-def render(
+def judge_run(
     folder: pathlib.Path,
     *,
     false_alarm_rate: float | None = None,
     false_discovery_rate: float | None = None,
-    result: dict | None = None,
-) -> dict[str, bytes]:
-    """Returns suspects.csv and label_report.html of a finished run: name -> content.
+) -> tuple[dict, dict, quality.Judgement]:
+    """Returns (config, examples, judgement) of a finished run, from its folder alone.
 
     Args:
-      folder: of the run. Read are config.json, examples.npz and, if they are there, result.json,
-        calibration.npz and suspect_inputs.npz.
+      folder: of the run. Read are config.json, examples.npz and, if it is there, calibration.npz.
       false_alarm_rate, false_discovery_rate: of `quality.judge`; None: those of the config. A
         false-alarm rate that is given sets the other one to 0, if that is not given too.
-      result: the contents of result.json, if it is not written yet.
 
     Raises:
       UserError: a file is missing or damaged, or a rate cannot be used.
     """
     folder = pathlib.Path(folder)
     config = _read_json(folder / "config.json")
-    result = result or _read_json(folder / "result.json", {})
     if false_discovery_rate is None and false_alarm_rate is not None:
         false_discovery_rate = 0.0
-    labels = config.get("labels", {})
     rates = {"false_alarm_rate": false_alarm_rate, "false_discovery_rate": false_discovery_rate}
-    rates = {name: labels.get(name) if rate is None else rate for name, rate in rates.items()}
-    rates = {name: rate for name, rate in rates.items() if rate is not None}
     examples = _read_npz(folder / "examples.npz")
     calibration = _read_npz(folder / "calibration.npz", None)
+    try:
+        labels = config.get("labels", {})
+        rates = {name: labels.get(name) if rate is None else rate for name, rate in rates.items()}
+        rates = {name: rate for name, rate in rates.items() if rate is not None}
+        options = {"task": config["task"], "num_outputs": config["dataset"]["num_outputs"]}
+        with prefix(str(folder)):
+            return config, examples, quality.judge(examples, calibration, **options, **rates)
+    except (AttributeError, KeyError, IndexError, TypeError) as error:
+        raise UserError(f"{folder}: a run of another version, or damaged ({error!r})") from None
+
+
+def render(
+    folder: pathlib.Path, *, result: dict | None = None, **rates: float | None
+) -> dict[str, bytes]:
+    """Returns suspects.csv and label_report.html of a finished run: name -> content.
+
+    Args:
+      folder: of the run. Read are result.json and suspect_inputs.npz, if they are there, and what
+        `judge_run` reads.
+      result: the contents of result.json, if it is not written yet.
+      **rates: as in `judge_run`.
+
+    Raises:
+      UserError: a file is missing or damaged, or a rate cannot be used.
+    """
+    folder = pathlib.Path(folder)
+    config, examples, judgement = judge_run(folder, **rates)
+    result = result or _read_json(folder / "result.json", {})
     suspects = _read_npz(folder / "suspect_inputs.npz", {})
     try:
-        facts, task = config["dataset"], config["task"]
-        classes, columns = (tuple(facts[name]) for name in ("classes", "columns"))
-        judgement = quality.judge(
-            examples, calibration, task=task, num_outputs=facts["num_outputs"], **rates
-        )
+        classes, columns = (tuple(config["dataset"][name]) for name in ("classes", "columns"))
         rows = suspects.pop("row", None)
         nested = {name.partition(".")[2]: array for name, array in suspects.items() if "." in name}
         page = report_html(
             examples,
             judgement,
-            task=task,
+            task=config["task"],
             classes=classes,
             columns=columns,
             inputs=nested or suspects.get("input"),
@@ -89,8 +106,6 @@ def render(
         table = suspects_table(examples, judgement, classes)
     except (KeyError, IndexError, TypeError) as error:
         raise UserError(f"{folder}: a run of another version, or damaged ({error!r})") from None
-    except ValueError as error:  # a rate out of range
-        raise UserError(" ".join(str(error).split())) from None
     # A file name need not be valid text.
     return {"suspects.csv": suspects_csv(table), "label_report.html": page.encode(errors="replace")}
 
