@@ -1,0 +1,23 @@
+"""A first run of two minutes: handwritten digits, four in ten of whose labels are of one class.
+
+    python -m reweight_jax.main --config=configs/digits.py
+
+100 labels are trusted: 50 decide the weights, and 50, which no gradient sees, calibrate the list of
+suspects. It ends with the test errors of plain training, of reweighting and of training again
+without the labels that are not believed; how many labels are called suspect, and how many of these
+are wrong, which is known here; and a page with the pictures, runs/digits-reweight-seed0/
+label_report.html.
+"""
+
+from reweight_jax.configs import own_data
+
+
+def get_config():
+    config = own_data.get_config()
+    config.name, config.variant, config.data.name = "digits", "", "digits"
+    config.num_steps = 1_000
+    config.compare_plain, config.retrain = True, "drop"
+    config.data.noise, config.data.noise_ratio = "background_flip", 0.4
+    config.data.background_class = 0
+    config.data.num_clean, config.data.num_calibration = 100, 50
+    return config
