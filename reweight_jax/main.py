@@ -25,8 +25,8 @@ _PROCESS_ID = flags.DEFINE_integer(
 def main(argv):
     cli.check_arguments(argv, _CONFIG.value)
     config = _CONFIG.value
-    default = f"runs/{config.name}-{config.variant}-{config.method}-seed{config.seed}"
-    workdir = _WORKDIR.value or default
+    names = (config.name, config.variant, config.method, f"seed{config.seed}")
+    workdir = _WORKDIR.value or "runs/" + "-".join(filter(None, names))
     with hosts.joined(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value):
         outcome = loop.train_and_evaluate(config, workdir)
         if hosts.is_first():
