@@ -51,10 +51,11 @@ trainings that the row needs, without compiling. `reweight` is the paper's metho
 """
 # Of the picture: row of the table -> (label, marker, colour of Okabe and Ito).
 SHOWN = {
-    "reweight": ("ours", "o", "#D55E00"),
+    "reweight": ("ours, reweighted", "o", "#D55E00"),
     "settled": ("ours, settled", "s", "#E69F00"),
-    "plain, margin (AUM)": ("AUM", "^", "#0072B2"),
-    "cleanlab, self confidence": ("cleanlab", "D", "#009E73"),
+    "plain, margin (AUM)": ("margin, plain (AUM)", "^", "#0072B2"),
+    "cleanlab, self confidence": ("cleanlab, 5 folds", "D", "#009E73"),
+    "plain, fine-tuned": ("plain, fine-tuned", "v", "#56B4E9"),
     "trusted only": ("trusted only", "X", "#777777"),
 }
 TITLES = {
@@ -150,7 +151,7 @@ def draw(means: list[dict]) -> Figure:
         noises = [*dict.fromkeys(row["noise"] for row in rows)]
         for i, (method, (label, marker, color)) in enumerate(SHOWN.items()):
             points = [row for row in rows if row["method"] == method]
-            shift = 0.15 * (i - (len(SHOWN) - 1) / 2)
+            shift = 0.13 * (i - (len(SHOWN) - 1) / 2)
             intervals = [row["precision_at_n_ci95"] for row in points]
             axes.errorbar(
                 [noises.index(row["noise"]) + shift for row in points],
