@@ -49,8 +49,8 @@ SETTINGS = {
     "mnist": Setting("mnist", "mlp", 12_000, 50, 50, 3_000),
     "features": Setting("features", "mlp", 0, 500, 500, 5_000, (256,)),
     "digits": Setting("digits", "mlp", 0, 50, 50, 600),
-    "pixels": Setting("cifar10", "small_cnn", 12_000, 500, 500, 1_000, (), 0.1),
-    "mnist_lenet": Setting("mnist", "lenet", 12_000, 50, 50, 500, ()),
+    "pixels": Setting("cifar10", "small_cnn", 12_000, 500, 500, 800, (), 0.1),
+    "mnist_lenet": Setting("mnist", "lenet", 12_000, 50, 50, 400, ()),
 }
 
 
