@@ -64,7 +64,7 @@ def get_config() -> ConfigDict:
 
     # Remember each example's alignment also if the method needs no clean gradient. It costs one.
     config.observe_alignment = False
-    # Most memory for what the model believes of each example, [N, K] numbers, on each device.
+    # Most memory for what the model believes of each example, twice [N, K] numbers, on each device.
     # Without it no other label is suggested.
     config.remember_megabytes = 256
 

@@ -96,7 +96,9 @@ def _may_differ(old: dict, new: dict) -> set[str]:
     before, now = old["finetune_from"], new["finetune_from"]
     # A phase may be added if no later one is there.
     if old["retrain"] == "none":
-        free |= rates | {"retrain"}
+        free |= {"retrain"}
+        if old["settle_at"] == 1:  # else they have decided what it settled on
+            free |= rates
         if not old["compare_plain"]:
             free |= {"compare_plain"}
             if before == "none":

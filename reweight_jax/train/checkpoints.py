@@ -4,6 +4,7 @@ import contextlib
 import pathlib
 import shutil
 import warnings
+from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 from reweight_jax.errors import UserError
 from reweight_jax.train import hosts
 
-KEEP = 3  # the last one, and two to fall back on; the best one besides
+KEEP = 3  # the last one, and two to fall back on; those of `Checkpoints.keep` besides
 
 
 class Checkpoints:
@@ -25,13 +26,13 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder.resolve()
-        self._best = _Best()
+        self._kept = _Kept()
         self._manager = self._open() if hosts.is_first() else None
 
     def _open(self):
         self._folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(n=KEEP), self._best]),
+            preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(n=KEEP), self._kept]),
             create=False,
             # Orbax must not wait for other processes: it would have each of them write and read.
             multiprocessing_options=ocp.options.MultiprocessingOptions(
@@ -47,9 +48,9 @@ class Checkpoints:
         if self._manager:
             self._manager.close()
 
-    def keep(self, step: int | None) -> None:
-        """Keeps the checkpoint of `step` from now on, in place of the one named before."""
-        self._best.step = step
+    def keep(self, steps: Collection[int | None]) -> None:
+        """Keeps the checkpoints of `steps` from now on, in place of those named before."""
+        self._kept.steps = steps
 
     def save(self, state) -> None:
         """Saves `state` under its step, in the background, and deletes what is not kept."""
@@ -139,14 +140,14 @@ def read_model(folder: pathlib.Path, step: int, like: tuple, device) -> tuple:
     return restored
 
 
-class _Best:
-    """A policy of orbax that keeps one step besides the latest."""
+class _Kept:
+    """A policy of orbax that keeps some steps besides the latest."""
 
-    step: int | None = None
+    steps: Collection[int | None] = ()
 
     def should_preserve(self, checkpoints, *, context):
         del context
-        return [checkpoint.step == self.step for checkpoint in checkpoints]
+        return [checkpoint.step in self.steps for checkpoint in checkpoints]
 
 
 @contextlib.contextmanager

@@ -104,7 +104,7 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
     if (config.data.crop_padding or config.data.flip) and shapes != [(np.uint8, 4)]:
         raise UserError("config.data.crop_padding, flip: only for uint8 images [N, H, W, C]")
     remembered = {"weight": (), "margin": ()}
-    beliefs = splits.train.size * task.num_outputs * 4 / 2**20  # float32, in MiB
+    beliefs = 2 * splits.train.size * task.num_outputs * 4 / 2**20  # history and review, in MiB
     if beliefs <= config.remember_megabytes:
         remembered |= dict.fromkeys(task.remembered, (task.num_outputs,))
     if config.task == "multi_label":

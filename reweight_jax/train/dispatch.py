@@ -55,7 +55,8 @@ def dispatches(
     clean_rows_of = clean and shuffled(clean.label, seed, "clean")
     m = clean and min(config.clean_batch_size, clean.size)
     most = config.steps_per_dispatch or (1 if on_devices.on_cpu(devices) else STEPS_PER_DISPATCH)
-    lengths = [*_lengths(start, phase.stop, most, config.log_every_steps)]
+    due = _chunks_due(experiment) if is_first and splits.calibration else lambda step: 0
+    lengths = [*_lengths(start, phase.stop, most, config.log_every_steps, due)]
     inputs: Iterator[Any] = itertools.repeat(None)  # a resident set needs only the rows
     if not resident:
         settings = (start, phase.stop, n, config.data.workers, on_devices.own_part(n, devices))
@@ -78,6 +79,14 @@ def dispatches(
         yield step, dispatch
 
 
+def _chunks_due(experiment):
+    """Returns step -> how many chunks of the calibration set are visited by then."""
+    splits = experiment.splits
+    chunk = -(-splits.calibration.size // CALIBRATION_CHUNKS)
+    visits = experiment.config.batch_size * splits.calibration.size
+    return lambda step: step * visits // (splits.train.size * chunk)
+
+
 def _observer(experiment):
     """Compiles (state, steps before, steps after a dispatch) -> state, with the visits then due.
 
@@ -85,19 +94,16 @@ def _observer(experiment):
     """
     config, splits, devices = experiment.config, experiment.splits, experiment.devices
     size, axis = splits.calibration.size, on_devices.axis_name(devices)
-    chunk = -(-size // CALIBRATION_CHUNKS)
+    chunk, due = -(-size // CALIBRATION_CHUNKS), _chunks_due(experiment)
     step_function = functools.partial(
         observe_step, model=experiment.model, task=experiment.task, augment=experiment.augment,
-        axis_name=axis,
+        axis_name=axis, is_shared=chunk % len(devices) == 0,
     )  # fmt: skip
     run = on_devices.compile_steps(step_function, splits.calibration.in_memory(), None, devices)
     rows_of = shuffled(splits.calibration.label, config.seed, "calibration")
 
     def observe(state, before, after):
-        first, last = (
-            step * config.batch_size * size // (splits.train.size * chunk)
-            for step in (before, after)
-        )
+        first, last = due(before), due(after)
         if last > first:
             state, _ = run(state, batch_rows(rows_of, first, last - first, chunk), None)
         return state
@@ -105,8 +111,10 @@ def _observer(experiment):
     return observe
 
 
-def _lengths(start, stop, most, interval):
+def _lengths(start, stop, most, interval, due):
+    """Lengths of dispatches, which end where a chunk of the calibration set is due."""
     while start < stop:
         k = min(most, stop - start, interval - start % interval)
+        k = next((j for j in range(1, k) if due(start + j) > due(start)), k)
         start += k
         yield k

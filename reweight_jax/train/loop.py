@@ -55,7 +55,10 @@ def train(
 
 
 def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bool):
-    """Returns (state, records, predict) at the end; starts from the newest checkpoint, if any."""
+    """Starts from the newest checkpoint, if any; returns what `finish` needs at the end:
+
+    the state, that at the end of the phase "last", the records, and the compiled `predict`.
+    """
     config, phases, devices = experiment.config, experiment.phases, experiment.devices
     task, splits = experiment.task, experiment.splits
     state = on_devices.place_state(create_train_state(experiment, host_input), devices)
@@ -94,10 +97,11 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
             best = best_step()
             if confusion and step in (best, phase.stop):
                 writer.write({"step": step, "kind": "confusion", **confusion})
-            checkpoints.keep(best)
+            checkpoints.keep({best, *stops})
             return step == best
 
-        checkpoints.keep(best_step())
+        stops = [phase.stop for phase in phases]  # `Fitted.predict` takes each of them
+        checkpoints.keep({best_step(), *stops})
         has_confusion = task.name == "classification" and (splits.test or splits.hyper_val)
         kind = "confusion" if has_confusion else "eval"
         if step == phases[0].stop and all(r["step"] != step for r in writer.of_kind(kind)):
@@ -128,4 +132,8 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
                         is_best = evaluates and evaluate(phase, step)
                         if saves or is_best:
                             checkpoints.save(state)
-    return state, writer.records, predict
+        last = next(phase.stop for phase in phases if phase.name == "last")
+        trained = state
+        if step > last:
+            trained = on_devices.place_state(checkpoints.restore(last, like=state), devices)
+        return state, trained, writer.records, predict

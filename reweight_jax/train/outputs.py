@@ -15,7 +15,7 @@ from reweight_jax.train.selection import judge_labels, what_is_known
 
 
 def finish(
-    experiment, folder: Workdir, state, records: list[dict], predict: Callable, draw: bool
+    experiment, folder: Workdir, state, trained, records: list[dict], predict: Callable, draw: bool
 ) -> dict:
     """Writes what is known of the examples, the label report, the plots and, last, result.json.
 
@@ -23,6 +23,7 @@ def finish(
       experiment: the run's `Experiment`.
       folder: of the run.
       state: after the last phase.
+      trained: the state after the phase "last".
       records: of metrics.jsonl.
       predict: `evaluate.compile_predict` of the run's model.
       draw: whether to draw plots/.
@@ -38,7 +39,7 @@ def finish(
     if judgement:
         statistics = evaluation.suspect_statistics(judgement, splits.train)
         outcome["labels"] = judgement.summary | statistics
-        outcome["health"] = health(records, outcome, config, _trusted(experiment, state, predict))
+        outcome["health"] = health(records, outcome, config, _trusted(experiment, trained, predict))
     if not folder.writes:
         return outcome
     folder.write("examples.npz", _npz(known))

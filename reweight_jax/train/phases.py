@@ -49,7 +49,7 @@ def phases_of(config) -> list[Phase]:
         METHODS["baseline"],
     )
     examples = "clean" if method.trains_on_clean else "train"
-    end, settle = config.num_steps, round(config.settle_at * config.num_steps)
+    end, settle = config.num_steps, max(1, round(config.settle_at * config.num_steps))
     phases = [Phase("last", 0, end, method, schedule, examples=examples)]
     if settle < end and method.needs_clean and config.task in JUDGED:
         phases = [

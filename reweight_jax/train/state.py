@@ -30,8 +30,8 @@ class TrainState:
       key: uint32 key data of the run, never advanced: a step folds its number into it.
       history: what is remembered of each training example.
       calibration: likewise of each calibration example; () without any.
-      review: {"train": History, "calibration": History} of one visit by the model at the end of the
-        last phase that reviews the labels, of none before it; {} if there is no such phase.
+      review: {"train": History, "calibration": History}, of one visit by the model at the end of
+        the last phase that reviews the labels, of none before.
     """
 
     params: Any
@@ -94,7 +94,7 @@ def create_train_state(experiment, host_input: Any = None) -> TrainState:
         review={
             name: empty_history(examples.size, observed)
             for name, examples in (("train", train), ("calibration", calibration))
-            if examples is not None and any(phase.reviews for phase in experiment.phases)
+            if examples is not None
         },
     )
 

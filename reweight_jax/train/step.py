@@ -124,12 +124,14 @@ def observe_step(
     task: Task,
     augment: Augment,
     axis_name: str | None = None,
+    is_shared: bool = True,
 ) -> tuple[TrainState, dict]:
     """Adds a batch of calibration examples to `state.calibration`; nothing else changes.
 
     The model sees them as `train_step` shows it training examples: augmented, with dropout, with
     the batch's own statistics in BatchNorm. So the margin of a training example whose label is
     right is one more of the same kind. Arguments and result as `train_step`, without metrics.
+    `is_shared`: whether each device has a share of the batch; if not, each has all of it.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     dropout_key, augment_key = jax.random.split(key)
@@ -138,7 +140,10 @@ def observe_step(
     outputs, _ = model.apply(state.params["model"], state.model_state, inputs, **options)
 
     def gather(local):
-        return local if axis_name is None else jax.lax.all_gather(local, axis_name, tiled=True)
+        if axis_name is None:
+            return local
+        whole = jax.lax.all_gather(local, axis_name, tiled=True)
+        return whole if is_shared else whole[: len(local)]
 
     values = _beliefs(task, outputs, batch["label"], state.calibration, gather)
     history = add_visits(state.calibration, gather(batch["row"]), values)

@@ -110,8 +110,8 @@ def test_result_has_all_phases(finished):
 def test_the_best_checkpoint_is_kept_and_tuned(finished):
     config, workdir, result = finished
     kept = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
-    # The last three, and one that would long have been dropped.
-    assert kept == [result["best"]["step"], 12, 14, 16] and result["best"]["step"] < 8
+    # The last three, and of those that would long have been dropped the best and the phases' ends.
+    assert kept == [result["best"]["step"], 8, 12, 14, 16] and result["best"]["step"] < 8
     best, tuned_last = saved(workdir, result["best"]["step"]), saved(workdir, 12)
     tuned_best = saved(workdir, 16)
 

@@ -1,0 +1,88 @@
+"""Runs of several phases: what is kept of each, what may be added, and what changes nothing."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+from judged_runs import affine_model, examples, experiment, last_state
+from whole_runs import saved, without_times
+
+from reweight_jax import UserError, load
+from reweight_jax.records.workdir import Workdir
+from reweight_jax.train import loop, outputs
+
+TASK = "classification"
+
+
+def run(splits, workdir, **fields):
+    made = experiment(splits, TASK, **fields)
+    return loop.train(made, workdir, progress=False, draw=False)
+
+
+@pytest.mark.parametrize("size", [10, 3])
+def test_a_chunk_that_four_devices_cannot_share_is_counted_once(size):
+    splits = examples(TASK, 24, 0), examples(TASK, 8, 1), examples(TASK, size, 2)
+    one, four = (
+        last_state(experiment(splits, clean_batch_size=8, devices=jax.devices()[:n]))
+        for n in (1, 4)
+    )
+    chex.assert_trees_all_close(four, one, rtol=2e-4, atol=2e-5)
+
+
+def test_every_phase_of_the_result_predicts(tmp_path):
+    splits = examples(TASK, 24, 0), examples(TASK, 8, 1)
+    fields = {"settle_at": 2 / 3, "compare_plain": True, "retrain": "drop"}
+    result = run(splits, tmp_path, checkpoint_every_steps=3, **fields)
+    fitted = load(tmp_path, model=affine_model(3))
+    assert fitted.result == result
+    names = ("unsettled", "last", "plain", "retrained", "best")
+    predicted = [fitted.predict(splits[0].inputs, name) for name in names]
+    for i in range(3):
+        assert np.abs(predicted[i] - predicted[i + 1]).max() > 1e-6
+
+
+def test_the_first_phase_has_at_least_a_step(tmp_path):
+    result = run((examples(TASK, 24, 0), examples(TASK, 8, 1)), tmp_path, settle_at=0.01)
+    assert result["unsettled"]["step"] == 1
+
+
+def test_phases_added_later_are_those_of_one_run(tmp_path):
+    splits = examples(TASK, 24, 0), examples(TASK, 8, 1), examples(TASK, 6, 2)
+    first, whole = tmp_path / "a", tmp_path / "b"
+    run(splits, first)
+    run(splits, first, compare_plain=True)
+    grown = run(splits, first, compare_plain=True, retrain="drop")
+    assert without_times(grown) == without_times(
+        run(splits, whole, compare_plain=True, retrain="drop")
+    )
+    step = grown["retrained"]["step"]
+    chex.assert_trees_all_equal(saved(first, step), saved(whole, step))
+
+
+@pytest.mark.parametrize("task", [TASK, "regression"])
+def test_the_rates_of_a_settled_run_are_fixed(task, tmp_path, digits_config):
+    before = {"task": task, "settle_at": 0.5}
+    Workdir(tmp_path, digits_config(**before), {}).write_config()
+    with pytest.raises(UserError, match="labels.false_alarm_rate"):
+        Workdir(tmp_path, digits_config(**before, **{"labels.false_alarm_rate": 0.2}), {})
+
+
+@pytest.mark.parametrize("every", [{}, {"log_every_steps": 1}])
+def test_the_length_of_dispatches_changes_no_number(every):
+    splits = examples(TASK, 24, 0), examples(TASK, 8, 1), examples(TASK, 6, 2)
+    one, many = (
+        last_state(experiment(splits, TASK, **fields))
+        for fields in ({}, {"steps_per_dispatch": 3, **every})
+    )
+    chex.assert_trees_all_close(one.params, many.params, rtol=1e-5)
+    chex.assert_trees_all_close(one.calibration, many.calibration, rtol=1e-4)
+
+
+def test_health_is_told_of_the_model_of_the_training(tmp_path, monkeypatch):
+    """With or without a plain phase behind it, the margins of the trusted examples are the same."""
+    got = []
+    monkeypatch.setattr(outputs, "health", lambda *arguments: got.append(arguments[3]) or [])
+    splits = examples(TASK, 24, 0, wrong=0.4), examples(TASK, 8, 1), examples(TASK, 6, 2)
+    for name, plain in (("without", False), ("with", True)):
+        run(splits, tmp_path / name, compare_plain=plain)
+    chex.assert_trees_all_close(got[0]["clean"]["margin"], got[1]["clean"]["margin"], rtol=1e-4)
