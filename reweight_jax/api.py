@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from reweight_jax.confident import confident_rows, take_rows
 from reweight_jax.configs import own_data
 from reweight_jax.data.examples import Part
 from reweight_jax.data.splits import make_data
@@ -31,7 +32,7 @@ def fit(
     model: Any,
     train: tuple,
     *,
-    clean: tuple | None = None,
+    clean: tuple | str | None = None,
     calibration: tuple | None = None,
     hyper_val: tuple | None = None,
     test: tuple | None = None,
@@ -56,7 +57,10 @@ def fit(
         set's mean and deviation, unless data=dict(standardize=False); any other inputs go to the
         model as they are. Labels by task: "classification", integers, strings or bools [N];
         "multi_label", 0 or 1 [N, K], and -1 or NaN if missing; "regression", floats [N] or [N, D].
-      clean: the trusted examples, likewise. `method="reweight"` needs them.
+      clean: the trusted examples, likewise. `method="reweight"` needs them. "confident", for
+        classification, is not the paper: the data.num_clean training examples of which five plain
+        trainings on the others are most certain (`reweight_jax.confident`). It is for those who
+        cannot check a label, fails under noise that moves labels one way, and gives no p-values.
       calibration: more trusted examples, which no gradient sees.
       hyper_val: held-out examples to choose the best step by, with labels as bad as train's.
       test: test examples.
@@ -78,6 +82,8 @@ def fit(
     Raises:
       UserError (a ValueError): a field, or data that does not fit the model, method or task.
     """
+    if isinstance(clean, str):
+        clean = _confident(clean, model, train, task, seed, devices, fields)
     config = own_data.get_config()
     config.name, config.variant, config.data.name = "fit", "", "arrays"
     _set_fields(config, {"task": task, "method": method, "seed": seed} | fields)
@@ -118,6 +124,30 @@ def load(workdir: str | os.PathLike, model: Any = None, devices: list | None = N
 
 
 # --- Arguments of fit -----------------------------------------------------------------------------
+
+
+def _confident(name, model, train, task, seed, devices, fields):
+    """The pair (inputs, labels) of the training examples that plain training is most certain of."""
+    if name != "confident" or task != "classification":
+        raise UserError(f'fit: clean: {name!r}; must be a pair, or "confident" for classification')
+    x, y = train[0], np.asarray(train[1])
+    classes, code = np.unique(y, return_inverse=True)
+    data = dict(fields.get("data", {}))
+    count = data.pop("num_clean", 100)
+    plain = {n: v for n, v in fields.items() if n not in ("retrain", "compare_plain", "data")}
+    plain |= {"data": data | {"num_calibration": 0}, "method": "baseline", "seed": seed}
+
+    def predict(rows, held_out):
+        part = take_rows(x, rows), y[rows]
+        run = fit(model, part, devices=devices, progress=False, plots=False, **plain)
+        probability = np.zeros((len(held_out), len(classes)))
+        probability[:, np.searchsorted(classes, run.classes)] = run.predict(take_rows(x, held_out))
+        return probability
+
+    rows = confident_rows(predict, code, len(classes), count, seed)
+    if not len(rows):
+        raise UserError('fit: clean="confident": plain training agrees with no label')
+    return take_rows(x, rows), y[rows]
 
 
 def _parts(given: dict) -> dict[str, Part]:
