@@ -47,7 +47,7 @@ def confident_rows(
 
 
 def take_rows(inputs: Any, rows: np.ndarray) -> Any:
-    """Returns some rows of inputs as `fit` takes them: an array, list, DataFrame, or dict of these."""
+    """Returns some rows of inputs in any form that `fit` takes."""
     if isinstance(inputs, dict):
         return {name: take_rows(array, rows) for name, array in inputs.items()}
     return inputs.iloc[rows] if hasattr(inputs, "iloc") else np.asarray(inputs)[rows]
