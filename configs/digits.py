@@ -4,7 +4,7 @@
 
 100 labels are trusted: 50 decide the weights, and 50, which no gradient sees, calibrate the list of
 suspects. It ends with the test errors of plain training, of reweighting and of training again
-without the labels that are not believed; how many labels are called suspect, and how many of these
+with other labels in place of those not believed; how many labels are called suspect, and how many of these
 are wrong, which is known here; and a page with the pictures, runs/digits-reweight-seed0/
 label_report.html.
 """
@@ -16,7 +16,7 @@ def get_config():
     config = own_data.get_config()
     config.name, config.variant, config.data.name = "digits", "", "digits"
     config.num_steps = 1_000
-    config.compare_plain, config.retrain = True, "drop"
+    config.compare_plain, config.retrain = True, "relabel"
     config.data.noise, config.data.noise_ratio = "background_flip", 0.4
     config.data.background_class = 0
     config.data.num_clean, config.data.num_calibration = 100, 50

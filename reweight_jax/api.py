@@ -60,7 +60,7 @@ def fit(
       clean: the trusted examples, likewise. `method="reweight"` needs them. "confident", for
         classification, is not the paper: the data.num_clean training examples of which five plain
         trainings on the others are most certain (`reweight_jax.confident`). It is for those who
-        cannot check a label, fails under noise that moves labels one way, and gives no p-values.
+        cannot check a label, and gives no p-values.
       calibration: more trusted examples, which no gradient sees.
       hyper_val: held-out examples to choose the best step by, with labels as bad as train's.
       test: test examples.

@@ -17,8 +17,8 @@ def confident_rows(
 ) -> np.ndarray:
     """Returns rows whose label a model that did not see them gives the highest probability.
 
-    The paper asks for labels that are known to be right, and these are not: under noise that moves
-    labels one way, a model is as certain of many wrong ones.
+    The paper asks for labels that are known to be right, and these are not: a wrong label that the
+    model has learnt is as certain as a right one.
 
     Args:
       predict: (rows to train on, rows [m] to predict) -> probabilities [m, K].

@@ -139,7 +139,7 @@ def _score_rows(result):
         "finetuned_last": "fine-tuned from last",
         "finetuned_best": "fine-tuned from best",
         "plain": "plain training",
-        "retrained": "retrained on the labels believed",
+        "retrained": "retrained with mended labels",
     }
     for name, text in names.items():
         if name in result:

@@ -30,6 +30,13 @@ def settled(data: Data, setting: Setting, seed: int) -> dict:
     return _then_retrained("settled", data, setting, seed, settle_at=0.5)
 
 
+def relabelled(data: Data, setting: Setting, seed: int) -> dict:
+    """As `settled`; then a restart on all examples, with other labels than those not believed."""
+    run = _fit(data, setting, seed, settle_at=0.5, retrain="relabel", **_ours(data))
+    seconds = {"seconds": sum(training_seconds(run).values())}
+    return {"settled, relabelled": _judged(run, data) | _accuracies(run, "retrained") | seconds}
+
+
 def _then_retrained(name, data, setting, seed, **fields):
     """Rows of a run of ours, and of the same run when it has gone on with the phase `retrained`.
 
@@ -116,6 +123,7 @@ def cleanlab(data: Data, setting: Setting, seed: int) -> dict:
 PARTS = {
     "paper": paper,
     "settled": settled,
+    "relabelled": relabelled,
     "plain": plain,
     "trusted": trusted,
     "cleanlab": cleanlab,

@@ -13,7 +13,8 @@ from reweight_jax.records.workdir import write_atomically
 
 # Rows of the table in their order; a new one comes last.
 METHODS = (
-    *("reweight", "reweight, retrained", "reweight, alignment", "settled", "settled, retrained"),
+    *("reweight", "reweight, retrained", "reweight, alignment"),
+    *("settled", "settled, retrained", "settled, relabelled"),
     *("plain, margin (AUM)", "plain, calibrated", "plain, confidence", "plain, fine-tuned"),
     *("trusted only", "cleanlab, self confidence", "cleanlab, normalized margin"),
     "cleanlab, find and drop",
@@ -47,7 +48,7 @@ right labels that are flagged) and recall are at an asked false-alarm rate of 5%
 (share of right labels among the flagged) at an asked rate of 10% by Benjamini-Hochberg; in the row
 of cleanlab's find_label_issues all three are of what it finds. s: seconds of training, all
 trainings that the row needs, without compiling. `reweight` is the paper's method; "settled" and
-"retrained" are ours.
+"retrained" (without the labels not believed; "relabelled": with other ones) are ours.
 """
 # Of the picture: row of the table -> (label, marker, colour of Okabe and Ito).
 SHOWN = {
