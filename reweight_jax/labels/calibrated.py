@@ -5,6 +5,8 @@ import numpy as np
 from reweight_jax.labels import conformal
 
 SHIFT = 0.2  # total variation distance of class shares from which calibration is weighted
+RELIABLE = 0.75  # share of the calibration examples with a positive margin, likewise
+MAX_WEIGHT = 5.0
 FEW = 20  # calibration examples, of all classes or of one
 LOW = 0.1  # p-values by which wrong labels are noticed at all
 
@@ -55,10 +57,14 @@ class Reference:
             smallest = int(counts[in_training].min())
             if smallest >= enough:
                 self.by, self.groups, self.min_size = "class", label_pair, smallest
-            elif (shares := _shifted_shares(label, score, counts)) is not None:
+            # The sign of the margin must mostly be right, or the shares are those of its errors.
+            elif np.mean(calibration_score > 0) >= RELIABLE and (
+                (shares := _shifted_shares(label, score, counts)) is not None
+            ):
                 self.by = "weighted"
                 weights = shares * self.size / np.maximum(counts, 1)
-                weights = np.where(counts > 0, weights, 1.0)  # nothing is known of an absent class
+                # Nothing is known of an absent class, and little of one that looks absent.
+                weights = np.clip(np.where(counts > 0, weights, 1.0), 1 / MAX_WEIGHT, MAX_WEIGHT)
                 weight, self.weight = weights[label_pair[0]], weights[label_pair[1]]
         if self.by == "weighted":
             common = calibration_score, self.weight

@@ -158,7 +158,7 @@ def test_notes_say_what_few_calibration_examples_can_support():
     assert "12.3% of the labels score below" in judged.summary["notes"][0]
     weighted = judge(drawn(rng, (2000, 60), (0, 0)), drawn(rng, (30, 30), (0, 0)))
     assert weighted.summary["by"] == "weighted" and weighted.summary["rate_90"] is None
-    assert "worth 32" in weighted.summary["notes"][0]
+    assert "worth 36" in weighted.summary["notes"][0]
     one_class = judge(drawn(rng, (50, 50), (0, 0)), drawn(rng, (60, 0), (0, 0)))
     assert "No calibration example of class 1" in one_class.summary["notes"][-1]
 
@@ -184,10 +184,10 @@ def test_the_estimate_uses_groups_and_weights():
             ("class", (800, 200), (60, 60)),
             ("weighted", (1500, 150), (30, 30)),
         ):
-            examples = drawn(rng, of_training, (0, 1.5))
+            examples = drawn(rng, of_training, (0, 1))
             wrong = rng.random(sum(of_training)) < 0.3
             examples["margin"] -= 9 * wrong
-            summary = judge(examples, drawn(rng, of_calibration, (0, 1.5))).summary
+            summary = judge(examples, drawn(rng, of_calibration, (0, 1))).summary
             assert summary["by"] == by
             found, share = summary["wrong"], wrong.mean()
             got[by].append((found["share"] - share, found["low"] <= share <= found["high"]))
@@ -260,3 +260,13 @@ def test_a_million_examples_have_no_matrix_with_the_calibration_set():
     trusted = classes(np.arange(2000) % 10, rng.normal(size=2000))
     judged = quality.judge(examples, trusted, task="classification", num_outputs=10)
     assert judged.summary["by"] == "class" and abs(judged.is_suspect.mean() - 0.05) < 0.02
+
+
+def test_a_poor_model_does_not_say_which_classes_there_are():
+    """It believes no label of class 0: shares of labels that look right would call all suspect."""
+    rng = np.random.default_rng(6)
+    examples, trusted = (drawn(rng, (n, n), (6, 0)) for n in (500, 40))
+    trusted["label"] = np.repeat([0, 1], 40)
+    judged = judge(examples, {name: values[10:70] for name, values in trusted.items()})
+    assert judged.summary["by"] == "all"
+    assert judged.is_suspect.mean() < 0.12 and judged.p_value.min() >= 1 / 61
