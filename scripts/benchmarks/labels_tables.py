@@ -142,7 +142,7 @@ def draw(means: list[dict]) -> Figure:
     """Draws P@n against the kind of noise, one panel for each data set."""
     means = [row for row in means if not math.isnan(row["precision_at_n"])]
     sets = [*dict.fromkeys(row["data_set"] for row in means)]
-    num_columns = min(3, len(sets) + 1)
+    num_columns = 2 if len(sets) == 3 else min(3, len(sets) + 1)
     num_rows = -(-(len(sets) + 1) // num_columns)  # the legend has a panel
     size = (4.2 * num_columns, 3.3 * num_rows)
     figure = Figure(figsize=size, layout="constrained")
