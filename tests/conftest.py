@@ -1,6 +1,5 @@
 """Strict JAX for every test: four CPU devices, and no silent rank promotion."""
 
-import functools
 import importlib.util
 import json
 import os
@@ -10,6 +9,7 @@ import tempfile
 
 import jax
 import pytest
+from absl import flags
 
 from reweight_jax.methods import mentornet
 
@@ -79,13 +79,19 @@ def short_mentor(monkeypatch):
 
 @pytest.fixture(scope="session")
 def load_script():
-    """name -> the module scripts/<name>.py."""
+    """name -> the module scripts/<name>.py. Its flags are there until another one is loaded."""
+    loaded, defined = {}, set()
 
-    @functools.cache  # a script's flags can be defined once
     def load(name):
-        spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
+        if name not in loaded:
+            flags.FLAGS.remove_flag_values(defined)  # two scripts may have a flag of one name
+            defined.clear()
+            loaded.clear()
+            before = set(flags.FLAGS)
+            spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+            loaded[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(loaded[name])
+            defined.update(set(flags.FLAGS) - before)
+        return loaded[name]
 
     return load

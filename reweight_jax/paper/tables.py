@@ -16,7 +16,7 @@ from reweight_jax.records import workdir
 
 # Fields that may differ between the runs of a row: the seed, and what changes no number.
 NOT_COMPARED = {"seed", "trial", "log_every_steps", "checkpoint_every_steps", "steps_per_dispatch"}
-NOT_COMPARED |= workdir.FREE | {"data.data_dir"}
+NOT_COMPARED |= workdir.FREE - workdir.PATHS - {"data.corrections"}
 
 
 def read_runs(folder: pathlib.Path) -> list[tuple[dict, dict]]:

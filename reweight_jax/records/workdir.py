@@ -12,8 +12,8 @@ from reweight_jax.methods import METHODS
 # Fields that change no number of a run: what is logged, how data is read, and the place of files:
 # what is in them is compared by its fingerprint.
 FREE = {"log_every_steps", "checkpoint_every_steps", "steps_per_dispatch", "confusion_from"}
-FREE |= {"data.resident", "data.workers", "data.data_dir", "data.path", "data.clean_path"}
-FREE |= {"data.calibration_path", "data.test_path", "data.corrections"}
+PATHS = {"data.path", "data.clean_path", "data.calibration_path", "data.test_path"}
+FREE |= {"data.resident", "data.workers", "data.data_dir", "data.corrections"} | PATHS
 
 
 class Workdir:

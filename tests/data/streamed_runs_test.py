@@ -93,10 +93,11 @@ def test_the_training_set_is_never_in_memory(digits_config, tmp_path, monkeypatc
     batches = batch_rows(shuffled(splits.train.label, 0), 0, 6, 12).ravel()
     # Each image of a batch and of the clean set once, and hyper_val at each of three evaluations.
     expected = [splits.train.index[batches], splits.clean.index, *[splits.hyper_val.index] * 3]
-    assert set(source.rows) == set(np.concatenate(expected).tolist())
     counts = np.bincount(source.rows, minlength=1198)
-    np.testing.assert_array_equal(counts[splits.train.index[batches]], 1)
-    np.testing.assert_array_equal(counts[splits.clean.index], 1)
+    counts -= np.bincount(np.concatenate(expected), minlength=1198)
+    assert counts.min() == 0
+    # Besides, the fingerprint reads up to 50 of each split, and the label report the 200 worst.
+    assert counts.sum() <= 50 + splits.clean.size + 50 + 200
     # An evaluation reads at most 500 at once. Batches in wait: one for each of 4 threads and the
     # next; two on the device; some in use.
     assert source.most_living <= 500 + 10 * 12
