@@ -221,7 +221,8 @@ def test_a_last_dispatch_may_be_shorter(digits_config, tmp_path, monkeypatch):
     chex.assert_trees_all_close(
         saved(tmp_path / "three", 7), saved(tmp_path / "single", 7), rtol=1e-4, atol=1e-6
     )
-    lengths = dispatch._lengths
-    assert [*lengths(0, 7, 3, 2)] == [2, 2, 2, 1]
-    assert [*lengths(0, 8001, 25, 100)] == [25] * 320 + [1]
-    assert [*lengths(210, 330, 25, 100)] == [25, 25, 25, 15, 25, 5]
+    lengths, never = dispatch._lengths, lambda step: 0
+    assert [*lengths(0, 7, 3, 2, never)] == [2, 2, 2, 1]
+    assert [*lengths(0, 8001, 25, 100, never)] == [25] * 320 + [1]
+    assert [*lengths(210, 330, 25, 100, never)] == [25, 25, 25, 15, 25, 5]
+    assert [*lengths(0, 50, 25, 100, lambda step: step // 15)] == [15, 15, 15, 5]  # chunks are due
