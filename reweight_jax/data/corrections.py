@@ -224,22 +224,21 @@ def parse_cell(table: Table, line: int, column: str, parse: Callable[[str], Any]
 
 
 def plain_text(cell: str) -> str:
-    """Returns what a cell holds that may have been written with an apostrophe; see `to_csv`."""
+    """Returns what a cell holds that may have been written by `guarded`."""
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
+def guarded(text: str) -> str:
+    """Returns the text, after an apostrophe if a spreadsheet would run it as a formula."""
+    return f"'{text}" if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
 
 
 def to_csv(header: Iterable[str], rows: Iterable[Iterable]) -> str:
     """Returns a CSV file in which no cell is run as a formula by a spreadsheet."""
-
-    def guarded(value):
-        text = str(value)
-        is_formula = FORMULA.match(text) and not NUMBER.fullmatch(text)
-        return f"'{text}" if is_formula else text
-
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(map(guarded, row) for row in rows)
+    writer.writerows(map(guarded, map(str, row)) for row in rows)
     return text.getvalue()
 
 

@@ -167,7 +167,7 @@ def share_wrong(groups, num_examples: int, confidence: float = 0.9) -> dict[str,
     model. It is also low if the right labels were trained on and have hardly any p-value below
     LAMBDA; the upper end of the interval counts all of these as wrong, the lower one as many as
     the scatter of both sets of scores allows. A larger LAMBDA, such as Storey's 0.5, is misled
-    more by training: of digits with 39% wrong labels, 0.3 found 20%.
+    more by training.
 
     Args:
       groups: of each group the arguments of `right_labels` after the first.

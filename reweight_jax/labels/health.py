@@ -128,7 +128,7 @@ def _few_effective(trains, config):
 def _doubted(trusted, task):
     rows, total = [], 0
     for split, examples in trusted.items():
-        label, score = np.asarray(examples["label"]), scores(examples, task)
+        label, score = np.asarray(examples["label"]), scores(examples)
         seen = np.flatnonzero(~np.isnan(score))
         total += len(seen)
         num_outputs = label.shape[1] if label.ndim > 1 else 1  # of regression

@@ -88,9 +88,9 @@ def judge(
         raise ValueError(f"false_alarm_rate: {false_alarm_rate:g} must be between 0 and 1")
     if not 0 <= false_discovery_rate < 1:
         raise ValueError(f"false_discovery_rate: {false_discovery_rate:g} must be 0..1, below 1")
-    label, score = np.asarray(examples["label"]), scores(examples, task)
+    label, score = np.asarray(examples["label"]), scores(examples)
     seen = ~np.isnan(score)
-    num_calibration = int(np.sum(~np.isnan(scores(calibration, task)))) if calibration else 0
+    num_calibration = int(np.sum(~np.isnan(scores(calibration)))) if calibration else 0
     notes, p_value, suspect, wrong = [], None, np.zeros(len(score), bool), None
     finds_wrong = None
     if not seen.all():

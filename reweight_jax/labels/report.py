@@ -20,11 +20,11 @@ import numpy as np
 
 from reweight_jax.errors import UserError, prefix
 from reweight_jax.labels import quality, sections
+from reweight_jax.labels.calibrated import scores
 from reweight_jax.labels.shown import page_json, shown_inputs
 from reweight_jax.labels.suspects import (
     actions,
     label_names,
-    lowest_margin,
     suspects_csv,
     suspects_table,
 )
@@ -189,7 +189,7 @@ def _rest(judgement, rows):
 def _cards(examples, judgement, rows, task):
     """What the page knows of each listed example, as JSON."""
     given, suggested = examples["label"][rows], judgement.suggested_label[rows]
-    margin, is_suspect = lowest_margin(examples), judgement.is_suspect[rows]
+    margin, is_suspect = scores(examples), judgement.is_suspect[rows]
     texts = {"given": _codes(given, task), "suggested": _codes(suggested, task)}
     if "true_label" in examples and sections.is_wrong(examples).any():
         texts["truth"] = _codes(examples["true_label"][rows], task)

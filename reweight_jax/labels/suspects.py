@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from reweight_jax.data.corrections import FORMULA, NUMBER
+from reweight_jax.data.corrections import guarded
+from reweight_jax.labels.calibrated import scores
 
 
 def suspects_table(examples: dict, judgement: Any, classes: tuple) -> dict[str, list]:
@@ -35,7 +36,7 @@ def suspects_table(examples: dict, judgement: Any, classes: tuple) -> dict[str, 
         "label_quality": judgement.label_quality,
         "p_value": judgement.p_value,
         "is_suspect": judgement.is_suspect,
-        "margin": lowest_margin(examples),
+        "margin": scores(examples),
         "alignment": examples.get("alignment"),
         "weight": examples.get("weight"),
         "visits": examples["visits"],
@@ -82,16 +83,6 @@ def actions(given: np.ndarray, suggested: np.ndarray, is_suspect: np.ndarray) ->
     return np.where(is_suspect, np.where(is_new, "relabel", "drop"), "keep")
 
 
-def lowest_margin(examples: dict) -> np.ndarray:
-    """Returns the margin, float [N]; of multi_label the lowest of the known tags, or NaN."""
-    margin = examples["margin"]
-    if margin.ndim == 1:
-        return margin
-    known = (examples["label"] >= 0) & np.isfinite(margin)
-    lowest = np.where(known, margin, np.inf).min(axis=1)
-    return np.where(known.any(axis=1), lowest, np.nan)
-
-
 def suspects_csv(table: dict[str, list]) -> bytes:
     """Returns the table as CSV in UTF-8: NaN is an empty cell, a number has 6 digits, a label 9."""
     digits = {name: 9 if name.endswith("_label") else 6 for name in table}
@@ -111,8 +102,7 @@ def _cells(values, digits):
 
 
 def _text_cell(text):
-    if FORMULA.match(text) and not NUMBER.fullmatch(text):
-        text = "'" + text
+    text = guarded(text)
     if any(mark in text for mark in ',"\r\n'):
         text = '"' + text.replace('"', '""') + '"'
     return text

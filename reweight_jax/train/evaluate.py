@@ -126,12 +126,14 @@ def suspect_statistics(judgement, examples) -> dict[str, int]:
     wrong = wrong_labels(examples)
     if wrong is None:
         return {}
-    right_suggestions = judgement.suggested_label == examples.true_label
-    return {
+    found = {
         "wrong_labels": int(wrong.sum()),
         "wrong_suspects": int((wrong & judgement.is_suspect).sum()),
-        "right_suggestions": int((wrong & right_suggestions).sum()),
     }
+    if examples.label.dtype.kind == "i":  # a predicted number is never quite right
+        right = judgement.suggested_label == examples.true_label
+        found["right_suggestions"] = int((wrong & right).sum())
+    return found
 
 
 def wrong_labels(examples) -> np.ndarray | None:

@@ -66,6 +66,8 @@ def finish(
 def _trusted(experiment, state, predict) -> dict[str, dict]:
     """The trusted examples and what the model makes of them, by split, for `health`."""
     task, found = experiment.task, {}
+    suggest = {"classification": lambda z: z.argmax(-1), "multi_label": lambda z: (z > 0) * 1}
+    suggest |= {"regression": lambda z: np.asarray(task.predict(z))}
     for name in ("clean", "calibration"):
         examples = getattr(experiment.splits, name)
         if examples is None:
@@ -75,7 +77,7 @@ def _trusted(experiment, state, predict) -> dict[str, dict]:
             "index": examples.index,
             "label": examples.label,
             "margin": np.asarray(task.margin(outputs, examples.label)),
-            "suggested_label": outputs.argmax(-1),
+            "suggested_label": suggest[task.name](outputs),
         }
     return found
 
