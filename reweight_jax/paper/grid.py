@@ -134,9 +134,4 @@ def _begin_worker(counter, workers):
     """Prepares a worker; a core of its own is twice as fast as a share of two (measured)."""
     startup.prepare()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the sweep reports Ctrl-C
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    with counter.get_lock():
-        index, counter.value = counter.value, counter.value + 1
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, cores[index % workers :: workers] or cores)
+    startup.take_cores(counter, workers)

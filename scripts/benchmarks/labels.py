@@ -19,7 +19,6 @@ import concurrent.futures
 import gc
 import json
 import multiprocessing
-import os
 import pathlib
 import sys
 import time
@@ -141,12 +140,7 @@ def run_all(parts: list[Part], paths: dict[str, str], workers: int) -> None:
 def _begin_worker(counter, workers):
     """Prepares a worker, which gets its share of the cores."""
     startup.prepare()
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    with counter.get_lock():
-        index, counter.value = counter.value, counter.value + 1
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, cores[index % workers :: workers] or cores)
+    startup.take_cores(counter, workers)
 
 
 def without_missing(parts: list[Part], paths: dict[str, str]) -> list[Part]:
