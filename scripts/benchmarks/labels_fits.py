@@ -30,6 +30,14 @@ def settled(data: Data, setting: Setting, seed: int) -> dict:
     return _then_retrained("settled", data, setting, seed, settle_at=0.5)
 
 
+def settled_once(data: Data, setting: Setting, seed: int) -> dict[str, float]:
+    """Scores of a settled run without a restart; those of the flags only if it is calibrated."""
+    run = _fit(data, setting, seed, settle_at=0.5, **_ours(data))
+    if len(data.calibration[1]):
+        return _judged(run, data) | _accuracies(run, "last")
+    return list_scores(_of_train(run, data)["margin"], data) | _accuracies(run, "last")
+
+
 def relabelled(data: Data, setting: Setting, seed: int) -> dict:
     """As `settled`; then a restart on all examples, with other labels than those not believed."""
     run = _fit(data, setting, seed, settle_at=0.5, retrain="relabel", **_ours(data))
@@ -236,7 +244,8 @@ def _fit(data, setting, seed, *, rows=None, **fields):
 
 
 def _ours(data):
-    return {"clean": data.clean, "calibration": data.calibration}
+    calibration = data.calibration if len(data.calibration[1]) else None
+    return {"clean": data.clean, "calibration": calibration}
 
 
 def _of_train(run, data):
