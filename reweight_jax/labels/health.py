@@ -40,6 +40,7 @@ def health(records: list[dict], result: dict, config, trusted: dict) -> list[str
     if METHODS[config.method].needs_clean:
         found += [_saturated(evals), _unhelpful(trains), _starved(trains, result, trusted)]
         found += [_few_effective(trains, config)]
+    found += [_has_learnt_nothing(trusted, config.task)]
     found += [_doubted(trusted, config.task), _few_trusted(trusted)]
     found += [_plain_is_better(result, config, trusted)]
     return [sentence for sentence in found if sentence]
@@ -122,6 +123,30 @@ def _few_effective(trains, config):
         f"A step's weights lie on few examples: the effective sample size is {size:.1f} of "
         f"{config.batch_size} on average, so that the updates are noisy. Take a larger "
         "config.batch_size or a larger config.clean_batch_size."
+    )
+
+
+def _has_learnt_nothing(trusted, task):
+    """Whether the best constant answer is as good on the trusted examples as the model is."""
+    given = [(np.asarray(e["label"]), np.asarray(e["suggested_label"])) for e in trusted.values()]
+    if not given or sum(len(label) for label, _ in given) < MIN_TRUSTED["clean"]:
+        return None
+    label, answer = map(np.concatenate, zip(*given, strict=True))
+    if task == "classification":
+        error, constant = np.mean(answer != label), 1 - np.bincount(label).max() / len(label)
+        text = f"is wrong on {error:.1%} of the trusted examples, and one class for all would be"
+        text += f" on {constant:.1%}"
+    elif task == "regression":
+        error, constant = np.sqrt(np.mean((answer - label) ** 2)), np.sqrt(label.var(0).mean())
+        text = f"has an RMSE of {error:.4g} on the trusted examples, and their mean one of"
+        text += f" {constant:.4g}"
+    else:  # of several tags most are off, and a good model may be no better than none
+        return None
+    if error < constant:
+        return None
+    return (
+        f"The model has learnt nothing: it {text}. Try another config.learning_rate, train for "
+        "more steps, or check that the inputs are what the model expects. The list says nothing."
     )
 
 

@@ -187,3 +187,24 @@ def test_by_chance_is_rare():
 def test_few_trusted_examples():
     one("Only 8 clean and 12 calibration", trusted=trusted(clean=8, calibration=12))
     one("Only 8 clean examples", "at least 10 clean", trusted=trusted(clean=8))
+
+
+def test_a_model_that_has_learnt_nothing():
+    given = trusted()
+    for examples in given.values():
+        examples["suggested_label"][:] = 0  # half of the labels are 1
+    (sentence,) = said(trusted=given)
+    assert "is wrong on 50.0% of the trusted examples, and one class for all would be on 50.0%" in (
+        sentence
+    )
+    given["clean"]["suggested_label"][:4] = given["clean"]["label"][:4]  # two more are right
+    assert said(trusted=given) == []
+
+
+@pytest.mark.parametrize("shift, is_said", [(0.5, True), (0.49, False)])
+def test_predictions_that_are_no_better_than_their_mean(shift, is_said):
+    given = trusted(clean=20, calibration=0)["clean"]  # labels 0 and 1: a deviation of 0.5
+    label = given["label"].astype(float)
+    given |= {"label": label, "suggested_label": label + shift, "margin": -np.ones(20)}
+    sentences = said(trusted={"clean": given}, config=config(task="regression"))
+    assert any("RMSE of 0.5 on" in s and "one of 0.5" in s for s in sentences) == is_said
