@@ -1,6 +1,5 @@
 """A finished run as an object: its result, its examples, and predictions."""
 
-import json
 import os
 import pathlib
 import shutil
@@ -19,7 +18,8 @@ from reweight_jax.errors import UserError, choose, prefix
 from reweight_jax.labels import report
 from reweight_jax.labels.suspects import suspects_table
 from reweight_jax.models import MODELS, Model
-from reweight_jax.records.workdir import write_atomically
+from reweight_jax.records.workdir import Workdir, write_atomically
+from reweight_jax.sealed import read_sealed
 from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train.checkpoints import read_model
 from reweight_jax.train.config import build_model, sample_of
@@ -163,7 +163,8 @@ class Fitted:
         if name not in self._variables:
             like = jax.eval_shape(self._model.init, jax.random.key(0), sample_of(self._facts))
             step, folder = self.result[name]["step"], self.workdir / "checkpoints"
-            self._variables[name] = read_model(folder, step, like, self._devices[0])
+            check = Workdir(self.workdir, self.config, self._facts).check_checkpoint
+            self._variables[name] = read_model(folder, step, like, self._devices[0], check)
         return self._variables[name]
 
     def _check_tokens(self, inputs):
@@ -176,10 +177,9 @@ class Fitted:
 
     def _read_json(self, name):
         try:
-            return json.loads((self.workdir / name).read_text())
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "damaged"
-            raise UserError(f"{self.workdir}: no finished run ({name}: {reason})") from None
+            return read_sealed(self.workdir / name)
+        except FileNotFoundError:
+            raise UserError(f"{self.workdir}: no finished run ({name} is missing)") from None
 
 
 def _predictor(model: Model, task: Task) -> Model:

@@ -22,6 +22,7 @@ from reweight_jax import Model, UserError, api, fit, load
 from reweight_jax.data.splits import load as load_data
 from reweight_jax.models import MODELS
 from reweight_jax.records.metrics import MetricsWriter
+from reweight_jax.sealed import read_sealed, seal
 from reweight_jax.train import loop
 
 ONE = jax.devices()[:1]
@@ -92,7 +93,7 @@ def test_predict_is_the_mlp_of_the_checkpoint_on_standardised_features(run):
     x = toy()[0][0].astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # orbax's, of devices that it takes from the file
-        saved = ocp.PyTreeCheckpointer().restore(run.workdir / "checkpoints" / "100" / "default")
+        saved = ocp.PyTreeCheckpointer().restore(run.workdir / "checkpoints" / "100" / "state")
     first, second = (saved["params"]["model"][f"Dense_{i}"] for i in range(2))
     z = (x - x.mean(0, keepdims=True)) / x.std(0, keepdims=True)
     hidden = np.maximum(z @ first["kernel"] + first["bias"][None], 0)
@@ -437,7 +438,7 @@ def test_the_same_call_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(MetricsWriter, "write", stop_at_7)
     with pytest.raises(KeyboardInterrupt):
         quick(num_steps=10, workdir=tmp_path / "run", **fields)
-    with pytest.raises(UserError, match=r"no finished run \(result.json: No such file"):
+    with pytest.raises(UserError, match=r"no finished run \(result.json is missing"):
         load(tmp_path / "run")
     steps = []
     monkeypatch.setattr(
@@ -502,14 +503,14 @@ def test_a_run_of_the_command_line_can_be_loaded(digits_config, tmp_path):
 
 def edit(folder, **fields):
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    path.write_text(json.dumps(seal(read_sealed(path) | fields)))
 
 
 def test_fields_newer_than_a_run_have_their_defaults(run, tmp_path):
     folder = run.save(tmp_path / "run")
-    saved = json.loads((folder / "config.json").read_text())
+    saved = read_sealed(folder / "config.json")
     del saved["epsilon_over"], saved["data"]["workers"]
-    (folder / "config.json").write_text(json.dumps(saved))
+    (folder / "config.json").write_text(json.dumps(seal(saved)))
     again = load(folder, devices=ONE)
     assert again.config.epsilon_over == ""
     assert again.config.learning_rate == 0.1
@@ -524,8 +525,8 @@ def cut(path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "result.json").unlink(), "no finished run (result.json: No such file"),
-        (lambda f: (f / "config.json").write_text("{"), "no finished run (config.json: damaged)"),
+        (lambda f: (f / "result.json").unlink(), "no finished run (result.json is missing"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json: is damaged, or was edited"),
         (lambda f: edit(f, gone=1), "a run of another version, or damaged"),
         (lambda f: cut(f / "examples.npz"), "a run of another version, or damaged"),
         (lambda f: edit(f, task="mine"), "config.task: unknown name 'mine'; valid: classification"),
@@ -539,7 +540,8 @@ def test_a_folder_that_is_no_run_is_named(run, tmp_path, damage, message):
     damage(run.save(tmp_path / "run"))
     with pytest.raises(UserError) as error:
         load(tmp_path / "run")
-    assert str(error.value).removeprefix(f"{tmp_path / 'run'}: ").startswith(message)
+    text = str(error.value).removeprefix(str(tmp_path / "run"))
+    assert text.lstrip("/: ").startswith(message)
 
 
 # --- Devices --------------------------------------------------------------------------------------

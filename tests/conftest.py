@@ -12,6 +12,7 @@ import pytest
 from absl import flags
 
 from reweight_jax.methods import mentornet
+from reweight_jax.sealed import seal
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path += [str(ROOT), str(ROOT / "scripts" / "benchmarks")]  # they lie beside the package
@@ -65,7 +66,7 @@ def confusion_run(tmp_path_factory):
         folder = tmp_path_factory.mktemp("baseline")
         matrix = [[7 if i == j else 1 for j in range(num_classes)] for i in range(num_classes)]
         result = {"confusion": {"best": {"hyper_val": matrix}}}
-        (folder / "result.json").write_text(json.dumps(result))
+        (folder / "result.json").write_text(json.dumps(seal(result)))
         return str(folder)
 
     return make

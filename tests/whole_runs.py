@@ -8,10 +8,13 @@ from reweight_jax.records.metrics import read_metrics
 ONE_DEVICE = jax.devices()[:1]
 
 
+TIMES = ("seconds", "seconds_at", "steps_per_second", "checksum")
+
+
 def saved(workdir, step):
     """The arrays of a checkpoint, read by orbax alone."""
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(workdir.resolve() / "checkpoints" / str(step) / "default")
+        return checkpointer.restore(workdir.resolve() / "checkpoints" / str(step) / "state")
 
 
 def records(workdir):
@@ -21,4 +24,4 @@ def records(workdir):
 
 def without_times(tree):
     """result.json or a metrics record, less what differs between two runs of one seed."""
-    return {k: v for k, v in tree.items() if k not in ("seconds", "seconds_at", "steps_per_second")}
+    return {k: v for k, v in tree.items() if k not in TIMES}

@@ -7,7 +7,6 @@ import base64
 import hashlib
 import html
 import importlib.resources
-import json
 import math
 import pathlib
 import re
@@ -28,6 +27,7 @@ from reweight_jax.labels.suspects import (
     suspects_csv,
     suspects_table,
 )
+from reweight_jax.sealed import read_sealed
 
 MAX_BYTES = 4_800_000  # of the whole file
 MAX_CARD_BYTES = 20_000  # of what is shown of one example's inputs
@@ -261,13 +261,11 @@ def _take(inputs, places):
 
 def _read_json(path, missing=...):
     try:
-        return json.loads(path.read_text())
+        return read_sealed(path)
     except FileNotFoundError:
         if missing is not ...:
             return missing
         raise UserError(f"{path.parent}: no finished run ({path.name} is missing)") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({type(error).__name__})") from None
 
 
 def _read_npz(path, missing=...):

@@ -4,7 +4,6 @@ Goldberger & Ben-Reuven, "Training deep neural-networks using a noise adaptation
 the simple model (S-Model). The layer is not used for predictions.
 """
 
-import json
 import pathlib
 
 import jax
@@ -13,6 +12,7 @@ import numpy as np
 
 from reweight_jax.errors import UserError
 from reweight_jax.methods.base import CLASSIFICATION, Method
+from reweight_jax.sealed import read_sealed
 
 SMOOTHING = 0.1  # probability that the first transition matrix spreads over all classes
 
@@ -36,9 +36,9 @@ def _read_confusion(config):
     path = pathlib.Path(config.confusion_from) / "result.json"
     try:
         path = path.expanduser()
-        result = json.loads(path.read_text())
+        result = read_sealed(path)
         confusion = np.array(result["confusion"]["best"]["hyper_val"], np.float64)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, UserError) as error:
         raise UserError(
             f"config.confusion_from: no confusion matrix in {path} ({type(error).__name__}); "
             "give the --workdir of a finished run"

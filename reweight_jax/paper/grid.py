@@ -18,6 +18,7 @@ from reweight_jax import startup
 from reweight_jax.errors import UserError
 from reweight_jax.paper.tables import NOT_COMPARED
 from reweight_jax.records.workdir import flatten
+from reweight_jax.sealed import read_sealed
 from reweight_jax.train.loop import train_and_evaluate
 from reweight_jax.train.phases import phases_of
 
@@ -89,9 +90,9 @@ def is_finished(run: Run) -> bool:
     raises an error that names the field.
     """
     try:
-        result = json.loads((run.workdir / "result.json").read_text())
-        config = flatten(json.loads((run.workdir / "config.json").read_text()))
-    except (OSError, ValueError):
+        result = read_sealed(run.workdir / "result.json")
+        config = flatten(read_sealed(run.workdir / "config.json"))
+    except (FileNotFoundError, UserError):  # it is run again, and says what is wrong
         return False
     wanted = flatten(json.loads(run.config.to_json()))
     compared = wanted.keys() - (NOT_COMPARED - {"seed", "trial"})

@@ -13,6 +13,7 @@ import scipy.special
 
 from reweight_jax.errors import UserError
 from reweight_jax.records import workdir
+from reweight_jax.sealed import read_sealed
 
 # Fields that may differ between the runs of a row: the seed, and what changes no number.
 NOT_COMPARED = {"seed", "trial", "log_every_steps", "checkpoint_every_steps", "steps_per_dispatch"}
@@ -116,6 +117,8 @@ def rank(method: str, methods: tuple[str, ...]) -> int:
 
 def _read(path):
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove the run's folder") from None
+        return read_sealed(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: is missing; run that run's command again") from None
+    except UserError as error:
+        raise UserError(f"{error}; run that run's command again") from None

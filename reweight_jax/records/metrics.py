@@ -1,7 +1,7 @@
-"""metrics.jsonl and TensorBoard events: the only record of a run.
+"""The records of a run, also as metrics.jsonl and TensorBoard events.
 
-The best step, the speed and the plots are computed from it, so that a resumed run reports what an
-uninterrupted one does.
+The best step, the speed and the plots are computed from them. Each checkpoint holds those up to its
+step, so that a resumed run reports what an uninterrupted one does, and writes the files anew.
 """
 
 import contextlib
@@ -17,18 +17,19 @@ import tensorboardX
 import tqdm
 
 from reweight_jax.errors import UserError
-from reweight_jax.records.workdir import Workdir, flatten
+from reweight_jax.records.workdir import Workdir, flatten, writing
 
 
 class MetricsWriter:
     """Appends records to metrics.jsonl and TensorBoard; `records` has all records of the run."""
 
     def __init__(self, workdir: Workdir, records: list[dict]):
-        """Keeps `records`, those up to the step resumed from, and drops the rest of the file."""
+        """Begins with `records`, those up to the step resumed from, in place of the file's."""
         self.records = list(records)
         workdir.write("metrics.jsonl", "".join(json.dumps(r) + "\n" for r in records))
-        path = workdir.path / "metrics.jsonl" if workdir.writes else os.devnull
-        self._file = open(path, "a", buffering=1)
+        self._path = workdir.path / "metrics.jsonl" if workdir.writes else os.devnull
+        with writing(self._path):
+            self._file = open(self._path, "a", buffering=1)
         step = max((r["step"] for r in records), default=0)
         self._events = tensorboardX.SummaryWriter(
             str(workdir.path), purge_step=step + 1, write_to_disk=workdir.writes
@@ -37,7 +38,8 @@ class MetricsWriter:
     def write(self, record: dict) -> None:
         """Writes a record: "step", "kind", and numbers, lists of numbers or dicts of numbers."""
         self.records.append(record)
-        self._file.write(json.dumps(record) + "\n")
+        with writing(self._path):
+            self._file.write(json.dumps(record) + "\n")
         if record["kind"] == "confusion":  # K x K numbers are no curves
             return
         for name, value in flatten(record).items():
@@ -115,13 +117,17 @@ class TrainingLog:
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict]:
-    """Returns the records of a run up to the first line that is not whole."""
+    """Returns the records of a run; a last line that was cut by a kill is left out.
+
+    Raises UserError for another line that cannot be read.
+    """
     path, records = folder / "metrics.jsonl", []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    lines = path.read_text().split("\n") if path.exists() else [""]
+    for number, line in enumerate(lines[:-1], 1):
         try:
             records.append(json.loads(line))
         except ValueError:
-            break
+            raise UserError(f"{path}: line {number} is damaged") from None
     return records
 
 

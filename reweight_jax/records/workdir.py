@@ -1,19 +1,26 @@
-"""The folder of a run: whether it may be used, its lock, its config.json, and atomic writes."""
+"""The folder of a run: its lock, whether it may be used, its config.json, and atomic writes."""
 
 import contextlib
 import json
 import os
 import pathlib
+import platform
+import time
 
 from reweight_jax.configs import default
 from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS
+from reweight_jax.sealed import DamagedError, read_sealed, seal
 
 # Fields that change no number of a run: what is logged, how data is read, and the place of files:
 # what is in them is compared by its fingerprint.
 FREE = {"log_every_steps", "checkpoint_every_steps", "steps_per_dispatch", "confusion_from"}
 PATHS = {"data.path", "data.clean_path", "data.calibration_path", "data.test_path"}
 FREE |= {"data.resident", "data.workers", "data.data_dir", "data.corrections"} | PATHS
+# Fields that say what follows the steps taken so far; `_may_differ` says when.
+LATER = {"num_steps", "compare_plain", "retrain"}
+LATER |= {"finetune_from", "finetune_steps", "finetune_learning_rate"}
+LATER |= {"labels.false_alarm_rate", "labels.false_discovery_rate"}
 
 
 class Workdir:
@@ -22,72 +29,118 @@ class Workdir:
     Attributes:
       path: absolute path of the folder.
       writes: whether this process writes there; of several processes only the first one does.
+      content: what config.json holds: the config, and in "dataset" the facts of the data.
     """
 
     def __init__(self, path: str | os.PathLike, config, facts: dict, *, writes: bool = True):
-        """Makes the folder, or checks that the run in it has this `config` and these `facts`.
-
-        Args:
-          path: of the folder; a leading ~ is the home folder.
-          config: ConfigDict of the run.
-          facts: what of the data the run depends on; JSON.
-          writes: as the attribute.
-
-        Raises:
-          UserError: the folder cannot be used, or holds a run with another config. Only fields that
-            do not change the steps already taken may differ: FREE, `num_steps` if no step depends
-            on it, and fine-tuning that is new.
-        """
-        self.path, self.writes = pathlib.Path(path).expanduser().absolute(), writes
-        if not writes:
-            return
-        content = json.loads(config.to_json()) | {"dataset": facts}
-        new = flatten(json.loads(json.dumps(content)))
+        """`config`: ConfigDict of the run; `facts`: what of the data it depends on, JSON."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.path, os.W_OK):
-                raise PermissionError("not writable")
-            written = self.path / "config.json"
-            old = flatten(json.loads(written.read_text())) if written.exists() else new
-        except (OSError, ValueError, AttributeError) as error:
+            self.path = pathlib.Path(path).expanduser().absolute()
+        except RuntimeError as error:  # ~name of nobody
             raise UserError(f"--workdir {path}: cannot be used ({error})") from None
-        old = flatten(json.loads(default.get_config().to_json())) | old  # fields new since then
-        differing = {name for name in new if old.get(name) != new[name]} - FREE
-        differing -= _may_differ(old, new)
-        if differing:
-            name = min(differing)
-            what = "other data" if name.startswith("dataset.") else f"another config.{name}"
-            raise UserError(
-                f"--workdir {path}: holds a run with {what}; choose another folder, or remove "
-                "this one"
-            )
-        self._config = json.dumps(content, indent=2, sort_keys=True) + "\n"
+        self.writes = writes
+        self.content = json.loads(json.dumps(json.loads(config.to_json()) | {"dataset": facts}))
 
     @contextlib.contextmanager
     def locked(self):
-        """Holds the folder's lock, which a kill frees; UserError if another process holds it."""
-        with contextlib.ExitStack() as stack:
-            with contextlib.suppress(ImportError, OSError):  # a system without such locks
-                import fcntl
+        """Makes the folder, and holds its lock, which also a kill frees.
 
-                if self.writes:
-                    folder = os.open(self.path, os.O_RDONLY)
-                    stack.callback(os.close, folder)
-                    try:
-                        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        raise UserError(f"--workdir {self.path}: in use by another run") from None
+        Raises:
+          UserError: the folder cannot be used, another process holds it, or config.json is of
+            another run. Only fields that do not change the steps already taken may differ: FREE,
+            `num_steps` if no step depends on it, and later phases that are new.
+        """
+        with contextlib.ExitStack() as stack:
+            if self.writes:
+                try:
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(_lock(self.path / "lock"))
+                except OSError as error:
+                    raise UserError(f"--workdir {self.path}: cannot be used ({error})") from None
+                self._check_config()
             yield
+
+    def _check_config(self):
+        try:
+            self.check(read_sealed(self.path / "config.json"))
+        except FileNotFoundError:
+            pass
+        except DamagedError as error:  # it is in every checkpoint too
+            if not (self.path / "checkpoints").is_dir():
+                raise UserError(f"{error}; remove the folder, or choose another one") from None
+
+    def check(self, content: dict) -> None:
+        """Raises UserError if `content`, as `self.content`, is of a run that cannot go on as ours.
+
+        Fields that are new since then have their defaults.
+        """
+        old, new = _with_defaults(content), flatten(self.content)
+        self._refuse({n for n in new if old.get(n) != new[n]} - FREE - _may_differ(old, new))
+
+    def check_checkpoint(self, content: dict) -> None:
+        """Raises UserError if a checkpoint that holds `content` was not made by this run.
+
+        What was to follow it does not matter, and may have changed twice since.
+        """
+        old, new = _with_defaults(content), flatten(self.content)
+        self._refuse({name for name in new if old.get(name) != new[name]} - FREE - LATER)
+
+    def _refuse(self, differing):
+        if differing:
+            name = min(differing, key=lambda name: (name.startswith("dataset."), name))
+            what = "other data" if name.startswith("dataset.") else f"another config.{name}"
+            raise UserError(
+                f"--workdir {self.path}: holds a run with {what}; choose another folder, or remove "
+                "this one"
+            )
 
     def write_config(self) -> None:
         """Writes config.json, which says from then on which run the folder holds."""
-        if self.writes:
-            self.write("config.json", self._config)
+        self.write("config.json", json.dumps(seal(self.content), indent=2, sort_keys=True) + "\n")
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Writes a file of the folder, whole or not at all."""
+        """Writes a file of the folder, whole or not at all; UserError if it cannot."""
         if self.writes:
-            write_atomically(self.path / name, content)
+            with writing(self.path / name):
+                write_atomically(self.path / name, content)
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path):
+    """Makes a UserError that names `path` of an OSError: the disk is full, the folder is gone."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+@contextlib.contextmanager
+def _lock(path):
+    """Holds a lock on a file that says who holds it; UserError if another process does."""
+    try:
+        import fcntl
+    except ImportError:  # a system without such locks
+        yield
+        return
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(200).strip() or "another process"
+            raise UserError(f"--workdir {path.parent}: in use by {holder}") from None
+        file.truncate(0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        file.write(f"process {os.getpid()} on {platform.node()}, since {since}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _with_defaults(content):
+    return flatten(json.loads(default.get_config().to_json())) | flatten(content)
 
 
 def _may_differ(old: dict, new: dict) -> set[str]:
@@ -117,11 +170,21 @@ def _may_differ(old: dict, new: dict) -> set[str]:
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a temporary file and renames it: a kill leaves the old file or the new one."""
+    """Writes a temporary file and renames it: a kill leaves the old file or the new one.
+
+    So does a loss of power, as far as the disk keeps what it was told to.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")  # one for each process
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    temporary.replace(path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def flatten(tree: dict, prefix: str = "") -> dict:

@@ -1,20 +1,36 @@
-"""Checkpoints of a TrainState by orbax, and what to do with a damaged one."""
+"""Checkpoints of a TrainState by orbax, and what to do with a damaged one.
+
+Orbax keeps no checksum. So a checkpoint has two parts: the state, and a record of a digest of each
+of its arrays, of the run's config and of its metrics up to this step, which is sealed.
+"""
 
 import contextlib
+import hashlib
 import pathlib
 import shutil
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from reweight_jax.errors import UserError
+from reweight_jax.sealed import DamagedError, seal, unseal
 from reweight_jax.train import hosts
 
 KEEP = 3  # the last one, and two to fall back on; those of `Checkpoints.keep` besides
+
+
+class Restored(NamedTuple):
+    """A whole checkpoint: the state, the config that it was made with, and the metrics so far."""
+
+    state: Any
+    config: dict
+    metrics: list[dict]
 
 
 class Checkpoints:
@@ -24,8 +40,9 @@ class Checkpoints:
     processes only the first saves and restores; the others do nothing and find nothing.
     """
 
-    def __init__(self, folder: pathlib.Path):
-        self._folder = folder.resolve()
+    def __init__(self, folder: pathlib.Path, check: Callable[[dict], None]):
+        """`check` takes the config of a checkpoint; UserError if it is of another run."""
+        self._folder, self._check = folder.resolve(), check
         self._kept = _Kept()
         self._manager = self._open() if hosts.is_first() else None
 
@@ -46,39 +63,54 @@ class Checkpoints:
 
     def __exit__(self, *exception):
         if self._manager:
-            self._manager.close()
+            with _writing(self._folder):
+                self._manager.close()
 
     def keep(self, steps: Collection[int | None]) -> None:
         """Keeps the checkpoints of `steps` from now on, in place of those named before."""
         self._kept.steps = steps
 
-    def save(self, state) -> None:
-        """Saves `state` under its step, in the background, and deletes what is not kept."""
+    def save(self, state, config: dict, metrics: list[dict]) -> None:
+        """Saves `state` under its step, in the background, and deletes what is not kept.
+
+        `config` and `metrics`, JSON, are saved with it.
+        """
         if not self._manager:
             return
         # A copy, because the next step donates these buffers while the writer still reads them;
         # with several processes in numpy, because orbax takes no arrays of one host's devices.
         state = jax.device_get(state) if hosts.count() > 1 else jax.tree.map(jnp.copy, state)
-        self._manager.save(int(state.step), args=ocp.args.StandardSave(state))
+        record = {"step": int(state.step), "config": config, "metrics": metrics}
+        record = seal(record | {"digests": digests(state)})
+        args = {"state": ocp.args.StandardSave(state), "record": ocp.args.JsonSave(record)}
+        with _writing(self._folder):
+            self._manager.save(int(state.step), args=ocp.args.Composite(**args))
 
     def restore(self, step: int, like):
-        """Returns the state saved at `step`; raises UserError if it cannot be read."""
+        """Returns the state saved at `step`; raises UserError if it cannot be believed."""
         if not self._manager:
             return like
-        self._manager.wait_until_finished()
+        with _writing(self._folder):
+            self._manager.wait_until_finished()
+        return self._restore(step, like).state
+
+    def _restore(self, step, like) -> Restored:
         with _damage_named(self._folder, step):
-            return self._restore(step, like)
+            record = _read_record(self._manager, step)
+        self._check(record["config"])
+        with _damage_named(self._folder, step):
+            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+            state = self._manager.restore(step, args=args)["state"]
+            _compare(digests(state), record["digests"])
+        return Restored(state, record["config"], record["metrics"])
 
-    def _restore(self, step, like):
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-
-    def restore_latest(self, like):
-        """Returns the newest readable state, placed as `like`, or None if there is no checkpoint.
+    def restore_latest(self, like) -> Restored | None:
+        """Returns the newest whole checkpoint, its state placed as `like`; None if there is none.
 
         A damaged checkpoint is named in a warning and renamed to <step>.damaged, and the previous
-        one is used. If none can be read, nothing is renamed and UserError says why: the data or the
-        program may have changed, and a fresh start would lose the run.
+        one is used. If none can be read, nothing is renamed and UserError says why: the program may
+        have changed, and a fresh start would lose the run. UserError too if it is of another run.
         """
         if not self._manager:
             return None
@@ -86,13 +118,12 @@ class Checkpoints:
         reasons = {}
         for step in steps:
             try:
-                with _damage_named(self._folder, step):
-                    state = self._restore(step, like)
-            except UserError as error:
+                restored = self._restore(step, like)
+            except DamagedError as error:
                 reasons[step] = str(error)
                 continue
             self._set_aside(reasons)
-            return state
+            return restored
         if steps:
             raise UserError(f"no checkpoint can be read; {reasons[steps[0]]}")
         return None
@@ -110,7 +141,39 @@ class Checkpoints:
             self._manager = self._open()
 
 
-def read_model(folder: pathlib.Path, step: int, like: tuple, device) -> tuple:
+def digests(tree) -> dict[str, str]:
+    """Returns a digest of each array of `tree` by its path: of its dtype, shape and numbers."""
+    paths = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): _digest(np.asarray(leaf))
+        for path, leaf in paths
+    }
+
+
+def _digest(array):
+    digest = hashlib.blake2b(f"{array.dtype} {array.shape}".encode(), digest_size=8)
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def _compare(found: dict[str, str], expected: dict[str, str]) -> None:
+    """Raises ValueError if an array is not the one that was saved."""
+    for name, digest in found.items():
+        if expected.get(name) != digest:
+            raise ValueError(f"{name} is not what was saved")
+
+
+def _read_record(manager, step):
+    args = ocp.args.Composite(record=ocp.args.JsonRestore())
+    record = unseal(manager.restore(step, args=args)["record"])
+    if record["step"] != step:
+        raise ValueError(f"it is of step {record['step']}")
+    return record
+
+
+def read_model(
+    folder: pathlib.Path, step: int, like: tuple, device, check: Callable[[dict], None]
+) -> tuple:
     """Returns only the model's (params, model_state) from a checkpoint.
 
     Args:
@@ -118,9 +181,10 @@ def read_model(folder: pathlib.Path, step: int, like: tuple, device) -> tuple:
       step: of the checkpoint.
       like: (params, model_state) with the structure and shapes to restore.
       device: the device to put them on.
+      check: takes the config of the checkpoint; UserError if it is of another run.
 
     Raises:
-      UserError: the checkpoint is missing or damaged, or is of another model.
+      UserError: the checkpoint is missing or damaged, or is of another model or run.
     """
     sharding = jax.sharding.SingleDeviceSharding(device)
     abstract = jax.tree.map(
@@ -131,13 +195,21 @@ def read_model(folder: pathlib.Path, step: int, like: tuple, device) -> tuple:
     args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
     # Nothing is saved, so nothing is written; `read_only` would only add warnings.
     options = ocp.CheckpointManagerOptions(create=False)
-    with _damage_named(folder, step):
-        with ocp.CheckpointManager(folder.resolve(), options=options) as manager:
-            restored = manager.restore(step, args=args)
-    restored = restored["params"]["model"], restored["model_state"]
-    if jax.tree.map(jnp.shape, restored) != jax.tree.map(jnp.shape, like):
+    with ocp.CheckpointManager(folder.resolve(), options=options) as manager:
+        with _damage_named(folder, step):
+            record = _read_record(manager, step)
+        check(record["config"])
+        with _damage_named(folder, step):
+            restored = manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+            restored = {"params": {"model": restored["params"]["model"]}} | {
+                "model_state": restored["model_state"]
+            }
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (restored, item)]
+    if shapes[0] != shapes[1]:
         raise UserError(f"{folder / str(step)}: is the checkpoint of another model")
-    return restored
+    with _damage_named(folder, step):
+        _compare(digests(restored), record["digests"])
+    return restored["params"]["model"], restored["model_state"]
 
 
 class _Kept:
@@ -156,4 +228,14 @@ def _damage_named(folder, step):
         yield
     except Exception as error:  # orbax raises many kinds for a damaged file
         reason = " ".join((str(error) or type(error).__name__).split())[:200]
-        raise UserError(f"{folder / str(step)}: {reason}") from error
+        raise DamagedError(f"{folder / str(step)}: {reason}") from error
+
+
+@contextlib.contextmanager
+def _writing(folder):
+    """Names an error of orbax's writer, which also tells of one in the background, in one line."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder}: a checkpoint cannot be written ({reason})") from error

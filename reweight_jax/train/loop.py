@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 
 import jax.numpy as jnp
 
@@ -65,19 +66,23 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
     predict = evaluation.compile_predict(experiment.model, devices)
     wrong, workdir = evaluation.wrong_labels(splits.train), folder.path
 
-    with Checkpoints(workdir / "checkpoints") as checkpoints, contextlib.ExitStack() as stack:
-        state = on_devices.place_state(checkpoints.restore_latest(like=state) or state, devices)
+    with (
+        Checkpoints(workdir / "checkpoints", folder.check_checkpoint) as checkpoints,
+        contextlib.ExitStack() as stack,
+    ):
+        found = checkpoints.restore_latest(like=state)
+        if found:
+            folder.check(found.config)  # config.json may be damaged
+        state = on_devices.place_state(found.state if found else state, devices)
         step = int(state.step)
         if step > phases[-1].stop:
             raise UserError(f"config.num_steps: {config.num_steps}; {workdir} is at step {step}")
-        records = hosts.from_first(lambda: metrics.read_metrics(workdir))
-        if step and all(record["step"] != step for record in records):
-            raise UserError(
-                f"{workdir}/metrics.jsonl: has no record of step {step}, but there is a checkpoint "
-                "of it; put the file back, or remove the folder"
-            )
+        if step == phases[-1].stop and progress:
+            print(f"{workdir}: was finished, nothing is trained", file=sys.stderr)
         folder.write_config()
-        writer = metrics.MetricsWriter(folder, [r for r in records if r["step"] <= step])
+        writer = metrics.MetricsWriter(
+            folder, hosts.from_first(lambda: found.metrics if found else [])
+        )
         stack.callback(writer.close)
         name, stop = f"{config.method} seed {config.seed}", phases[-1].stop
         bar = stack.enter_context(metrics.progress_bar(name, step, stop, shown=progress))
@@ -131,7 +136,7 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
                         check_finite(state)
                         is_best = evaluates and evaluate(phase, step)
                         if saves or is_best:
-                            checkpoints.save(state)
+                            checkpoints.save(state, folder.content, writer.records)
         last = next(phase.stop for phase in phases if phase.name == "last")
         trained = state
         if step > last:

@@ -10,6 +10,7 @@ from reweight_jax.labels import report
 from reweight_jax.labels.health import health
 from reweight_jax.records import plots, result
 from reweight_jax.records.workdir import Workdir
+from reweight_jax.sealed import seal
 from reweight_jax.train import evaluate as evaluation
 from reweight_jax.train.selection import judge_labels, what_is_known
 
@@ -59,7 +60,7 @@ def finish(
         folder.write("suspect_inputs.npz", _npz({"row": rows} | named))
         for name, content in report.render(folder.path, result=outcome).items():
             folder.write(name, content)
-    folder.write("result.json", result.to_json(outcome))
+    folder.write("result.json", result.to_json(seal(outcome)))
     return outcome
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from reweight_jax.errors import UserError
 from reweight_jax.labels import quality, report, sections
 from reweight_jax.labels.shown import shown_inputs
+from reweight_jax.sealed import seal
 
 EVIL = ("</script><script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "<!--", "a&b'c")
 
@@ -226,8 +227,8 @@ def run_folder(tmp_path):
     facts = {"classes": ["a", "b", "c", "d"], "num_outputs": 4, "columns": []}
     labels = {"false_alarm_rate": 0.05, "false_discovery_rate": 0.1}
     config = {"name": "mine", "task": "classification", "labels": labels, "dataset": facts}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "result.json").write_text("{}")
+    (tmp_path / "config.json").write_text(json.dumps(seal(config)))
+    (tmp_path / "result.json").write_text(json.dumps(seal({})))
     return tmp_path
 
 

@@ -17,6 +17,7 @@ from reweight_jax.errors import UserError
 from reweight_jax.history import empty_history
 from reweight_jax.methods import METHODS, Context, mentornet
 from reweight_jax.models import Model
+from reweight_jax.sealed import seal
 from reweight_jax.tasks import TASKS
 from reweight_jax.train.state import TrainState
 from reweight_jax.train.step import augmentation, train_step
@@ -263,7 +264,7 @@ SHARES = [[0.6, 0.3, 0.1], [0.2, 0.8, 0.0], [0.0, 0.0, 1.0]]
 def from_run(folder, result, num_classes=3):
     if result is not None:
         folder.mkdir(exist_ok=True)
-        text = result if isinstance(result, str) else json.dumps(result)
+        text = result if isinstance(result, str) else json.dumps(seal(result))
         (folder / "result.json").write_text(text)
     config = ConfigDict({"confusion_from": str(folder)})
     method = METHODS["s_model_conf"]

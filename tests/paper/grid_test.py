@@ -8,6 +8,7 @@ from reweight_jax.configs import cifar_background_flip
 from reweight_jax.errors import UserError
 from reweight_jax.paper import grid as grids
 from reweight_jax.paper.grid import CLEAN_ONLY_STEPS, Run, grid, is_finished, run_all
+from reweight_jax.sealed import seal
 
 METHODS = ["s_model_conf", "baseline", "random", "clean_only"]
 
@@ -23,9 +24,9 @@ def finish(run, **result):
     """Writes what says that a run is finished."""
     run.workdir.mkdir(parents=True)
     content = json.loads(run.config.to_json()) | {"dataset": {"num_train": 7}}
-    (run.workdir / "config.json").write_text(json.dumps(content))
+    (run.workdir / "config.json").write_text(json.dumps(seal(content)))
     scores = {"last": {"test_error": 0.5}, "num_steps": run.config.num_steps}
-    (run.workdir / "result.json").write_text(json.dumps(scores | result))
+    (run.workdir / "result.json").write_text(json.dumps(seal(scores | result)))
 
 
 @pytest.fixture
@@ -113,8 +114,9 @@ def test_fine_tuning_is_finished_if_its_scores_are_there(tmp_path):
     run = Run(config, tmp_path / "run")
     finish(run, finetuned_last={})
     assert not is_finished(run)
+    phases = ("last", "finetuned_last", "finetuned_best")
     (tmp_path / "run" / "result.json").write_text(
-        json.dumps({"num_steps": 2, "last": {}, "finetuned_last": {}, "finetuned_best": {}})
+        json.dumps(seal({"num_steps": 2} | dict.fromkeys(phases, {})))
     )
     assert is_finished(run)
 

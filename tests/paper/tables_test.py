@@ -8,6 +8,7 @@ import pytest
 from reweight_jax.configs import cifar_background_flip, cifar_uniform_flip, mnist_imbalance
 from reweight_jax.errors import UserError
 from reweight_jax.paper import figures, imbalance, noise, tables
+from reweight_jax.sealed import seal
 
 WEIGHTS = {"mean_auc": 0.95, "alignment_auc": 0.97, "margin_auc": 0.8}
 WEIGHTS |= {"wrong_mass": 0.1, "zero_right": 0.2, "zero_wrong": 0.75}
@@ -19,7 +20,7 @@ def finished(folder, config, seed, weights=None, **accuracies):
     workdir = folder / f"{config.name}-{config.variant}" / "ratio" / config.method / f"seed{seed}"
     workdir.mkdir(parents=True)
     content = json.loads(config.to_json()) | {"dataset": {"num_train": 900 + seed}}
-    (workdir / "config.json").write_text(json.dumps(content))
+    (workdir / "config.json").write_text(json.dumps(seal(content)))
     result = {
         "method": config.method,
         "variant": config.variant,
@@ -30,7 +31,7 @@ def finished(folder, config, seed, weights=None, **accuracies):
     }
     for name, accuracy in accuracies.items():
         result[name] = {"test_accuracy": accuracy, "test_error": 1 - accuracy}
-    (workdir / "result.json").write_text(json.dumps(result))
+    (workdir / "result.json").write_text(json.dumps(seal(result)))
     return workdir
 
 
@@ -156,7 +157,7 @@ def test_other_numbers_of_steps_and_runs_without_noise_are_not_averaged(tmp_path
 def test_a_damaged_file_is_named(tmp_path, name):
     workdir = finished(tmp_path, imbalanced(), 0, last=0.9, best=0.9)
     (workdir / name).write_text('{"half": ')
-    with pytest.raises(UserError, match=f"seed0/{name}: cannot be read .*; remove"):
+    with pytest.raises(UserError, match=f"seed0/{name}: is damaged.*; run that run"):
         imbalance.collect(tmp_path / "mnist_imbalance-digits")
 
 

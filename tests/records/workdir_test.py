@@ -1,19 +1,23 @@
 """Which run a folder may hold, and files that are whole or not there."""
 
 import json
+import os
 
 import pytest
 
 from reweight_jax.errors import UserError
 from reweight_jax.records.workdir import Workdir, write_atomically
+from reweight_jax.sealed import read_sealed
 
 FACTS = {"classes": [4, 9], "num_train": 96}
 
 
 def test_a_config_is_kept_with_the_facts_of_its_data(digits_config, tmp_path):
     config = digits_config()
+    with Workdir(tmp_path / "new" / "run", config, FACTS).locked():
+        pass
     Workdir(tmp_path / "new" / "run", config, FACTS).write_config()
-    saved = json.loads((tmp_path / "new" / "run" / "config.json").read_text())
+    saved = read_sealed(tmp_path / "new" / "run" / "config.json")
     assert saved.pop("dataset") == FACTS
     assert saved == json.loads(config.to_json())
 
@@ -76,29 +80,30 @@ def test_a_config_is_kept_with_the_facts_of_its_data(digits_config, tmp_path):
 )
 def test_what_may_differ(before, after, differing, digits_config, tmp_path):
     Workdir(tmp_path, digits_config(**before), FACTS).write_config()
+    folder = Workdir(tmp_path, digits_config(**after), FACTS)
     if differing is None:
-        Workdir(tmp_path, digits_config(**after), FACTS)
-        return
+        with folder.locked():
+            return
     old = (tmp_path / "config.json").read_bytes()
-    with pytest.raises(UserError, match=f"holds a run with another {differing};"):
-        Workdir(tmp_path, digits_config(**after), FACTS)
+    with pytest.raises(UserError, match=f"holds a run with another {differing};"), folder.locked():
+        pass
     assert (tmp_path / "config.json").read_bytes() == old
 
 
 def test_fields_that_are_new_since_the_run_have_their_defaults(digits_config, tmp_path):
     Workdir(tmp_path, digits_config(), FACTS).write_config()
-    saved = json.loads((tmp_path / "config.json").read_text())
+    saved = read_sealed(tmp_path / "config.json") | {"gone": 1}
     del saved["optimizer"], saved["data"]["image_size"]
-    (tmp_path / "config.json").write_text(json.dumps(saved | {"gone": 1}))
-    Workdir(tmp_path, digits_config(), FACTS)
+    Workdir(tmp_path, digits_config(), FACTS).check(saved)
     with pytest.raises(UserError, match="another config.optimizer"):
-        Workdir(tmp_path, digits_config(optimizer="adam"), FACTS)
+        Workdir(tmp_path, digits_config(optimizer="adam"), FACTS).check(saved)
 
 
 def test_other_data_is_refused(digits_config, tmp_path):
-    Workdir(tmp_path, digits_config(), FACTS).write_config()
-    with pytest.raises(UserError, match="holds a run with other data"):
-        Workdir(tmp_path, digits_config(), FACTS | {"num_train": 97})
+    old, new = (Workdir(tmp_path, digits_config(), FACTS | {"num_train": n}) for n in (96, 97))
+    for check in (new.check, new.check_checkpoint):
+        with pytest.raises(UserError, match="holds a run with other data"):
+            check(old.content)
 
 
 def test_a_process_that_does_not_write_leaves_nothing(digits_config, tmp_path):
@@ -112,21 +117,49 @@ def test_a_folder_is_locked_while_its_run_lasts(digits_config, tmp_path):
     folder = Workdir(tmp_path, digits_config(), FACTS)
     other = Workdir(tmp_path, digits_config(), FACTS)
     with folder.locked():
-        with pytest.raises(UserError, match="in use by another run"), other.locked():
+        holder = rf"in use by process {os.getpid()} on .+, since 20\d\d-"
+        with pytest.raises(UserError, match=holder), other.locked():
             pass
     with pytest.raises(ZeroDivisionError), other.locked():
         _ = 1 / 0
     with folder.locked():
-        assert not list(tmp_path.iterdir())
+        assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 def test_what_is_no_folder_is_named(digits_config, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="--workdir .*file: cannot be used"):
-        Workdir(tmp_path / "file", digits_config(), FACTS)
-    (tmp_path / "config.json").write_text("[1]")
-    with pytest.raises(UserError, match="cannot be used"):
-        Workdir(tmp_path, digits_config(), FACTS)
+        Workdir(tmp_path / "file", digits_config(), FACTS).locked().__enter__()
+    with pytest.raises(UserError, match="--workdir ~nobody-is-called-so/run: cannot be used"):
+        Workdir("~nobody-is-called-so/run", digits_config(), FACTS)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "", '{"seed": 1}', '{"seed": 1, "checksum": "0"}'])
+def test_a_damaged_config_is_named_if_no_checkpoint_has_it_too(text, digits_config, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    folder = Workdir(tmp_path, digits_config(), FACTS)
+    with pytest.raises(UserError, match="config.json: is damaged, or was edited"), folder.locked():
+        pass
+    (tmp_path / "checkpoints").mkdir()
+    with folder.locked():
+        pass
+
+
+def test_a_checkpoint_of_another_seed_is_refused_and_one_before_later_phases_is_not(
+    digits_config, tmp_path
+):
+    folder = Workdir(tmp_path, digits_config(num_steps=8, retrain="drop"), FACTS)
+    folder.check_checkpoint(Workdir(tmp_path, digits_config(num_steps=4), FACTS).content)
+    with pytest.raises(UserError, match="holds a run with another config.seed"):
+        folder.check_checkpoint(Workdir(tmp_path, digits_config(seed=1), FACTS).content)
+
+
+def test_what_cannot_be_written_is_one_line(digits_config, tmp_path):
+    folder = Workdir(tmp_path, digits_config(), FACTS)
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(UserError, match="a.txt: cannot be written"):
+        folder.write("a.txt", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_write_atomically_leaves_the_old_file_or_the_new_one(tmp_path, monkeypatch):
@@ -136,3 +169,4 @@ def test_write_atomically_leaves_the_old_file_or_the_new_one(tmp_path, monkeypat
     with pytest.raises(ZeroDivisionError):
         write_atomically(tmp_path / "a" / "b.txt", "new")
     assert (tmp_path / "a" / "b.txt").read_text() == "old"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.txt"]

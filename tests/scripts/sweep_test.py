@@ -9,6 +9,7 @@ from absl import flags
 from reweight_jax.configs import cifar_background_flip
 from reweight_jax.errors import UserError
 from reweight_jax.paper import grid as grids
+from reweight_jax.sealed import seal
 
 # Of absl and ml_collections, which load the config file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -29,8 +30,10 @@ def sweep(load_script, tmp_path, monkeypatch):
         if config.finetune_from == "both":
             result |= {"finetuned_last": scores, "finetuned_best": scores}
         workdir.mkdir(parents=True)
-        (workdir / "config.json").write_text(config.to_json())
-        (workdir / "result.json").write_text(grids.json.dumps(result))
+        (workdir / "config.json").write_text(
+            grids.json.dumps(seal(grids.json.loads(config.to_json())))
+        )
+        (workdir / "result.json").write_text(grids.json.dumps(seal(result)))
         return result
 
     monkeypatch.setattr(grids, "train_and_evaluate", train)

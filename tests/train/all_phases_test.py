@@ -1,7 +1,5 @@
 """Whole runs of all phases: their results and files, stopped anywhere, on four devices."""
 
-import json
-
 import chex
 import jax
 import numpy as np
@@ -11,6 +9,7 @@ from whole_runs import ONE_DEVICE, records, saved, without_times
 
 from reweight_jax.records import result as results
 from reweight_jax.records.metrics import read_metrics
+from reweight_jax.sealed import read_sealed
 from reweight_jax.train import loop
 
 
@@ -65,8 +64,8 @@ def test_stopped_anywhere_it_ends_the_same(finished, tmp_path, monkeypatch):
     class Killed(loop.Checkpoints):
         stops = []
 
-        def save(self, state):
-            super().save(state)
+        def save(self, state, *rest):
+            super().save(state, *rest)
             if int(state.step) not in self.stops:
                 self.stops.append(int(state.step))
                 raise Stopped
@@ -80,7 +79,7 @@ def test_stopped_anywhere_it_ends_the_same(finished, tmp_path, monkeypatch):
             pass
     assert Killed.stops == [2, 4, 6, 8, 10, 12]
     assert without_times(resumed) == without_times(result)
-    assert json.loads((tmp_path / "result.json").read_text()) == resumed
+    assert read_sealed(tmp_path / "result.json") == resumed
     chex.assert_trees_all_equal(saved(tmp_path, 12), saved(workdir, 12))
     assert records(tmp_path) == records(workdir)
     for name in FILES:

@@ -209,13 +209,19 @@ def test_a_checkpoint_of_several_hosts_is_one_of_a_single_one(monkeypatch, tmp_p
         key=jax.random.key_data(jax.random.key(7)),
         history=history,
     )
-    with Checkpoints(tmp_path) as checkpoints:
+    configs = []
+    with Checkpoints(tmp_path, configs.append) as checkpoints:
         monkeypatch.setattr(hosts, "count", lambda: 2)
-        checkpoints.save(state)
+        checkpoints.save(state, {"seed": 1}, [{"step": 3}])
     monkeypatch.setattr(hosts, "count", lambda: 1)
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, configs.append) as checkpoints:
         restored = checkpoints.restore_latest(like=jax.tree.map(jnp.zeros_like, state))
-    chex.assert_trees_all_equal(restored, state)
+    chex.assert_trees_all_equal(restored.state, state)
+    assert (restored.config, restored.metrics, configs) == (
+        {"seed": 1},
+        [{"step": 3}],
+        [{"seed": 1}],
+    )
 
 
 def test_processes_of_different_configs_do_not_mix(digits_config, monkeypatch):

@@ -62,9 +62,10 @@ def test_phases_added_later_are_those_of_one_run(tmp_path):
 @pytest.mark.parametrize("task", [TASK, "regression"])
 def test_the_rates_of_a_settled_run_are_fixed(task, tmp_path, digits_config):
     before = {"task": task, "settle_at": 0.5}
-    Workdir(tmp_path, digits_config(**before), {}).write_config()
+    old = Workdir(tmp_path, digits_config(**before), {}).content
+    new = Workdir(tmp_path, digits_config(**before, **{"labels.false_alarm_rate": 0.2}), {})
     with pytest.raises(UserError, match="labels.false_alarm_rate"):
-        Workdir(tmp_path, digits_config(**before, **{"labels.false_alarm_rate": 0.2}), {})
+        new.check(old)
 
 
 @pytest.mark.parametrize("every", [{}, {"log_every_steps": 1}])

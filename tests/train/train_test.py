@@ -19,6 +19,7 @@ from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS
 from reweight_jax.records import result as results
 from reweight_jax.records.metrics import read_metrics
+from reweight_jax.sealed import read_sealed
 from reweight_jax.train import dispatch
 from reweight_jax.train.loop import train_and_evaluate
 
@@ -37,7 +38,7 @@ def test_every_method_runs_and_leaves_what_it_should(
 ):
     config = digits_config(method=method, confusion_from=confusion_run(2))
     result = train_and_evaluate(config, tmp_path, ONE_DEVICE)
-    assert result == json.loads((tmp_path / "result.json").read_text())
+    assert result == read_sealed(tmp_path / "result.json")
     assert (result["config"], result["variant"]) == ("mnist_imbalance", "digits")
     assert (result["method"], result["dataset"], result["seed"]) == (method, "digits", 0)
     assert result["last"]["step"] == result["num_steps"] == 6
