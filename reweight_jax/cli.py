@@ -65,7 +65,8 @@ def run(main, *, resumes: bool = False) -> None:
     Ctrl-C ends in one line and status 130; if the command `resumes`, the line says so.
     """
     startup.prepare()
-    logging.set_verbosity(logging.ERROR)  # warnings of TFDS and orbax are not for the user
+    # What TFDS and orbax log is not for the user: an error that matters is raised too.
+    logging.set_verbosity(logging.FATAL)
     try:
         app.run(main, flags_parser=_parse)
     except UserError as error:

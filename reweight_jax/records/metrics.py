@@ -13,8 +13,10 @@ import time
 
 import jax
 import numpy as np
-import tensorboardX
 import tqdm
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from reweight_jax.errors import UserError
 from reweight_jax.records.workdir import Workdir, flatten, writing
@@ -28,34 +30,43 @@ class MetricsWriter:
         self.records = list(records)
         workdir.write("metrics.jsonl", "".join(json.dumps(r) + "\n" for r in records))
         self._path = workdir.path / "metrics.jsonl" if workdir.writes else os.devnull
-        with writing(self._path):
+        self._events = None
+        with writing(workdir.path):
             self._file = open(self._path, "a", buffering=1)
-        step = max((r["step"] for r in records), default=0)
-        self._events = tensorboardX.SummaryWriter(
-            str(workdir.path), purge_step=step + 1, write_to_disk=workdir.writes
-        )
+            if workdir.writes:  # without a thread, whose errors nobody would see
+                self._events = EventsWriter(str(workdir.path / "events"), f".{os.getpid()}")
+                step = max((r["step"] for r in records), default=0)
+                start = SessionLog(status=SessionLog.START)  # hides what an earlier part wrote
+                self._events.write_event(Event(step=step + 1, session_log=start))
 
     def write(self, record: dict) -> None:
         """Writes a record: "step", "kind", and numbers, lists of numbers or dicts of numbers."""
         self.records.append(record)
         with writing(self._path):
             self._file.write(json.dumps(record) + "\n")
-        if record["kind"] == "confusion":  # K x K numbers are no curves
-            return
+            if self._events and record["kind"] != "confusion":  # K x K numbers are no curves
+                self._write_events(record)
+
+    def _write_events(self, record):
+        now, step = time.time(), record["step"]
         for name, value in flatten(record).items():
             if name in ("step", "kind"):
                 continue
             values = {"": value} if np.ndim(value) == 0 else dict(enumerate(value))
             tag = f"{record['kind']}/{name.replace('.', '/')}"
             for suffix, number in values.items():
-                self._events.add_scalar(f"{tag}/{suffix}".rstrip("/"), number, record["step"])
+                curve = summary.scalar(f"{tag}/{suffix}".rstrip("/"), number)
+                self._events.write_event(Event(wall_time=now, step=step, summary=curve))
+        self._events.flush()
 
     def of_kind(self, kind: str) -> list[dict]:
         return [record for record in self.records if record["kind"] == kind]
 
     def close(self) -> None:
-        self._file.close()
-        self._events.close()
+        with writing(self._path):
+            self._file.close()
+            if self._events:
+                self._events.close()
 
 
 class TrainingLog:

@@ -25,6 +25,9 @@ from reweight_jax.train import hosts
 KEEP = 3  # the last one, and two to fall back on; those of `Checkpoints.keep` besides
 
 
+SLACK = 1_000_000  # bytes of a checkpoint that are not of its arrays, and of what follows it
+
+
 class Restored(NamedTuple):
     """A whole checkpoint: the state, the config that it was made with, and the metrics so far."""
 
@@ -80,11 +83,22 @@ class Checkpoints:
         # A copy, because the next step donates these buffers while the writer still reads them;
         # with several processes in numpy, because orbax takes no arrays of one host's devices.
         state = jax.device_get(state) if hosts.count() > 1 else jax.tree.map(jnp.copy, state)
+        self._check_space(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         record = {"step": int(state.step), "config": config, "metrics": metrics}
         record = seal(record | {"digests": digests(state)})
         args = {"state": ocp.args.StandardSave(state), "record": ocp.args.JsonSave(record)}
         with _writing(self._folder):
             self._manager.save(int(state.step), args=ocp.args.Composite(**args))
+
+    def _check_space(self, num_bytes):
+        # Orbax's threads would print tracebacks of their own on a disk that gets full.
+        with _writing(self._folder):
+            free = shutil.disk_usage(self._folder).free
+        if free < num_bytes + SLACK:
+            raise UserError(
+                f"{self._folder}: a checkpoint of {num_bytes / 1e6:.1f} MB cannot be written, only "
+                f"{free / 1e6:.1f} MB are free on this disk; the last checkpoint is kept"
+            )
 
     def restore(self, step: int, like):
         """Returns the state saved at `step`; raises UserError if it cannot be believed."""
