@@ -26,6 +26,7 @@ from reweight_jax import (
 )
 from reweight_jax.reweight import select_params
 
+SLOW = pytest.mark.slow  # of what takes long to compile, and differs from what is fast in little
 both_methods = pytest.mark.parametrize("method", ["lookahead", "jvp"])
 
 
@@ -401,8 +402,16 @@ def network_and_jacobian(name):
 
 
 @both_methods
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("name", ["logistic", "residual_net", "nnx_net"])
+@pytest.mark.parametrize(
+    "name, optimizer",
+    [
+        pytest.param(
+            name, optimizer, marks=() if "logistic" in name or optimizer == "adam" else SLOW
+        )
+        for name in ("logistic", "residual_net", "nnx_net")
+        for optimizer in OPTIMIZERS
+    ],
+)
 def test_reweight_step_is_the_update_by_hand(x64, name, optimizer, method):
     """Three steps, on a key and batch statistics that change from step to step."""
     network, jacobian = network_and_jacobian(name)
@@ -516,7 +525,7 @@ def test_weight_decay_is_in_the_update_only(x64, method):
 
 
 @both_methods
-@pytest.mark.parametrize("name", ["residual_net", "nnx_net"])
+@pytest.mark.parametrize("name", ["residual_net", pytest.param("nnx_net", marks=SLOW)])
 def test_step_is_traced_once(name, method):
     chex.clear_trace_counter()
     network = getattr(small_models, name)()
@@ -667,7 +676,9 @@ def sharded_case():
 
 
 @both_methods
-@pytest.mark.parametrize("shape", [(4, 1), (2, 2), (1, 4)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [pytest.param((4, 1), marks=SLOW), (2, 2), pytest.param((1, 4), marks=SLOW)], ids=str
+)
 def test_sharded_arguments_under_jit_are_one_device(x64, shape, method):
     """Data over one axis of a mesh, parameters over the other: the compiler adds what is needed."""
     network, loss_fn, batch, clean = sharded_case()

@@ -180,6 +180,7 @@ def test_a_pickle_predicts_without_the_folder(noisy, fitted):
         clone(fitted).predict(x)
 
 
+@pytest.mark.slow
 def test_it_works_in_a_grid_search_and_a_pipeline(noisy):
     (x, y, _), (clean_x, clean_y) = noisy
     search = GridSearchCV(

@@ -41,7 +41,10 @@ def assert_same_run(config, tmp_path, monkeypatch, devices=ONE_DEVICE, *, lazy=T
     return state
 
 
-@pytest.mark.parametrize("method, lazy", [("baseline", True), ("resample", False)])
+@pytest.mark.parametrize(
+    "method, lazy",
+    [("baseline", True), pytest.param("resample", False, marks=pytest.mark.slow)],
+)
 def test_streamed_runs_are_resident_ones(method, lazy, digits_config, tmp_path, monkeypatch):
     config = digits_config(method=method, steps_per_dispatch=2)
     state = assert_same_run(config, tmp_path, monkeypatch, lazy=lazy)

@@ -25,7 +25,7 @@ from reweight_jax.train.state import create_optimizer, create_train_state
 from reweight_jax.train.step import train_step
 
 # Methods that differ in what they do with the whole batch; the others are slow tests.
-OWN_PATHS = ("resample", "hard_mining", "s_model", "mentornet", "clean_only", "reweight")
+OWN_PATHS = ("hard_mining", "s_model", "clean_only", "reweight")
 STEPS = [
     pytest.param(name, "jvp", marks=() if name in OWN_PATHS else pytest.mark.slow)
     for name in METHODS
@@ -124,7 +124,7 @@ def test_four_devices_drop_out_what_one_does():
     chex.assert_trees_all_close(*trained, rtol=2e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("num_clean", [6, 12])
+@pytest.mark.parametrize("num_clean", [6, pytest.param(12, marks=pytest.mark.slow)])
 def test_a_clean_batch_that_four_devices_cannot_share_is_copied(num_clean):
     one, four = (
         train(experiment("reweight", jax.devices()[:k]), num_clean=num_clean) for k in (1, 4)
@@ -142,14 +142,14 @@ def test_lookahead_and_jvp_train_alike_with_dropout():
     assert not np.allclose(without[1]["plain_loss"], jvp[1]["plain_loss"])
 
 
-@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize("num_devices", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_steps_per_dispatch_change_nothing(num_devices):
     made = experiment("reweight", jax.devices()[:num_devices])
     single, whole = train(made, (1, 1, 1, 1)), train(made, (4,))
     chex.assert_trees_all_close(single, whole, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize("num_devices", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_the_loop_of_an_accelerator_is_the_unrolled_one_of_a_cpu(monkeypatch, num_devices):
     made = experiment("reweight", jax.devices()[:num_devices])
     unrolled = train(made, (4, 4))

@@ -109,7 +109,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(digits_config, tmp_path):
 
 COMMAND = [
     *(sys.executable, "-m", "reweight_jax.main", "--config=configs/mnist_imbalance.py:digits"),
-    *("--config.batch_size=12", "--config.num_steps=400", "--config.log_every_steps=20"),
+    *("--config.batch_size=12", "--config.num_steps=160", "--config.log_every_steps=20"),
     *("--config.eval_every_steps=40", "--config.checkpoint_every_steps=40"),
 ]
 ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu"}
@@ -129,7 +129,7 @@ def uninterrupted(tmp_path_factory):
 
 
 def assert_same_run(workdir, expected):
-    chex.assert_trees_all_equal(saved(workdir, 400), saved(expected, 400))  # bit for bit
+    chex.assert_trees_all_equal(saved(workdir, 160), saved(expected, 160))  # bit for bit
     assert records(workdir) == records(expected)
     results = [json.loads((path / "result.json").read_text()) for path in (workdir, expected)]
     assert without_times(results[0]) == without_times(results[1])
@@ -159,13 +159,13 @@ def test_killed_and_resumed_is_uninterrupted(uninterrupted, tmp_path):
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(uninterrupted, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(uninterrupted, workdir)
-    for path in (workdir / "checkpoints" / "400").rglob("*"):
+    for path in (workdir / "checkpoints" / "160").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:10])
     resumed = run(workdir)
     assert resumed.returncode == 0, resumed.stderr
-    assert f"{workdir}/checkpoints/400 is damaged" in resumed.stderr
-    assert (workdir / "checkpoints" / "400.damaged").is_dir()
+    assert f"{workdir}/checkpoints/160 is damaged" in resumed.stderr
+    assert (workdir / "checkpoints" / "160.damaged").is_dir()
     assert_same_run(workdir, uninterrupted)
 
 
