@@ -3,8 +3,6 @@
 import os
 import pathlib
 import shutil
-import zipfile
-import zlib
 from typing import Any
 
 import jax
@@ -18,14 +16,13 @@ from reweight_jax.errors import UserError, choose, prefix
 from reweight_jax.labels import report
 from reweight_jax.labels.suspects import suspects_table
 from reweight_jax.models import MODELS, Model
-from reweight_jax.records.workdir import Workdir, write_atomically
-from reweight_jax.sealed import read_sealed
+from reweight_jax.records.workdir import Workdir, read_run, write_atomically
+from reweight_jax.sealed import read_npz
 from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train.checkpoints import read_model
 from reweight_jax.train.config import build_model, sample_of
 from reweight_jax.train.evaluate import EVAL_BATCH_SIZE, compile_predict
 
-DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 PHASES = ("last", "best", "unsettled", "finetuned_last", "finetuned_best", "plain", "retrained")
 
 
@@ -53,18 +50,19 @@ class Fitted:
     def __init__(self, workdir: str | os.PathLike, *, model: Any = None, devices=None):
         """Reads the folder of a run; see `load`."""
         self.workdir = pathlib.Path(workdir).expanduser().absolute()
-        saved, self.result = (self._read_json(name) for name in ("config.json", "result.json"))
+        try:
+            saved, self.result = read_run(self.workdir)
+            self.examples = read_npz(self.workdir / "examples.npz", self.result)
+        except FileNotFoundError as error:
+            missing = pathlib.Path(str(error)).name
+            raise UserError(f"{self.workdir}: no finished run ({missing} is missing)") from None
         try:
             self._facts = saved.pop("dataset")
             self.config = _complete(saved)
             self.classes, self.columns = (tuple(self._facts[k]) for k in ("classes", "columns"))
-            with (self.workdir / "examples.npz").open("rb") as file:
-                self.examples = dict(np.load(file, allow_pickle=False))
-        except (*DAMAGED, AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"{self.workdir}: a run of another version, or damaged ({reason})"
-            ) from None
+            raise UserError(f"{self.workdir}: a run of another version ({reason})") from None
         self._labels = self.examples["label"]
         order = np.argsort(self.examples["index"], kind="stable")
         self.examples = {name: array[order] for name, array in self.examples.items()}
@@ -174,12 +172,6 @@ class Fitted:
             low, high, size = inputs.min(), inputs.max(), self._facts["vocabulary"]
             if low < 0 or high >= size:
                 raise ValueError(f"inputs: token ids {low}..{high}; must be in 0..{size - 1}")
-
-    def _read_json(self, name):
-        try:
-            return read_sealed(self.workdir / name)
-        except FileNotFoundError:
-            raise UserError(f"{self.workdir}: no finished run ({name} is missing)") from None
 
 
 def _predictor(model: Model, task: Task) -> Model:

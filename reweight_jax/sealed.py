@@ -1,27 +1,36 @@
-"""JSON that carries a checksum of its content, so that damage is noticed and never believed."""
+"""Files of a run that carry a checksum of their content, so that damage is never believed."""
 
 import hashlib
+import io
 import json
 import pathlib
+import zipfile
+import zlib
+
+import numpy as np
 
 from reweight_jax.errors import UserError
+
+# What zipfile and numpy raise for a damaged npz file.
+DAMAGED = (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError)
+DAMAGED += (zipfile.BadZipFile, zlib.error)
 
 
 class DamagedError(UserError):
     """A file is not what was written."""
 
 
-def seal(content: dict) -> dict:
-    """Returns `content` with its "checksum"."""
-    return content | {"checksum": _checksum(content)}
+def seal(content: dict, after: str = "") -> dict:
+    """Returns `content` with its "checksum", which also covers `after`: that of what precedes."""
+    return content | {"checksum": _checksum_of(content, after)}
 
 
-def unseal(content: dict) -> dict:
+def unseal(content: dict, after: str = "") -> dict:
     """Returns the content without its "checksum"; raises ValueError if that is not of it."""
     if not isinstance(content, dict) or "checksum" not in content:
         raise ValueError("it has no checksum")
     content = dict(content)
-    if content.pop("checksum") != _checksum(content):
+    if content.pop("checksum") != _checksum_of(content, after):
         raise ValueError("its checksum is not that of its content")
     return content
 
@@ -38,12 +47,43 @@ def read_sealed(path: pathlib.Path) -> dict:
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(path) from None
     except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise DamagedError(f"{path}: is damaged, or was edited ({reason})") from None
+        raise _damaged(path, error) from None
 
 
-def _checksum(content):
+def read_npz(path: pathlib.Path, result: dict) -> dict[str, np.ndarray]:
+    """Returns the arrays of an npz file of a run; errors as `read_sealed`.
+
+    `result`: the contents of result.json, which has the digests of the files written with it.
+    """
+    try:
+        content = path.read_bytes()
+        if digest(content) != result.get("files", {}).get(path.name, digest(content)):
+            raise ValueError("it is not the file that result.json was written with")
+        return dict(np.load(io.BytesIO(content), allow_pickle=False))
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(path) from None
+    except DAMAGED as error:
+        raise _damaged(path, error) from None
+
+
+def digest(content: bytes) -> str:
+    """Returns a digest of a file."""
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def checksum(content) -> str:
+    """Returns a digest of JSON, the same after it was written and read again."""
     # As it is read back: tuples are lists then, and keys are text.
     content = json.loads(json.dumps(content))
-    text = json.dumps(content, sort_keys=True).encode()
-    return hashlib.blake2b(text, digest_size=8).hexdigest()
+    return digest(json.dumps(content, sort_keys=True).encode())
+
+
+def _checksum_of(content, after):
+    return checksum([after, content] if after else content)
+
+
+def _damaged(path, error):
+    reason = " ".join(str(error).split())[:100]
+    return DamagedError(
+        f"{path}: is damaged, or was edited ({reason}); the command of its run writes it again"
+    )

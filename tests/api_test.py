@@ -22,6 +22,7 @@ from reweight_jax import Model, UserError, api, fit, load
 from reweight_jax.data.splits import load as load_data
 from reweight_jax.models import MODELS
 from reweight_jax.records.metrics import MetricsWriter
+from reweight_jax.records.workdir import identity
 from reweight_jax.sealed import read_sealed, seal
 from reweight_jax.train import loop
 
@@ -501,16 +502,18 @@ def test_a_run_of_the_command_line_can_be_loaded(digits_config, tmp_path):
     assert run.classes == tuple(config.data.classes)
 
 
-def edit(folder, **fields):
-    path = folder / "config.json"
-    path.write_text(json.dumps(seal(read_sealed(path) | fields)))
+def edit(folder, saved=None, **fields):
+    saved = saved or read_sealed(folder / "config.json") | fields
+    result = read_sealed(folder / "result.json") | {"run": identity(saved)}
+    for name, content in (("config.json", saved), ("result.json", result)):
+        (folder / name).write_text(json.dumps(seal(content)))
 
 
 def test_fields_newer_than_a_run_have_their_defaults(run, tmp_path):
     folder = run.save(tmp_path / "run")
     saved = read_sealed(folder / "config.json")
     del saved["epsilon_over"], saved["data"]["workers"]
-    (folder / "config.json").write_text(json.dumps(seal(saved)))
+    edit(folder, saved)
     again = load(folder, devices=ONE)
     assert again.config.epsilon_over == ""
     assert again.config.learning_rate == 0.1
@@ -527,8 +530,8 @@ def cut(path):
     [
         (lambda f: (f / "result.json").unlink(), "no finished run (result.json is missing"),
         (lambda f: (f / "config.json").write_text("{"), "config.json: is damaged, or was edited"),
-        (lambda f: edit(f, gone=1), "a run of another version, or damaged"),
-        (lambda f: cut(f / "examples.npz"), "a run of another version, or damaged"),
+        (lambda f: edit(f, gone=1), "a run of another version"),
+        (lambda f: cut(f / "examples.npz"), "examples.npz: is damaged, or was edited"),
         (lambda f: edit(f, task="mine"), "config.task: unknown name 'mine'; valid: classification"),
         (
             lambda f: edit(f, model={"name": "mine"}),

@@ -1,7 +1,6 @@
 """Which of a user's examples to label by hand, and the trusted set that the answers make."""
 
 import csv
-import json
 import os
 import pathlib
 import shutil
@@ -16,6 +15,7 @@ from reweight_jax.data.randomness import generator
 from reweight_jax.data.splits import load
 from reweight_jax.data.tables import FILE_COLUMN, read_table
 from reweight_jax.errors import UserError
+from reweight_jax.sealed import DamagedError, read_npz, read_sealed
 
 SOURCES = ("npz", "csv", "image_folder")
 RANDOM, UNCERTAIN = "random", "uncertain"
@@ -94,9 +94,11 @@ def uncertainty_of(workdir: str, data: Data) -> np.ndarray:
     """
     folder, train = pathlib.Path(workdir).expanduser(), data.splits.train
     try:
-        classes = json.loads((folder / "config.json").read_text())["dataset"]["classes"]
-        with np.load(folder / "examples.npz", allow_pickle=False) as file:
-            index, label, margin = (file[name] for name in ("index", "label", "margin"))
+        classes = read_sealed(folder / "config.json")["dataset"]["classes"]
+        examples = read_npz(folder / "examples.npz", read_sealed(folder / "result.json"))
+        index, label, margin = (examples[name] for name in ("index", "label", "margin"))
+    except DamagedError as error:
+        raise UserError(f"--workdir {error}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--workdir {workdir}: no finished run ({error})") from None
     unsure = np.where(np.isnan(margin), -np.inf, -np.abs(margin) if classes else -margin)

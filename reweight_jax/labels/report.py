@@ -10,8 +10,6 @@ import importlib.resources
 import math
 import pathlib
 import re
-import zipfile
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,24 +25,26 @@ from reweight_jax.labels.suspects import (
     suspects_csv,
     suspects_table,
 )
-from reweight_jax.sealed import read_sealed
+from reweight_jax.sealed import read_npz, read_sealed
 
 MAX_BYTES = 4_800_000  # of the whole file
 MAX_CARD_BYTES = 20_000  # of what is shown of one example's inputs
 NUM_CARDS = 200
-DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def judge_run(
     folder: pathlib.Path,
     *,
+    result: dict | None = None,
     false_alarm_rate: float | None = None,
     false_discovery_rate: float | None = None,
 ) -> tuple[dict, dict, quality.Judgement]:
     """Returns (config, examples, judgement) of a finished run, from its folder alone.
 
     Args:
-      folder: of the run. Read are config.json, examples.npz and, if it is there, calibration.npz.
+      folder: of the run. Read are config.json, examples.npz and, if they are there, result.json and
+        calibration.npz.
+      result: the contents of result.json, if it is not written yet.
       false_alarm_rate, false_discovery_rate: of `quality.judge`; None: those of the config. A
         false-alarm rate that is given sets the other one to 0, if that is not given too.
 
@@ -52,12 +52,14 @@ def judge_run(
       UserError: a file is missing or damaged, or a rate cannot be used.
     """
     folder = pathlib.Path(folder)
-    config = _read_json(folder / "config.json")
+    config = _read(read_sealed, folder / "config.json")
+    if result is None:
+        result = _read(read_sealed, folder / "result.json", missing={})
     if false_discovery_rate is None and false_alarm_rate is not None:
         false_discovery_rate = 0.0
     rates = {"false_alarm_rate": false_alarm_rate, "false_discovery_rate": false_discovery_rate}
-    examples = _read_npz(folder / "examples.npz")
-    calibration = _read_npz(folder / "calibration.npz", None)
+    examples = _read(read_npz, folder / "examples.npz", result)
+    calibration = _read(read_npz, folder / "calibration.npz", result, missing=None)
     try:
         labels = config.get("labels", {})
         rates = {name: labels.get(name) if rate is None else rate for name, rate in rates.items()}
@@ -84,9 +86,10 @@ def render(
       UserError: a file is missing or damaged, or a rate cannot be used.
     """
     folder = pathlib.Path(folder)
-    config, examples, judgement = judge_run(folder, **rates)
-    result = result or _read_json(folder / "result.json", {})
-    suspects = _read_npz(folder / "suspect_inputs.npz", {})
+    if result is None:
+        result = _read(read_sealed, folder / "result.json", missing={})
+    config, examples, judgement = judge_run(folder, result=result, **rates)
+    suspects = _read(read_npz, folder / "suspect_inputs.npz", result, missing={})
     try:
         classes, columns = (tuple(config["dataset"][name]) for name in ("classes", "columns"))
         rows = suspects.pop("row", None)
@@ -259,22 +262,10 @@ def _take(inputs, places):
     return np.asarray(inputs)[places]
 
 
-def _read_json(path, missing=...):
+def _read(reader, path, *arguments, missing=...):
     try:
-        return read_sealed(path)
+        return reader(path, *arguments)
     except FileNotFoundError:
         if missing is not ...:
             return missing
         raise UserError(f"{path.parent}: no finished run ({path.name} is missing)") from None
-
-
-def _read_npz(path, missing=...):
-    if missing is not ... and not path.exists():
-        return missing
-    try:
-        with path.open("rb") as file:
-            return dict(np.load(file, allow_pickle=False))
-    except FileNotFoundError:
-        raise UserError(f"{path.parent}: no finished run ({path.name} is missing)") from None
-    except DAMAGED as error:
-        raise UserError(f"{path}: damaged ({type(error).__name__})") from None

@@ -13,7 +13,6 @@ import scipy.special
 
 from reweight_jax.errors import UserError
 from reweight_jax.records import workdir
-from reweight_jax.sealed import read_sealed
 
 # Fields that may differ between the runs of a row: the seed, and what changes no number.
 NOT_COMPARED = {"seed", "trial", "log_every_steps", "checkpoint_every_steps", "steps_per_dispatch"}
@@ -25,10 +24,7 @@ def read_runs(folder: pathlib.Path) -> list[tuple[dict, dict]]:
 
     Raises UserError for a damaged file.
     """
-    return [
-        (_read(path.with_name("config.json")), _read(path))
-        for path in sorted(folder.glob("*/*/*/result.json"))
-    ]
+    return [_read(path.parent) for path in sorted(folder.glob("*/*/*/result.json"))]
 
 
 def settings(config: dict, *, finetuned: bool) -> dict:
@@ -115,10 +111,8 @@ def rank(method: str, methods: tuple[str, ...]) -> int:
     return methods.index(method) if method in methods else -1
 
 
-def _read(path):
+def _read(folder):
     try:
-        return read_sealed(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: is missing; run that run's command again") from None
-    except UserError as error:
-        raise UserError(f"{error}; run that run's command again") from None
+        return workdir.read_run(folder)
+    except FileNotFoundError as error:
+        raise UserError(f"{error}: is missing; run the command of that run again") from None

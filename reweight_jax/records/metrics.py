@@ -20,6 +20,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from reweight_jax.errors import UserError
 from reweight_jax.records.workdir import Workdir, flatten, writing
+from reweight_jax.sealed import DamagedError, seal, unseal
 
 
 class MetricsWriter:
@@ -27,8 +28,8 @@ class MetricsWriter:
 
     def __init__(self, workdir: Workdir, records: list[dict]):
         """Begins with `records`, those up to the step resumed from, in place of the file's."""
-        self.records = list(records)
-        workdir.write("metrics.jsonl", "".join(json.dumps(r) + "\n" for r in records))
+        self.records, self._checksum = list(records), ""
+        workdir.write("metrics.jsonl", "".join(map(self._line, records)))
         self._path = workdir.path / "metrics.jsonl" if workdir.writes else os.devnull
         self._events = None
         with writing(workdir.path):
@@ -43,9 +44,15 @@ class MetricsWriter:
         """Writes a record: "step", "kind", and numbers, lists of numbers or dicts of numbers."""
         self.records.append(record)
         with writing(self._path):
-            self._file.write(json.dumps(record) + "\n")
+            self._file.write(self._line(record))
             if self._events and record["kind"] != "confusion":  # K x K numbers are no curves
                 self._write_events(record)
+
+    def _line(self, record):
+        # Each checksum also covers the line before: none can go missing, or be there twice.
+        sealed = seal(record, after=self._checksum)
+        self._checksum = sealed["checksum"]
+        return json.dumps(sealed) + "\n"
 
     def _write_events(self, record):
         now, step = time.time(), record["step"]
@@ -130,15 +137,20 @@ class TrainingLog:
 def read_metrics(folder: pathlib.Path) -> list[dict]:
     """Returns the records of a run; a last line that was cut by a kill is left out.
 
-    Raises UserError for another line that cannot be read.
+    Raises DamagedError for a line that is not what was written there.
     """
-    path, records = folder / "metrics.jsonl", []
-    lines = path.read_text().split("\n") if path.exists() else [""]
+    path, records, checksum = folder / "metrics.jsonl", [], ""
+    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
     for number, line in enumerate(lines[:-1], 1):
         try:
-            records.append(json.loads(line))
-        except ValueError:
-            raise UserError(f"{path}: line {number} is damaged") from None
+            sealed = json.loads(line)
+            records.append(unseal(sealed, after=checksum))
+        except (ValueError, RecursionError):
+            raise DamagedError(
+                f"{path}: is damaged, or was edited, at line {number}; the command of its run "
+                "writes it again"
+            ) from None
+        checksum = sealed["checksum"]
     return records
 
 

@@ -7,10 +7,12 @@ import pathlib
 import platform
 import time
 
+import filelock
+
 from reweight_jax.configs import default
 from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS
-from reweight_jax.sealed import DamagedError, read_sealed, seal
+from reweight_jax.sealed import DamagedError, checksum, read_sealed, seal
 
 # Fields that change no number of a run: what is logged, how data is read, and the place of files:
 # what is in them is compared by its fingerprint.
@@ -54,7 +56,7 @@ class Workdir:
             if self.writes:
                 try:
                     self.path.mkdir(parents=True, exist_ok=True)
-                    stack.enter_context(_lock(self.path / "lock"))
+                    stack.enter_context(_lock(self.path))
                 except OSError as error:
                     raise UserError(f"--workdir {self.path}: cannot be used ({error})") from None
                 self._check_config()
@@ -67,7 +69,10 @@ class Workdir:
             pass
         except DamagedError as error:  # it is in every checkpoint too
             if not (self.path / "checkpoints").is_dir():
-                raise UserError(f"{error}; remove the folder, or choose another one") from None
+                raise UserError(
+                    f"--workdir {self.path}: config.json is damaged, or was edited, and there is "
+                    "no checkpoint that has it; remove the folder, or choose another one"
+                ) from error
 
     def check(self, content: dict) -> None:
         """Raises UserError if `content`, as `self.content`, is of a run that cannot go on as ours.
@@ -115,28 +120,48 @@ def writing(path: pathlib.Path):
 
 
 @contextlib.contextmanager
-def _lock(path):
-    """Holds a lock on a file that says who holds it; UserError if another process does."""
+def _lock(folder):
+    """Holds the lock of a folder, and says in a file who does; UserError if another process does.
+
+    The system frees it if the process is killed.
+    """
+    lock, holder = filelock.FileLock(folder / "lock"), folder / "lock_holder"
     try:
-        import fcntl
-    except ImportError:  # a system without such locks
-        yield
-        return
-    with open(path, "a+") as file:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read(200).strip() or "another process"
-            raise UserError(f"--workdir {path.parent}: in use by {holder}") from None
-        file.truncate(0)
+            by = holder.read_text(errors="replace")[:200].strip()
+        except OSError:
+            by = ""
+        raise UserError(f"--workdir {folder}: in use by {by or 'another process'}") from None
+    try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        file.write(f"process {os.getpid()} on {platform.node()}, since {since}\n")
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
+        holder.write_text(f"process {os.getpid()} on {platform.node()}, since {since}\n")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def identity(content: dict) -> str:
+    """Returns a digest of what decides the steps of a run, from the content of its config.json."""
+    return checksum({k: v for k, v in flatten(content).items() if k not in FREE | LATER})
+
+
+def read_run(folder: pathlib.Path) -> tuple[dict, dict]:
+    """Returns the contents of config.json and result.json of a finished run.
+
+    Raises:
+      DamagedError: one of them is damaged, or they are of two runs.
+      FileNotFoundError: one is missing.
+    """
+    config, result = (read_sealed(folder / name) for name in ("config.json", "result.json"))
+    if result.get("run", identity(config)) != identity(config):
+        raise DamagedError(
+            f"{folder}: config.json and result.json are of two runs; the command of its run "
+            "writes them again"
+        )
+    return config, result
 
 
 def _with_defaults(content):

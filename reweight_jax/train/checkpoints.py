@@ -5,10 +5,10 @@ of its arrays, of the run's config and of its metrics up to this step, which is 
 """
 
 import contextlib
-import hashlib
 import pathlib
 import shutil
 import warnings
+import zlib
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -23,8 +23,6 @@ from reweight_jax.sealed import DamagedError, seal, unseal
 from reweight_jax.train import hosts
 
 KEEP = 3  # the last one, and two to fall back on; those of `Checkpoints.keep` besides
-
-
 SLACK = 1_000_000  # bytes of a checkpoint that are not of its arrays, and of what follows it
 
 
@@ -165,9 +163,9 @@ def digests(tree) -> dict[str, str]:
 
 
 def _digest(array):
-    digest = hashlib.blake2b(f"{array.dtype} {array.shape}".encode(), digest_size=8)
-    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-    return digest.hexdigest()
+    # CRC-32 is five times as fast as blake2b, and misses one damage in four billion.
+    start = zlib.crc32(f"{array.dtype} {array.shape}".encode())
+    return f"{zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8), start):08x}"
 
 
 def _compare(found: dict[str, str], expected: dict[str, str]) -> None:

@@ -9,8 +9,8 @@ from reweight_jax.data.examples import map_inputs
 from reweight_jax.labels import report
 from reweight_jax.labels.health import health
 from reweight_jax.records import plots, result
-from reweight_jax.records.workdir import Workdir
-from reweight_jax.sealed import seal
+from reweight_jax.records.workdir import Workdir, identity
+from reweight_jax.sealed import digest, seal
 from reweight_jax.train import evaluate as evaluation
 from reweight_jax.train.selection import judge_labels, what_is_known
 
@@ -43,21 +43,27 @@ def finish(
         outcome["health"] = health(records, outcome, config, _trusted(experiment, trained, predict))
     if not folder.writes:
         return outcome
-    folder.write("examples.npz", _npz(known))
+    tables = {"examples.npz": known}
     if splits.calibration is not None:
-        of_calibration = what_is_known(experiment, state, "calibration")
-        folder.write("calibration.npz", _npz(of_calibration))
+        tables["calibration.npz"] = what_is_known(experiment, state, "calibration")
+    if judgement:
+        rows = judgement.order[: report.NUM_CARDS]
+        inputs = map_inputs(lambda array: array[rows], splits.train.inputs)
+        named = inputs if isinstance(inputs, dict) else {}
+        named = {f"input.{name}": array for name, array in named.items()} or {"input": inputs}
+        tables["suspect_inputs.npz"] = {"row": rows} | named
+    files = {name: _npz(arrays) for name, arrays in tables.items()}
+    # So that result.json is not believed beside the files or the config of another run.
+    outcome["files"] = {name: digest(content) for name, content in files.items()}
+    outcome["run"] = identity(folder.content)
+    for name, content in files.items():
+        folder.write(name, content)
     if draw:
         shown = (records, outcome, known["weight"], wrong, splits.train.label, experiment.classes)
         starts = [phase.start for phase in phases[1:]]
         for name, png in plots.draw_run(*shown, starts).items():
             folder.write(f"plots/{name}.png", png)
     if judgement:
-        rows = judgement.order[: report.NUM_CARDS]
-        inputs = map_inputs(lambda array: array[rows], splits.train.inputs)
-        named = inputs if isinstance(inputs, dict) else {}
-        named = {f"input.{name}": array for name, array in named.items()} or {"input": inputs}
-        folder.write("suspect_inputs.npz", _npz({"row": rows} | named))
         for name, content in report.render(folder.path, result=outcome).items():
             folder.write(name, content)
     folder.write("result.json", result.to_json(seal(outcome)))

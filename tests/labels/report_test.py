@@ -256,7 +256,7 @@ def test_what_is_missing_or_damaged_is_named(run_folder):
     assert "No calibration examples" in " ".join(parsed.text)
     assert len(parsed.data["cards"]) == 200
     (run_folder / "examples.npz").write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"examples\.npz: damaged"):
+    with pytest.raises(UserError, match=r"examples\.npz: is damaged"):
         report.render(run_folder)
     (run_folder / "examples.npz").unlink()
     with pytest.raises(UserError, match=r"no finished run \(examples\.npz is missing\)"):

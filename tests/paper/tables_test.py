@@ -157,7 +157,7 @@ def test_other_numbers_of_steps_and_runs_without_noise_are_not_averaged(tmp_path
 def test_a_damaged_file_is_named(tmp_path, name):
     workdir = finished(tmp_path, imbalanced(), 0, last=0.9, best=0.9)
     (workdir / name).write_text('{"half": ')
-    with pytest.raises(UserError, match=f"seed0/{name}: is damaged.*; run that run"):
+    with pytest.raises(UserError, match=f"seed0/{name}: is damaged.*; the command of its run"):
         imbalance.collect(tmp_path / "mnist_imbalance-digits")
 
 

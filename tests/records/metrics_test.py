@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import tqdm
 
+from reweight_jax.errors import UserError
 from reweight_jax.records import metrics as records
+from reweight_jax.records.workdir import Workdir
 
 
 class Metric(np.ndarray):
@@ -48,7 +50,52 @@ def test_the_time_of_an_interval_is_that_of_its_own_steps(ready, monkeypatch):
     assert written[-1]["seconds"] == 106.0
 
 
-def test_a_last_line_that_a_kill_cut_short_is_left_out(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "kind": "eval"}\n{"step": 2, "ki')
-    assert records.read_metrics(tmp_path) == [{"step": 1, "kind": "eval"}]
+@pytest.fixture
+def written(digits_config, tmp_path):
+    """The lines of a metrics.jsonl, and its records."""
+    writer = records.MetricsWriter(Workdir(tmp_path, digits_config(), {}), [])
+    for step in (2, 4, 6, 8):
+        writer.write({"step": step, "kind": "eval", "clean": {"loss": step / 7}})
+    writer.close()
+    assert records.read_metrics(tmp_path) == writer.records and len(writer.records) == 4
+    return (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True), writer.records
+
+
+@pytest.mark.parametrize(
+    "damage, line",
+    [
+        (lambda lines: [lines[0], lines[1].replace("0.5", "0.6"), *lines[2:]], 2),
+        (lambda lines: [lines[0], lines[1][:9], *lines[2:]], 2),
+        (lambda lines: [lines[0], "null\n", *lines[2:]], 2),
+        (lambda lines: [lines[0], "\n", *lines[1:]], 2),
+        (lambda lines: [lines[0], *lines[2:]], 2),
+        (lambda lines: lines[1:], 1),
+        (lambda lines: [*lines, lines[-1]], 5),
+        (lambda lines: [*lines[:2], lines[3], lines[2]], 3),
+        (lambda lines: [*lines[:3], "[" * 100_000 + "\n"], 4),
+    ],
+)
+def test_a_record_that_is_not_what_was_written_is_named(damage, line, written, tmp_path):
+    lines, _ = written
+    assert damage(lines) != lines
+    (tmp_path / "metrics.jsonl").write_text("".join(damage(lines)))
+    with pytest.raises(
+        UserError, match=f"metrics.jsonl: is damaged, or was edited, at line {line};"
+    ):
+        records.read_metrics(tmp_path)
+
+
+def test_a_last_line_that_a_kill_cut_short_is_left_out(written, tmp_path):
+    lines, whole = written
+    (tmp_path / "metrics.jsonl").write_text("".join(lines)[:-5])
+    assert records.read_metrics(tmp_path) == whole[:3]
     assert records.read_metrics(tmp_path / "none") == []
+
+
+def test_a_writer_begins_with_the_records_given(written, digits_config, tmp_path):
+    lines, whole = written
+    (tmp_path / "metrics.jsonl").write_text("damaged")
+    writer = records.MetricsWriter(Workdir(tmp_path, digits_config(), {}), whole[:2])
+    writer.write(whole[2])
+    writer.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == "".join(lines[:3])

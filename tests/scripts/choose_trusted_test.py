@@ -14,6 +14,7 @@ from PIL import Image
 from reweight_jax.configs import own_data
 from reweight_jax.data.splits import load
 from reweight_jax.data.tables import read_table
+from reweight_jax.sealed import seal
 
 CLASSES = ("cat", "dog", "owl")
 DATA = ("--config=configs/own_data.py:npz", "--config.data.path=a.npz")
@@ -217,7 +218,9 @@ def test_an_npz_file(tmp_path, monkeypatch, task):
 
 def write_run(folder, classes, **arrays):
     folder.mkdir()  # with what is read of a finished run
-    (folder / "config.json").write_text(json.dumps({"dataset": {"classes": list(classes)}}))
+    config = {"dataset": {"classes": list(classes)}}
+    (folder / "config.json").write_text(json.dumps(seal(config)))
+    (folder / "result.json").write_text(json.dumps(seal({})))
     np.savez(folder / "examples.npz", **arrays)
 
 
