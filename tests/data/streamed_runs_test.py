@@ -37,7 +37,8 @@ def assert_same_run(config, tmp_path, monkeypatch, devices=ONE_DEVICE, *, lazy=T
     state = saved(tmp_path / "streamed", config.num_steps)
     chex.assert_trees_all_equal(state, saved(tmp_path / "resident", config.num_steps))
     assert records(tmp_path / "streamed") == records(tmp_path / "resident")
-    assert without_times(result) == without_times(expected)
+    # Of lazy inputs other rows are in the fingerprint, so that the run has another identity.
+    assert without_times(result) | {"run": ""} == without_times(expected) | {"run": ""}
     return state
 
 
