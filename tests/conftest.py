@@ -41,6 +41,13 @@ def pytest_configure(config):
         os.environ[name.upper()] = str(value)
 
 
+@pytest.fixture
+def x64():
+    """Arrays of float64, for tests of derivatives: a wrong term shows, however small it is."""
+    with jax.enable_x64(True):
+        yield
+
+
 @pytest.fixture(scope="session")
 def digits_config():
     """() -> the digits variant, shrunk to a minute-long suite: 6 steps, all its machinery."""

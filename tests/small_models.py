@@ -4,6 +4,7 @@ What changes between the networks is what the algorithm must not care about: a p
 flax linen with and without BatchNorm and dropout, flax nnx.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -123,7 +124,8 @@ class ResidualNet(nn.Module):
 
 
 def _linen(model, image_shape, dtype, margin=0) -> Network:
-    variables = model.init(jax.random.key(0), jnp.zeros((2, *image_shape)), train=False)
+    init = jax.jit(functools.partial(model.init, train=False))  # else many small compilations
+    variables = init(jax.random.key(0), jnp.zeros((2, *image_shape)))
     variables = cast(variables, dtype)
     params = variables.pop("params")
 
@@ -152,15 +154,18 @@ def _linen(model, image_shape, dtype, margin=0) -> Network:
     return Network(params, variables, loss_fn, batch)
 
 
+@functools.cache
 def lenet() -> Network:
     """float32 only: that is what the benchmark's LeNet returns."""
     return _linen(LeNet(NUM_CLASSES), (28, 28, 1), np.float32, margin=5)
 
 
+@functools.cache
 def conv_net(dtype=np.float32) -> Network:
     return _linen(ConvNet(), (28, 28, 1), dtype, margin=5)
 
 
+@functools.cache
 def residual_net(dtype=np.float32, dropout_rate=0.2, axis_name=None) -> Network:
     return _linen(ResidualNet(dropout_rate, axis_name), (6, 6, 2), dtype)
 
@@ -178,6 +183,7 @@ class NnxNet(nnx.Module):
         return self.out(nnx.relu(self.norm(self.hidden(x))))
 
 
+@functools.cache
 def nnx_net(dtype=np.float32, num_features=5) -> Network:
     """An object with state of its own, made a pure function by split and merge."""
     model = NnxNet(num_features, nnx.Rngs(0))
