@@ -145,16 +145,16 @@ def test_lookahead_and_jvp_train_alike_with_dropout():
 @pytest.mark.parametrize("num_devices", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_steps_per_dispatch_change_nothing(num_devices):
     made = experiment("reweight", jax.devices()[:num_devices])
-    single, whole = train(made, (1, 1, 1, 1)), train(made, (4,))
+    single, whole = train(made, (1, 1)), train(made, (2,))
     chex.assert_trees_all_close(single, whole, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("num_devices", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_the_loop_of_an_accelerator_is_the_unrolled_one_of_a_cpu(monkeypatch, num_devices):
     made = experiment("reweight", jax.devices()[:num_devices])
-    unrolled = train(made, (4, 4))
+    unrolled = train(made, (2, 2))
     monkeypatch.setattr(on_devices, "on_cpu", lambda devices: False)
-    scanned = train(made, (4, 4), step=counted(bound_step(made)))
+    scanned = train(made, (2, 2), step=counted(bound_step(made)))
     chex.assert_trees_all_close(scanned, unrolled, rtol=2e-4, atol=2e-6)
 
 
@@ -180,7 +180,7 @@ def test_inputs_that_are_not_resident_are_taken_as_given():
     inputs = on_devices.put_ahead((TRAIN.inputs[part] for part in rows), made.devices)
     for part, given in zip(rows, inputs, strict=True):
         state, _ = run(state, part, None, given)
-    chex.assert_trees_all_equal(jax.device_get(state), expected[0])
+    chex.assert_trees_all_close(jax.device_get(state), expected[0], rtol=1e-5, atol=1e-7)
     assert list(on_devices.put_ahead(iter([]), made.devices)) == []
 
 
@@ -282,8 +282,9 @@ def test_weights_over_some_of_the_parameters(pattern, names):
         return optax.softmax_cross_entropy_with_integer_labels(logits, examples["label"])
 
     params = state.params["model"]
-    jacobian = jax.jacrev(losses)(params, batch)
-    clean_gradient = jax.grad(lambda p: losses(p, clean).mean())(params)
+    gradient = jax.jit(jax.grad(lambda params: losses(params, clean).mean()))
+    jacobian = jax.device_get(jax.jit(jax.jacrev(losses))(params, batch))
+    clean_gradient = jax.device_get(gradient(params))
     products = sum(
         jacobian[name][leaf].reshape(16, -1) @ clean_gradient[name][leaf].ravel()
         for name in params
