@@ -6,12 +6,17 @@ from reweight_jax.paper import published, tables
 
 
 def collect(folder: pathlib.Path) -> list[dict]:
-    """Returns one row per (ratio, method, setting) of the runs under `folder`.
+    """Returns `rows_of` the finished runs under `folder`."""
+    return rows_of(tables.read_runs(folder))
+
+
+def rows_of(finished: list[tuple[dict, dict]]) -> list[dict]:
+    """Returns one row per (ratio, method, setting) of finished runs, (config.json, result.json).
 
     Errors are fractions; intervals are of the mean over seeds (`tables.mean_and_interval`).
     """
     runs = []
-    for config, result in tables.read_runs(folder):
+    for config, result in finished:
         names = {
             "imbalance_ratio": config["data"]["imbalance_ratio"],
             "method": result["method"],

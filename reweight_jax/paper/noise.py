@@ -37,26 +37,31 @@ WEIGHTS = {
 
 
 def collect(folder: pathlib.Path, name: str) -> list[dict]:
-    """Returns the rows of every finished run in the folders `name`-<variant> under `folder`.
+    """Returns `rows_of` the finished runs in the folders `name`-<variant> under `folder`."""
+    folders = sorted(folder.glob(f"{name}-*"))
+    return rows_of([run for run_folder in folders for run in tables.read_runs(run_folder)])
+
+
+def rows_of(finished: list[tuple[dict, dict]]) -> list[dict]:
+    """Returns the rows of finished runs, (config.json, result.json).
 
     One row per kind of noise, column, method, choice of model and setting. Accuracies are fractions
     and intervals are of the mean over seeds (`tables.mean_and_interval`). The statistics of the
     weights are means over seeds, of the last step; NaN in rows of other steps or without any.
     """
     runs = []
-    for run_folder in sorted(folder.glob(f"{name}-*")):
-        for config, result in tables.read_runs(run_folder):
-            if config["data"]["noise"] == "none":
-                continue
-            short = result["variant"].endswith(SHORT)
-            for choice, scores in CHOICES.items():
-                if scores[short] in result:
-                    names = {"noise": config["data"]["noise"], **_column(config)}
-                    names |= {"method": result["method"], "choice": choice}
-                    names |= {"num_steps": result["num_steps"]}
-                    settings = tables.settings(config, finetuned="FT" in choice)
-                    accuracy = result[scores[short]]["test_accuracy"]
-                    runs.append((names, settings, (accuracy, result)))
+    for config, result in finished:
+        if config["data"]["noise"] == "none":
+            continue
+        short = result["variant"].endswith(SHORT)
+        for choice, scores in CHOICES.items():
+            if scores[short] in result:
+                names = {"noise": config["data"]["noise"], **_column(config)}
+                names |= {"method": result["method"], "choice": choice}
+                names |= {"num_steps": result["num_steps"]}
+                settings = tables.settings(config, finetuned="FT" in choice)
+                accuracy = result[scores[short]]["test_accuracy"]
+                runs.append((names, settings, (accuracy, result)))
     return sorted((_row(*group) for group in tables.group(runs)), key=_order)
 
 
