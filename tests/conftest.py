@@ -103,3 +103,12 @@ def load_script():
         return loaded[name]
 
     return load
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory):
+    """A finished fit that separates the classes of the toy data. It is only read."""
+    from toy_fits import quick, toy  # jax.devices: only after jax_num_cpu_devices
+
+    folder = tmp_path_factory.mktemp("toy") / "run"
+    return quick(workdir=folder, num_steps=100, learning_rate=0.1, test=toy()[1])

@@ -1,0 +1,177 @@
+"""fit on labels and inputs of any type: against each other, against numpy, and in their units."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+from toy_fits import quick, toy
+
+from reweight_jax import UserError
+
+
+@functools.cache
+def plain_probabilities():
+    return quick(method="baseline").predict(toy()[0][0])
+
+
+@pytest.mark.parametrize(
+    ("encode", "classes"),
+    [
+        (lambda y: [("no", "yes")[k] for k in y], ("no", "yes")),
+        (lambda y: np.array([-3, 70])[y], (-3, 70)),
+        (lambda y: y == 1, (False, True)),
+        (lambda y: [float(k) for k in y], (0, 1)),
+        (lambda y: np.array([b"a", b"b"])[y], ("a", "b")),
+        (lambda y: y[:, None], (0, 1)),
+    ],
+)
+def test_labels_of_any_type_give_the_same_model(encode, classes):
+    (x, y, _), (clean_x, clean_y) = toy()
+    clean = (clean_x.tolist(), encode(clean_y))
+    run = quick(None, (x.tolist(), encode(y)), clean=clean, method="baseline")
+    assert run.classes == classes
+    assert [type(name) for name in run.classes] == [type(name) for name in classes]
+    np.testing.assert_array_equal(run.predict(x), plain_probabilities())
+
+
+def test_pandas_columns_are_taken_by_their_names():
+    pd = pytest.importorskip("pandas")
+    (x, y, _), (clean_x, clean_y) = toy()
+    frame = pd.DataFrame(x, columns=["width", "height"], index=np.arange(200)[::-1])
+    clean = pd.DataFrame(clean_x, columns=["width", "height"])[["height", "width"]]
+    series = pd.Series(y).map({0: "no", 1: "yes"})
+    run = quick(None, (frame, series), method="baseline",
+                clean=(clean, pd.Series(clean_y).map({0: "no", 1: "yes"})))  # fmt: skip
+    assert run.columns == ("width", "height")
+    np.testing.assert_allclose(run.predict(x), plain_probabilities(), rtol=1e-5)
+    swapped = frame[["height", "width"]].assign(other="not read")
+    np.testing.assert_array_equal(run.predict(swapped), run.predict(x))
+    with pytest.raises(UserError, match="predict: inputs: lacks the column height"):
+        run.predict(frame[["width"]])
+    with pytest.raises(UserError, match="fit: clean_input: lacks the column width"):
+        quick(None, (frame, series), clean=(clean[["height"]], clean_y))
+
+
+def test_missing_tags_leave_no_trace(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 3))
+    tags = (x > 0).astype(float)
+    tags[rng.random(tags.shape) < 0.2] = np.nan
+    clean = (x[:60], (x[:60] > 0).astype(int))
+    kwargs = {"task": "multi_label", "num_steps": 100, "learning_rate": 0.05, "test": clean}
+    run = quick(None, (x, tags), clean=clean, **kwargs)
+    p = run.predict(x)
+    assert p.shape == (120, 3)
+    assert np.mean((p > 0.5) == (x > 0)) > 0.85
+    assert run.result["last"]["test_error"] == pytest.approx(np.mean((p[:60] > 0.5) != clean[1]))
+    np.testing.assert_array_equal(run.examples["margin"][np.isnan(tags)], 0)
+    assert np.all(run.examples["margin"][~np.isnan(tags)] != 0)
+    with pytest.raises(UserError, match="test_label: all tags are unknown"):
+        quick(None, (x, tags), clean=clean, **kwargs | {"test": (x, np.full_like(x, -1))})
+    again = quick(None, (x, np.nan_to_num(tags, nan=-1).astype(int)), clean=clean, **kwargs)
+    np.testing.assert_array_equal(again.predict(x), p)
+    assert run.classes == (0, 1, 2)
+
+
+@pytest.mark.parametrize("shape", [(200,), (200, 1), (200, 2)])
+def test_regression_predicts_in_the_units_of_the_labels(shape):
+    x = toy()[0][0]
+    y = 1e4 + 1e3 * (x @ np.array([[1.0, -2], [0.03, 0.02]]))[:, : shape[1] if shape[1:] else 1]
+    run = quick(None, (x, y.reshape(shape)), clean=(x[:30], y.reshape(shape)[:30]),
+                task="regression", num_steps=200, learning_rate=0.1,
+                model_fields={"hidden": ()})  # fmt: skip
+    predicted = run.predict(x)
+    assert predicted.shape == ((200, 2) if shape == (200, 2) else (200,))
+    np.testing.assert_allclose(predicted.reshape(200, -1), y, atol=0.02 * y.std())
+    rmse = np.sqrt(np.mean((predicted.reshape(200, -1)[:30] - y[:30]) ** 2))
+    assert run.result["last"]["clean_rmse"] == pytest.approx(rmse, rel=1e-2)
+    assert run.classes == ()
+
+
+def test_tokens_train_a_transformer():
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 9, size=(120, 5))
+    label = (tokens == 3).any(axis=1)
+    run = quick(None, (tokens, label), clean=(tokens[:30], label[:30]), learning_rate=0.01,
+                num_steps=60, clean_batch_size=30,
+                model_fields={"features": 8, "num_heads": 1, "num_layers": 1})  # fmt: skip
+    assert run.sample.dtype == np.int32
+    assert np.mean(run.predict(tokens).argmax(1) == label) > 0.9
+    with pytest.raises(UserError, match=r"predict: inputs: token ids 0..9; must be in 0..8"):
+        run.predict(np.arange(5, 10)[None] % 10 * [[0, 1, 1, 1, 1]])
+
+
+def test_images_train_a_small_cnn():
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, size=60)
+    image = rng.integers(0, 100, size=(60, 8, 8, 1)) + 100 * label[:, None, None, None]
+    image = image.astype(np.uint8)
+    run = quick(None, (image, label), clean=(image[:20], label[:20]), num_steps=20,
+                learning_rate=0.01)  # fmt: skip
+    np.testing.assert_array_equal(run.predict(image).argmax(1), label)
+    np.testing.assert_allclose(run.predict(image[..., 0]), run.predict(image))
+    with pytest.raises(UserError, match="inputs: is float32, but the training set is uint8"):
+        run.predict(image / 255)
+
+
+# --- Errors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"learning_rte": 1.0}, "no field learning_rte; did you mean learning_rate?"),
+        ({"workdr": "x"}, "no field workdr; did you mean workdir?"),
+        ({"num_clean": 3}, "no field num_clean; did you mean data=dict(num_clean=...)?"),
+        ({"data": {"num_clen": 3}}, "no field data.num_clen; did you mean data=dict(num_clean="),
+        (
+            {"model_fields": {"hiden": (3,)}},
+            "no field model.hiden; did you mean model_fields=dict(",
+        ),
+        ({"xyzzy": 1}, "no field xyzzy; configs/default.py has all fields"),
+        ({"data": 3}, "data: 3; must be a dict, data=dict(...)"),
+        ({"data": {"path": "x.npz"}}, "config.data.path: fit takes arrays and reads no files"),
+        ({"num_steps": "many"}, "config.num_steps: 'many'; must be of the type int"),
+        ({"seed": None}, "config.seed: None; must be of the type int"),
+        ({"num_steps": 0}, "config.num_steps: 0; must be at least 1"),
+        ({"method": "rewieght"}, "config.method: 'rewieght'; unknown name; valid: "),
+        ({"task": "rank"}, "task: unknown name 'rank'; valid: "),
+        ({"clean": np.ones((3, 2))}, "clean: must be a pair (inputs, labels)"),
+        ({"clean": None}, "there is no trusted set, and none is drawn from labels of unknown"),
+        ({"clean": (np.ones((3, 2)), [0, 1])}, "clean_input has 3 rows, but clean_label has 2"),
+        ({"clean": (np.ones((2, 3)), [0, 1])}, "clean_input: a row has shape (3,), but in train"),
+    ],
+)
+def test_a_mistake_is_one_line(fields, message, tmp_path):
+    with pytest.raises(UserError) as error:
+        quick(workdir=tmp_path / "run", **{"clean": toy()[1]} | fields)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_numbers_of_numpy_are_taken(tmp_path):
+    run = quick(num_steps=np.int64(2), learning_rate=np.float32(0.5), lr_drop_steps=np.array([1]),
+                model_fields={"hidden": [np.int32(4)]}, workdir=str(tmp_path / "run"))  # fmt: skip
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert saved["lr_drop_steps"] == [1]
+    assert saved["model"]["hidden"] == [4]
+    assert run.config.learning_rate == 0.5
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (np.ones(2), r"predict: inputs: shape \(2,\); must be \[N, ...\]"),
+        (np.ones((1, 3)), r"predict: inputs: a row has shape \(3,\), but in the training set .*2"),
+        (np.ones((0, 2)), r"predict: inputs: is empty, \(0, 2\)"),
+        ([["a", "b"]], "predict: inputs: is <U1; must be numbers"),
+        ([[1.0, np.nan]], "predict: inputs: row 0 has a value that is missing"),
+        ({"x": np.ones((1, 2))}, "predict: inputs: must be a dict of arrays if and only if the"),
+        (np.ones((1, 2), np.uint8), "predict: inputs: is uint8, but the training set is float32"),
+    ],
+)
+def test_inputs_unlike_the_training_set_are_refused(toy_run, inputs, message):
+    with pytest.raises(UserError, match=message):
+        toy_run.predict(inputs)
