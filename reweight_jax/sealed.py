@@ -61,6 +61,8 @@ def read_npz(path: pathlib.Path, result: dict) -> dict[str, np.ndarray]:
             raise ValueError("it is not the file that result.json was written with")
         return dict(np.load(io.BytesIO(content), allow_pickle=False))
     except (FileNotFoundError, NotADirectoryError):
+        if path.name in result.get("files", ()):
+            raise _damaged(path, "it is missing") from None
         raise FileNotFoundError(path) from None
     except DAMAGED as error:
         raise _damaged(path, error) from None

@@ -42,8 +42,7 @@ def judge_run(
     """Returns (config, examples, judgement) of a finished run, from its folder alone.
 
     Args:
-      folder: of the run. Read are config.json, examples.npz and, if they are there, result.json and
-        calibration.npz.
+      folder: of the run. Read are config.json, result.json, examples.npz and calibration.npz.
       result: the contents of result.json, if it is not written yet.
       false_alarm_rate, false_discovery_rate: of `quality.judge`; None: those of the config. A
         false-alarm rate that is given sets the other one to 0, if that is not given too.
@@ -54,7 +53,7 @@ def judge_run(
     folder = pathlib.Path(folder)
     config = _read(read_sealed, folder / "config.json")
     if result is None:
-        result = _read(read_sealed, folder / "result.json", missing={})
+        result = _read(read_sealed, folder / "result.json")
     if false_discovery_rate is None and false_alarm_rate is not None:
         false_discovery_rate = 0.0
     rates = {"false_alarm_rate": false_alarm_rate, "false_discovery_rate": false_discovery_rate}
@@ -77,8 +76,7 @@ def render(
     """Returns suspects.csv and label_report.html of a finished run: name -> content.
 
     Args:
-      folder: of the run. Read are result.json and suspect_inputs.npz, if they are there, and what
-        `judge_run` reads.
+      folder: of the run. Read are suspect_inputs.npz and what `judge_run` reads.
       result: the contents of result.json, if it is not written yet.
       **rates: as in `judge_run`.
 
@@ -87,7 +85,7 @@ def render(
     """
     folder = pathlib.Path(folder)
     if result is None:
-        result = _read(read_sealed, folder / "result.json", missing={})
+        result = _read(read_sealed, folder / "result.json")
     config, examples, judgement = judge_run(folder, result=result, **rates)
     suspects = _read(read_npz, folder / "suspect_inputs.npz", result, missing={})
     try:

@@ -5,6 +5,7 @@ of its arrays, of the run's config and of its metrics up to this step, which is 
 """
 
 import contextlib
+import os
 import pathlib
 import shutil
 import warnings
@@ -43,12 +44,13 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path, check: Callable[[dict], None]):
         """`check` takes the config of a checkpoint; UserError if it is of another run."""
-        self._folder, self._check = folder.resolve(), check
+        self._folder, self._check = pathlib.Path(os.path.realpath(folder)), check
         self._kept = _Kept()
         self._manager = self._open() if hosts.is_first() else None
 
     def _open(self):
-        self._folder.mkdir(parents=True, exist_ok=True)
+        with _writing(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(n=KEEP), self._kept]),
             create=False,
@@ -104,7 +106,12 @@ class Checkpoints:
             return like
         with _writing(self._folder):
             self._manager.wait_until_finished()
-        return self._restore(step, like).state
+        try:
+            return self._restore(step, like).state
+        except DamagedError as error:
+            raise UserError(
+                f"{error}; remove it and those after it, and the command takes these steps again"
+            ) from error
 
     def _restore(self, step, like) -> Restored:
         with _damage_named(self._folder, step):
@@ -207,7 +214,7 @@ def read_model(
     args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
     # Nothing is saved, so nothing is written; `read_only` would only add warnings.
     options = ocp.CheckpointManagerOptions(create=False)
-    with ocp.CheckpointManager(folder.resolve(), options=options) as manager:
+    with ocp.CheckpointManager(os.path.realpath(folder), options=options) as manager:
         with _damage_named(folder, step):
             record = _read_record(manager, step)
         check(record["config"])

@@ -250,7 +250,7 @@ def test_a_finished_run_is_rendered_from_its_folder(run_folder):
 def test_what_is_missing_or_damaged_is_named(run_folder):
     with pytest.raises(UserError, match="false_alarm_rate: 2"):
         report.render(run_folder, false_alarm_rate=2.0)
-    for name in ("calibration.npz", "suspect_inputs.npz", "result.json"):
+    for name in ("calibration.npz", "suspect_inputs.npz"):  # as of a run that has none
         (run_folder / name).unlink()
     parsed = Page(report.render(run_folder)["label_report.html"].decode())
     assert "No calibration examples" in " ".join(parsed.text)
@@ -260,4 +260,11 @@ def test_what_is_missing_or_damaged_is_named(run_folder):
         report.render(run_folder)
     (run_folder / "examples.npz").unlink()
     with pytest.raises(UserError, match=r"no finished run \(examples\.npz is missing\)"):
+        report.render(run_folder)
+    result = seal({"files": {"examples.npz": "0"}})
+    (run_folder / "result.json").write_text(json.dumps(result))
+    with pytest.raises(UserError, match=r"examples\.npz: is damaged, .* \(it is missing\)"):
+        report.render(run_folder)
+    (run_folder / "result.json").unlink()
+    with pytest.raises(UserError, match=r"no finished run \(result\.json is missing\)"):
         report.render(run_folder)

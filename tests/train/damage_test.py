@@ -16,11 +16,12 @@ from whole_runs import ONE_DEVICE, without_times
 
 from reweight_jax import load
 from reweight_jax.errors import UserError
-from reweight_jax.train.loop import train_and_evaluate
+from reweight_jax.train.config import load_experiment
+from reweight_jax.train.loop import train
 
 # What orbax was reading when it met the damage is thrown away, which Python remarks on.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-NUM_DAMAGES = 300 if os.environ.get("REWEIGHT_JAX_FUZZ") == "full" else 16
+NUM_DAMAGES = 300 if os.environ.get("REWEIGHT_JAX_FUZZ") == "full" else 20
 TINY = {"model.name": "mlp", "model.hidden": (4,), "num_steps": 8, "batch_size": 12}
 TINY |= {
     "settle_at": 0.5,
@@ -31,22 +32,43 @@ TINY |= {
 TINY |= {"log_every_steps": 4, "eval_every_steps": 4, "data.num_clean": 8}
 
 
-def make(config, workdir):
+INPUTS = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1)).astype(np.uint8)
+TABLES = ("examples.npz", "calibration.npz", "suspect_inputs.npz")
+
+
+def make(experiment, workdir):
     with warnings.catch_warnings():  # what is damaged is named in a warning
         warnings.simplefilter("ignore")
-        return train_and_evaluate(config, workdir, ONE_DEVICE)
+        return train(experiment, workdir, progress=False)
+
+
+def read(folder, page):
+    """All that can be asked of a finished run, as JSON or arrays."""
+    run = load(folder)
+    found = {"result": run.result, "suspects": run.suspects(), "examples": run.examples}
+    found |= {step: run.predict(INPUTS, step) for step in ("last", "retrained")}
+    return found | {"report": run.report(page).read_text()}
+
+
+def assert_same(found, expected, message=""):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_equal(found[name], value, err_msg=f"{message} {name}")
 
 
 @pytest.fixture(scope="module")
 def whole(digits_config, tmp_path_factory):
-    """(config, folder, result, probabilities) of a run, and the folder of another seed's."""
+    """(experiment, folder, result, what `read` returns) of a run, which is in folder / "run".
+
+    folder / "other" is a run of another seed.
+    """
     folder = tmp_path_factory.mktemp("whole")
-    config = digits_config(**TINY)
-    result = make(config, folder / "run")
-    make(digits_config(**TINY, seed=1), folder / "other")
-    inputs = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1)).astype(np.uint8)
-    predicted = load(folder / "run").predict(inputs, "retrained")
-    return config, folder, result, inputs, predicted
+    experiment, other = (
+        load_experiment(digits_config(**TINY, seed=seed), ONE_DEVICE) for seed in (0, 1)
+    )
+    result = make(experiment, folder / "run")
+    make(other, folder / "other")
+    return experiment, folder, result, read(folder / "run", folder / "report.html")
 
 
 @pytest.fixture(autouse=True)
@@ -81,45 +103,76 @@ def newest(folder):
 
 
 def test_the_checkpoint_before_a_damaged_one_is_used(whole, copy):
-    config, _, result, *_ = whole
+    experiment, _, result, _ = whole
     path = newest(copy)
     shutil.rmtree(path / "state")
     (path / "state").mkdir()
     with pytest.warns(UserWarning, match=f"checkpoint {path} is damaged, now {path.name}.damaged"):
-        again = train_and_evaluate(config, copy, ONE_DEVICE)
+        again = train(experiment, copy, progress=False)
     assert without_times(again) == without_times(result)
     assert (copy / "checkpoints" / f"{path.name}.damaged").is_dir()
 
 
 def test_numbers_that_changed_on_the_disk_are_not_believed(whole, copy):
     """Where orbax notices nothing: each byte of the arrays is covered by a digest."""
-    config, _, result, inputs, predicted = whole
+    experiment, _, result, expected = whole
     path, size = arrays_of(newest(copy)), arrays_of(newest(copy)).stat().st_size
     for place in np.linspace(0, size - 1, 5).astype(int):
         flip(path, place)
         try:
-            np.testing.assert_array_equal(load(copy).predict(inputs, "retrained"), predicted)
+            got = load(copy).predict(INPUTS, "retrained")
+            np.testing.assert_array_equal(got, expected["retrained"])
         except UserError as error:
             assert str(path.parents[1]).partition("/state")[0] in str(error)
         flip(path, place)
-    np.testing.assert_array_equal(load(copy).predict(inputs, "retrained"), predicted)
-    assert make(config, copy) == result
+    got = load(copy).predict(INPUTS, "retrained")
+    np.testing.assert_array_equal(got, expected["retrained"])
+    assert make(experiment, copy) == result
+
+
+def test_if_a_checkpoint_that_is_needed_is_damaged_it_is_said_what_to_do(whole, copy):
+    """That of the end of training is needed, though the newest one is whole."""
+    experiment, _, result, _ = whole
+    flip(arrays_of(copy / "checkpoints" / "8"), 0)
+    path = arrays_of(copy / "checkpoints" / "8")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match="checkpoints/8: .*remove it and those after it"):
+        make(experiment, copy)
+    for step in ("8", "12", "16"):
+        shutil.rmtree(copy / "checkpoints" / step)
+    assert without_times(make(experiment, copy)) == without_times(result)
 
 
 @pytest.mark.parametrize("step", ["newest", "all"])
 def test_checkpoints_of_another_seed_are_refused(whole, copy, step):
-    config, folder, _, inputs, _ = whole
+    experiment, folder, _, _ = whole
     for path in list((copy / "checkpoints").iterdir()) if step == "all" else [newest(copy)]:
         shutil.rmtree(path)
         shutil.copytree(folder / "other" / "checkpoints" / path.name, path)
     with pytest.raises(UserError, match="holds a run with another config.seed"):
-        make(config, copy)
+        make(experiment, copy)
     with pytest.raises(UserError, match="holds a run with another config.seed"):
-        load(copy).predict(inputs, "retrained")
+        load(copy).predict(INPUTS, "retrained")
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json", "calibration.npz"])
+def test_a_file_of_another_run_is_named(name, whole, copy, tmp_path):
+    experiment, folder, result, _ = whole
+    before = (copy / name).read_bytes()
+    shutil.copy(folder / "other" / name, copy / name)
+    what = "config.json and result.json are of two runs" if "json" in name else f"{name}: is damag"
+    with pytest.raises(UserError, match=what):
+        read(copy, tmp_path / "report.html")
+    if name == "config.json":
+        with pytest.raises(UserError, match="holds a run with another config.seed"):
+            make(experiment, copy)
+        (copy / name).unlink()
+    assert make(experiment, copy) == result
+    assert (copy / name).read_bytes() == before
 
 
 def test_a_damaged_config_or_result_is_written_again(whole, copy):
-    config, _, result, *_ = whole
+    experiment, _, result, _ = whole
     for name in ("config.json", "result.json"):
         text = (copy / name).read_text()
         for damaged in (text.replace("0.5", "0.6"), "", "[1]", text[:-9]):
@@ -127,7 +180,7 @@ def test_a_damaged_config_or_result_is_written_again(whole, copy):
             (copy / name).write_text(damaged)
             with pytest.raises(UserError, match=f"{name}: is damaged, or was edited"):
                 load(copy)
-        assert make(config, copy) == result
+        assert make(experiment, copy) == result
         assert (copy / name).read_text() == text
 
 
@@ -138,12 +191,12 @@ def damage(folder, other, rng) -> str:
     """Damages a file or a folder of a run at random; returns what was done."""
     kinds = {
         "checkpoint": [p for p in (folder / "checkpoints").rglob("*") if p.is_file()],
-        "table": [folder / f"{n}.npz" for n in ("examples", "calibration", "suspect_inputs")],
+        "table": [folder / name for name in TABLES],
         "text": [folder / n for n in ("metrics.jsonl", "config.json", "result.json")],
         "folder": [*(folder / "checkpoints").iterdir(), folder / "checkpoints"],
     }
     kind = rng.choice([*kinds])
-    path = rng.choice(sorted(kinds[kind]))
+    path = rng.choice(sorted(path for path in kinds[kind] if path.exists()))
     how = rng.choice(["flip", "digit", "cut", "empty", "remove", "swap", "double"])
     if kind == "folder":
         how = rng.choice(["remove", "swap", "hollow"])
@@ -179,21 +232,21 @@ def damage(folder, other, rng) -> str:
 
 @pytest.mark.slow
 def test_random_damage_changes_no_result(whole, tmp_path):
-    config, folder, result, inputs, predicted = whole
+    experiment, folder, result, expected = whole
     outcomes = {"same": 0, "refused": 0}
     for seed in range(NUM_DAMAGES):
         copy = tmp_path / "run"
         shutil.copytree(folder / "run", copy)
+        if seed % 3 == 2:  # as a kill leaves it
+            (copy / "result.json").unlink()
+            shutil.rmtree(newest(copy))
         done = damage(copy, folder / "other", random.Random(seed))
         try:
-            run = load(copy)
-            assert run.result == result, (seed, done)
-            got = run.predict(inputs, "retrained")
-            np.testing.assert_array_equal(got, predicted, err_msg=f"{seed} {done}")
+            assert_same(read(copy, tmp_path / "report.html"), expected, f"{seed} {done}")
         except UserError as error:
             assert "\n" not in str(error), (seed, done)
         try:
-            again = make(config, copy)
+            again = make(experiment, copy)
             assert without_times(again) == without_times(result), (seed, done)
             outcomes["same"] += 1
         except UserError as error:

@@ -1,12 +1,14 @@
 """Runs that are killed, started twice, or run out of disk: nothing is lost, and nobody is misled.
 
-REWEIGHT_JAX_FUZZ=full makes 40 kills, 20 races and 10 full disks; the default is a few of each.
+REWEIGHT_JAX_FUZZ=full makes 40 kills, 10 of one of two processes, 20 races and 10 full disks; the
+default is a few of each.
 """
 
 import concurrent.futures
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +21,7 @@ from whole_runs import without_times
 from reweight_jax.sealed import read_sealed
 
 FULL = os.environ.get("REWEIGHT_JAX_FUZZ") == "full"
-NUM_KILLS, NUM_RACES, NUM_DISKS = (40, 20, 10) if FULL else (3, 2, 2)
+NUM_KILLS, NUM_RACES, NUM_DISKS, NUM_PAIRS = (40, 20, 10, 10) if FULL else (3, 2, 2, 1)
 RUN = [
     *("-m", "reweight_jax.main", "--config=configs/mnist_imbalance.py:digits"),
     *("--config.model.name=mlp", "--config.model.hidden=(8,)", "--config.batch_size=12"),
@@ -41,6 +43,27 @@ def whole(tmp_path_factory):
     return folder, time.perf_counter() - start
 
 
+def start(paths, *flags):
+    """Starts a command in the background, with the files `paths` for what it prints."""
+    process = FORKING.Process(target=_run, args=([*RUN, *flags], ".", {}, paths))
+    process.start()
+    return process
+
+
+def start_pair(folder):
+    """Starts the two processes of one run; they print to the files out0, err0, out1 and err1."""
+    folder.mkdir(exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = [f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"]
+    flags.append(f"--workdir={folder / 'run'}")
+    return [
+        start([folder / f"{name}{i}" for name in ("out", "err")], *flags, f"--process_id={i}")
+        for i in range(2)
+    ]
+
+
 def assert_same(folder, expected):
     """The same result, the same judgement of every label, and nothing half-written."""
     results = [read_sealed(path / "result.json") for path in (folder, expected)]
@@ -58,14 +81,40 @@ def test_killed_at_any_moment_it_ends_the_same(whole, tmp_path):
     for i in range(NUM_KILLS):
         folder, rng = tmp_path / f"run{i}", random.Random(i)
         paths = [tmp_path / name for name in ("out", "err")]
-        process = FORKING.Process(target=_run, args=([*RUN, f"--workdir={folder}"], ".", {}, paths))
-        process.start()
+        process = start(paths, f"--workdir={folder}")
         process.join(rng.uniform(0, seconds))
         process.kill()
         process.join()
         resumed = command(*RUN, f"--workdir={folder}")
         assert resumed.returncode == 0, (i, resumed.stderr)
         assert_same(folder, expected)
+        shutil.rmtree(folder)
+
+
+def test_if_one_of_two_processes_is_killed_the_other_ends_and_they_go_on_later(tmp_path):
+    start_time = time.perf_counter()
+    for process in start_pair(tmp_path / "whole"):
+        process.join(300)
+        assert process.exitcode == 0, [path.read_text() for path in tmp_path.rglob("err?")]
+    seconds = time.perf_counter() - start_time
+    for i in range(NUM_PAIRS):
+        folder, rng = tmp_path / str(i), random.Random(i)
+        pair = start_pair(folder)
+        deadline = time.monotonic() + 300
+        while not (folder / "run" / "lock_holder").exists():  # until they have met
+            assert time.monotonic() < deadline and pair[0].is_alive()
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.7 * seconds))
+        killed = rng.randrange(2)
+        pair[killed].kill()
+        pair[1 - killed].join(90)
+        error = (folder / f"err{1 - killed}").read_text()
+        assert pair[1 - killed].exitcode not in (None, 0) or (folder / "run/result.json").exists()
+        assert "Traceback" not in error, (i, error)
+        for process in start_pair(folder):
+            process.join(300)
+            assert process.exitcode == 0, (i, [path.read_text() for path in folder.glob("err?")])
+        assert_same(folder / "run", tmp_path / "whole" / "run")
         shutil.rmtree(folder)
 
 
