@@ -159,10 +159,13 @@ def write_table(runs, path):
 
 
 def tails_runs(scale, root):
+    """A tail leaves few examples: hyper_val takes a quarter of what it takes of the whole set."""
     runs = []
+    usual = NOISES["background"][0].get_config(scale.noisy[0]).data.num_hyper_val
     for factor in scale.tails:
         for kind in ("background", "uniform"):
             options = {"name": f"tail{factor:g}", "data__imbalance_factor": factor}
+            options |= {"data__num_hyper_val": usual // 4}
             runs += noisy_runs(scale, root, kind, ALL, finetune_from="none", **options)
             runs += retrained_runs(scale, root, kind, **options)
     return runs

@@ -142,6 +142,7 @@ def _histogram(axes: Axes, panel: Panel) -> None:
         text += "not above 0" if panel.unit.startswith("margin") else "at 0"
         look = {"lw": 1.8, "histtype": "stepfilled", "ec": color, "fc": color + "30"}
         axes.hist(values, edges, weights=share, label=text, **look)
-    axes.set(xlabel=panel.unit, ylabel="share of these labels, %", yscale="log")
+    scale = "linear" if panel.unit.startswith("margin") else "log"
+    axes.set(xlabel=panel.unit, ylabel="share of these labels, %", yscale=scale)
     axes.set_title(panel.title, fontsize=10)
     axes.legend(frameon=False, fontsize=9)
