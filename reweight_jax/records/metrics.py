@@ -26,33 +26,33 @@ from reweight_jax.sealed import DamagedError, seal, unseal
 class MetricsWriter:
     """Appends records to metrics.jsonl and TensorBoard; `records` has all records of the run."""
 
-    def __init__(self, workdir: Workdir, records: list[dict]):
-        """Begins with `records`, those up to the step resumed from, in place of the file's."""
-        self.records, self._checksum = list(records), ""
-        workdir.write("metrics.jsonl", "".join(map(self._line, records)))
+    def __init__(self, workdir: Workdir, text: str = ""):
+        """Begins with `text`, the lines up to the step resumed from, in place of the file's."""
+        self._lines, self._checksum, self.records = [text], "", []
+        for self._checksum, record in _read_lines(text, "the last checkpoint's metrics"):
+            self.records.append(record)
+        workdir.write("metrics.jsonl", text)
         self._path = workdir.path / "metrics.jsonl" if workdir.writes else os.devnull
         self._events = None
         with writing(workdir.path):
             self._file = open(self._path, "a", buffering=1)
             if workdir.writes:  # without a thread, whose errors nobody would see
                 self._events = EventsWriter(str(workdir.path / "events"), f".{os.getpid()}")
-                step = max((r["step"] for r in records), default=0)
+                step = max((r["step"] for r in self.records), default=0)
                 start = SessionLog(status=SessionLog.START)  # hides what an earlier part wrote
                 self._events.write_event(Event(step=step + 1, session_log=start))
 
     def write(self, record: dict) -> None:
         """Writes a record: "step", "kind", and numbers, lists of numbers or dicts of numbers."""
-        self.records.append(record)
-        with writing(self._path):
-            self._file.write(self._line(record))
-            if self._events and record["kind"] != "confusion":  # K x K numbers are no curves
-                self._write_events(record)
-
-    def _line(self, record):
         # Each checksum also covers the line before: none can go missing, or be there twice.
         sealed = seal(record, after=self._checksum)
         self._checksum = sealed["checksum"]
-        return json.dumps(sealed) + "\n"
+        self.records.append(record)
+        self._lines.append(json.dumps(sealed) + "\n")
+        with writing(self._path):
+            self._file.write(self._lines[-1])
+            if self._events and record["kind"] != "confusion":  # K x K numbers are no curves
+                self._write_events(record)
 
     def _write_events(self, record):
         now, step = time.time(), record["step"]
@@ -65,6 +65,11 @@ class MetricsWriter:
                 curve = summary.scalar(f"{tag}/{suffix}".rstrip("/"), number)
                 self._events.write_event(Event(wall_time=now, step=step, summary=curve))
         self._events.flush()
+
+    @property
+    def text(self) -> str:
+        """What metrics.jsonl holds."""
+        return "".join(self._lines)
 
     def of_kind(self, kind: str) -> list[dict]:
         return [record for record in self.records if record["kind"] == kind]
@@ -139,19 +144,25 @@ def read_metrics(folder: pathlib.Path) -> list[dict]:
 
     Raises DamagedError for a line that is not what was written there.
     """
-    path, records, checksum = folder / "metrics.jsonl", [], ""
-    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    for number, line in enumerate(lines[:-1], 1):
+    path = folder / "metrics.jsonl"
+    text = path.read_text(errors="replace") if path.exists() else ""
+    return [record for _, record in _read_lines(text, path)]
+
+
+def _read_lines(text, name):
+    """Yields (checksum, record) of each whole line; DamagedError, with `name`, for a bad one."""
+    checksum = ""
+    for number, line in enumerate(text.split("\n")[:-1], 1):
         try:
             sealed = json.loads(line)
-            records.append(unseal(sealed, after=checksum))
+            record = unseal(sealed, after=checksum)
         except (ValueError, RecursionError):
             raise DamagedError(
-                f"{path}: is damaged, or was edited, at line {number}; the command of its run "
+                f"{name}: is damaged, or was edited, at line {number}; the command of its run "
                 "writes it again"
             ) from None
         checksum = sealed["checksum"]
-    return records
+        yield checksum, record
 
 
 def progress_bar(description: str, step: int, num_steps: int, *, shown: bool = True) -> tqdm.tqdm:

@@ -28,11 +28,11 @@ SLACK = 1_000_000  # bytes of a checkpoint that are not of its arrays, and of wh
 
 
 class Restored(NamedTuple):
-    """A whole checkpoint: the state, the config that it was made with, and the metrics so far."""
+    """A whole checkpoint: the state, its config.json, and the text of metrics.jsonl so far."""
 
     state: Any
     config: dict
-    metrics: list[dict]
+    metrics: str
 
 
 class Checkpoints:
@@ -73,10 +73,10 @@ class Checkpoints:
         """Keeps the checkpoints of `steps` from now on, in place of those named before."""
         self._kept.steps = steps
 
-    def save(self, state, config: dict, metrics: list[dict]) -> None:
+    def save(self, state, config: dict, metrics: str) -> None:
         """Saves `state` under its step, in the background, and deletes what is not kept.
 
-        `config` and `metrics`, JSON, are saved with it.
+        With it the content of config.json, and the text of metrics.jsonl so far.
         """
         if not self._manager:
             return
@@ -187,6 +187,8 @@ def _read_record(manager, step):
     record = unseal(manager.restore(step, args=args)["record"])
     if record["step"] != step:
         raise ValueError(f"it is of step {record['step']}")
+    if not isinstance(record["metrics"], str):
+        raise ValueError("it is of another version")
     return record
 
 

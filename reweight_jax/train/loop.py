@@ -80,9 +80,8 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
         if step == phases[-1].stop and progress:
             print(f"{workdir}: was finished, nothing is trained", file=sys.stderr)
         folder.write_config()
-        writer = metrics.MetricsWriter(
-            folder, hosts.from_first(lambda: found.metrics if found else [])
-        )
+        before = hosts.from_first(lambda: found.metrics if found else "")
+        writer = metrics.MetricsWriter(folder, before)
         stack.callback(writer.close)
         name, stop = f"{config.method} seed {config.seed}", phases[-1].stop
         bar = stack.enter_context(metrics.progress_bar(name, step, stop, shown=progress))
@@ -136,7 +135,7 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
                         check_finite(state)
                         is_best = evaluates and evaluate(phase, step)
                         if saves or is_best:
-                            checkpoints.save(state, folder.content, writer.records)
+                            checkpoints.save(state, folder.content, writer.text)
         last = next(phase.stop for phase in phases if phase.name == "last")
         trained = state
         if step > last:

@@ -53,12 +53,13 @@ def test_the_time_of_an_interval_is_that_of_its_own_steps(ready, monkeypatch):
 @pytest.fixture
 def written(digits_config, tmp_path):
     """The lines of a metrics.jsonl, and its records."""
-    writer = records.MetricsWriter(Workdir(tmp_path, digits_config(), {}), [])
+    writer = records.MetricsWriter(Workdir(tmp_path, digits_config(), {}))
     for step in (2, 4, 6, 8):
         writer.write({"step": step, "kind": "eval", "clean": {"loss": step / 7}})
     writer.close()
     assert records.read_metrics(tmp_path) == writer.records and len(writer.records) == 4
-    return (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True), writer.records
+    assert writer.text == (tmp_path / "metrics.jsonl").read_text()
+    return writer.text.splitlines(keepends=True), writer.records
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,8 @@ def test_a_last_line_that_a_kill_cut_short_is_left_out(written, tmp_path):
 def test_a_writer_begins_with_the_records_given(written, digits_config, tmp_path):
     lines, whole = written
     (tmp_path / "metrics.jsonl").write_text("damaged")
-    writer = records.MetricsWriter(Workdir(tmp_path, digits_config(), {}), whole[:2])
+    writer = records.MetricsWriter(Workdir(tmp_path, digits_config(), {}), "".join(lines[:2]))
+    assert writer.records == whole[:2]
     writer.write(whole[2])
     writer.close()
     assert (tmp_path / "metrics.jsonl").read_text() == "".join(lines[:3])

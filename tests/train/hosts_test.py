@@ -214,16 +214,12 @@ def test_a_checkpoint_of_several_hosts_is_one_of_a_single_one(monkeypatch, tmp_p
     configs = []
     with Checkpoints(tmp_path, configs.append) as checkpoints:
         monkeypatch.setattr(hosts, "count", lambda: 2)
-        checkpoints.save(state, {"seed": 1}, [{"step": 3}])
+        checkpoints.save(state, {"seed": 1}, "text")
     monkeypatch.setattr(hosts, "count", lambda: 1)
     with Checkpoints(tmp_path, configs.append) as checkpoints:
         restored = checkpoints.restore_latest(like=jax.tree.map(jnp.zeros_like, state))
     chex.assert_trees_all_equal(restored.state, state)
-    assert (restored.config, restored.metrics, configs) == (
-        {"seed": 1},
-        [{"step": 3}],
-        [{"seed": 1}],
-    )
+    assert (restored.config, restored.metrics, configs) == ({"seed": 1}, "text", [{"seed": 1}])
 
 
 def test_processes_of_different_configs_do_not_mix(digits_config, monkeypatch):
