@@ -94,6 +94,6 @@ def draw_dots(panels: dict[str, list[dict]], path: pathlib.Path) -> None:
         if axes is not row_of_axes[0]:
             axes.tick_params(labelleft=False)
     if any(not math.isnan(r.get("paper", math.nan)) for rows in panels.values() for r in rows):
-        row_of_axes[0].plot([], [], "D", mfc="none", color="gray", label="the paper's")
+        row_of_axes[0].plot([], [], "D", mfc="none", color="gray", label="the paper, CIFAR-10")
         row_of_axes[0].legend(frameon=False, fontsize=9)
     plots.save(figure, path)

@@ -1,5 +1,6 @@
 """Each figure and table of the paper, and what the paper does not have: its runs and its files."""
 
+import math
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -148,11 +149,13 @@ def write_table(runs, path):
     drawn = {}
     for row in rows:
         title = f"{row['dataset']}, {row['noise'].removesuffix('_flip')} {row['noise_ratio']:.0%}"
-        choice = row["choice"].replace(", short schedule", "")
-        if choice in style.CHOICES and not (row["setting"] or "short" in row["choice"]):
-            drawn.setdefault(title, []).append(row | {"choice": choice})
+        paper, _ = noise.paper_elsewhere(row)
+        shown = row["choice"] == "" or not math.isnan(paper)
+        if shown and not (row["setting"] or "short" in row["choice"]):
+            paper = row["paper"] if row["dataset"] == "cifar100" else paper
+            drawn.setdefault(title, []).append(row | {"paper": paper})
     figures.draw_dots(drawn, path.with_suffix(".png"))
-    return write_csv(rows, path) and noise.to_markdown(rows)
+    return write_csv(rows, path) and noise.to_markdown(rows, beside=True)
 
 
 # --- What the paper does not have -----------------------------------------------------------------

@@ -65,12 +65,15 @@ def rows_of(finished: list[tuple[dict, dict]]) -> list[dict]:
     return sorted((_row(*group) for group in tables.group(runs)), key=_order)
 
 
-def to_markdown(rows: list[dict]) -> str:
-    """Returns, for each kind of noise, a table of accuracies and one of weights."""
+def to_markdown(rows: list[dict], *, beside: bool = False) -> str:
+    """Returns, for each kind of noise, a table of accuracies and one of weights.
+
+    If `beside`, a table without a column of the paper's gets its numbers of CIFAR-10 beside ours.
+    """
     parts = []
     for noise in sorted({row["noise"] for row in rows}, reverse=True):
         of_noise = [row for row in rows if row["noise"] == noise]
-        parts.append(f"{noise}: test accuracy, %\n\n{_accuracies(of_noise)}")
+        parts.append(f"{noise}: test accuracy, %\n\n{_accuracies(of_noise, beside)}")
         weighted = [r for r in of_noise if not all(math.isnan(r[name]) for name in WEIGHTS)]
         if weighted:
             title = "how weights and margins tell right labels from wrong ones"
@@ -125,10 +128,22 @@ def _line_key(row):
     return uses_clean, method, row["method"], list(CHOICES).index(row["choice"]), row["setting"]
 
 
-def _accuracies(rows):
+def paper_elsewhere(row: dict) -> tuple[float, float]:
+    """Returns the paper's number of CIFAR-10 for a row of any data set, (NaN, NaN) if none."""
+    numbers = published.NOISE_ACCURACY.get(row["noise"], {})
+    choice = row["choice"].replace(", short schedule", "")
+    percent = numbers.get((row["method"], choice), [(math.nan, math.nan)])[0]
+    return percent[0] / 100, percent[1] / 100
+
+
+def _accuracies(rows, beside):
     columns = list(dict.fromkeys(_column_label(row) for row in rows))
     in_paper = {_column_label(row) for row in rows if not math.isnan(row["paper"])}
     head = [name for c in columns for name in ([c, "the paper's"] if c in in_paper else [c])]
+    beside = beside and not in_paper
+    if beside:
+        network, num_clean = published.NOISE_SETTINGS[rows[0]["noise"], "cifar10"]
+        head.append(f"the paper's: cifar10, {network}, {num_clean:,} clean")
     lines = [tables.line(["method", *head]), "|---" * (len(head) + 1) + "|"]
     by_line = collections.defaultdict(list)
     for row in sorted(rows, key=_line_key):
@@ -141,6 +156,10 @@ def _accuracies(rows):
             if column in in_paper:
                 known = [row for row in in_cell if not math.isnan(row["paper"])][:1]
                 cells.append("".join(_paper_cell(row) for row in known))
+        if beside:
+            names = ("paper", "paper_ci95")
+            number = dict(zip(names, paper_elsewhere(of_line[0]), strict=True))
+            cells.append("" if math.isnan(number["paper"]) else _paper_cell(number))
         lines.append(tables.line(cells))
     return "\n".join(lines) + "\n"
 

@@ -21,14 +21,14 @@ COLORS = {
 }
 MARKERS = {"baseline": "s", "random": "v", "proportion": "D", "resample": "^", "hard_mining": "P"}
 MARKERS |= {"s_model": "D", "s_model_conf": "^", "reweight": "o"}
-# Choice of model -> style of the line, and what is added to the method's name.
+# Choice of model -> style of the line, marker (None: the method's), and what is added to its name.
 CHOICES = {
-    "": ("-", ""),
-    "+ES": (":", " +ES"),
-    "+FT": ("--", " +FT"),
-    "+ES+FT": ("-.", " +ES+FT"),
-    "stopped": ((0, (5, 1, 1, 1, 1, 1)), ", stopped on clean data"),
-    "retrained": ((0, (3, 1)), ", retrained"),
+    "": ("-", None, ""),
+    "+ES": (":", "v", " +ES"),
+    "+FT": ("--", "^", " +FT"),
+    "+ES+FT": ("-.", "d", " +ES+FT"),
+    "stopped": ((0, (5, 1, 1, 1, 1, 1)), "x", ", stopped on clean data"),
+    "retrained": ((0, (3, 1)), "*", ", retrained"),
 }
 
 
@@ -40,15 +40,15 @@ def new_figure(rows: int = 1, columns: int = 1, *, size: tuple[float, float]) ->
 
 def label(method: str, choice: str = "") -> str:
     """Returns the name of a method under a choice of model, such as "baseline +ES"."""
-    return method + CHOICES[choice][1]
+    return method + CHOICES[choice][2]
 
 
 def line(method: str, choice: str = "") -> dict:
     """Returns the keywords of `Axes.errorbar` for a method's line."""
     return {
         "color": COLORS.get(method, "#999999"),
-        "marker": MARKERS.get(method, "o"),
-        "ms": 5,
+        "marker": CHOICES[choice][1] or MARKERS.get(method, "o"),
+        "ms": 6,
         "lw": 2.5 if method == "reweight" else 1.4,
         "ls": CHOICES[choice][0],
         "capsize": 3,

@@ -46,7 +46,7 @@ def runs(scale: Scale, root: pathlib.Path) -> list[Run]:
 
 def write(finished: list[Run], path: pathlib.Path) -> str:
     """Writes `path`.csv and .png of finished runs, and returns a table."""
-    rows, (figure, ((left, right),)) = [], style.new_figure(1, 2, size=(9, 3.8))
+    rows, (figure, ((left, right),)) = [], style.new_figure(1, 2, size=(9, 4.4))
     names = {run.workdir.parts[-4]: "" for run in finished}
     plain = min(names, key=len)
     for folder, color in zip(names, COLORS, strict=False):
@@ -60,7 +60,7 @@ def write(finished: list[Run], path: pathlib.Path) -> str:
             right.plot(*losses, **look)
     left.set(xlabel="step", ylabel="steps without a helpful example, %", ylim=(0, None))
     right.set(xlabel="step", ylabel="loss on the clean set", yscale="log")
-    right.legend(frameon=False, fontsize=8.5)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     plots.save(figure, path.with_suffix(".png"))
     write_atomically(path.with_suffix(".csv"), tables.to_csv(rows))
     head = [

@@ -299,3 +299,15 @@ def test_columns_are_data_sets(tmp_path):
     text = noise.to_markdown(noise.collect(tmp_path, "cifar_uniform_flip"))
     assert "67.97 ± 0.62" in text and "50.66 ± 0.24" in text
     assert text.splitlines()[2].count("|") == 6
+
+
+def test_the_papers_numbers_beside_those_of_another_data_set(tmp_path):
+    for method in ("baseline", "mentornet"):
+        finished(tmp_path, noisy("digits", method=method), 0, last=0.6, best=0.7)
+    rows = noise.collect(tmp_path, "cifar_background_flip")
+    text = noise.to_markdown(rows, beside=True)
+    assert "| the paper's: cifar10, resnet-32-1, 100 clean |\n" in text
+    assert "| baseline | 60.00 (1 x 1,000 steps) | 59.54 ± 2.16 |\n" in text
+    assert "| baseline +ES | 70.00 (1 x 1,000 steps) | 64.96 ± 1.19 |\n" in text
+    assert "| mentornet | 60.00 (1 x 1,000 steps) |  |\n" in text
+    assert "the paper's" not in noise.to_markdown(rows)
