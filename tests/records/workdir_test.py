@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 
 import pytest
 
@@ -172,10 +173,17 @@ def test_what_cannot_be_written_is_one_line(digits_config, tmp_path):
 
 
 def test_write_atomically_leaves_the_old_file_or_the_new_one(tmp_path, monkeypatch):
+    kinds = []
+
+    def fsync(descriptor):
+        kinds.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+
+    monkeypatch.setattr("os.fsync", fsync)
     write_atomically(tmp_path / "a" / "b.txt", "old")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.txt"]
     monkeypatch.setattr("pathlib.Path.replace", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_atomically(tmp_path / "a" / "b.txt", "new")
     assert (tmp_path / "a" / "b.txt").read_text() == "old"
+    assert kinds == ["file", "folder", "file"]
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.txt"]

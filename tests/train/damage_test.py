@@ -21,7 +21,7 @@ from reweight_jax.train.loop import train
 
 # What orbax was reading when it met the damage is thrown away, which Python remarks on.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-NUM_DAMAGES = 300 if os.environ.get("REWEIGHT_JAX_FUZZ") == "full" else 20
+NUM_DAMAGES = 300 if os.environ.get("REWEIGHT_JAX_FUZZ") == "full" else 15
 TINY = {"model.name": "mlp", "model.hidden": (4,), "num_steps": 8, "batch_size": 12}
 TINY |= {
     "settle_at": 0.5,

@@ -182,12 +182,13 @@ def test_when_every_checkpoint_is_damaged_it_says_so(uninterrupted, tmp_path):
 
 
 def test_other_data_is_named_and_nothing_is_called_damaged(tmp_path):
-    def write(rows, first=0):
+    def write(rows, first=0, trusted=10):
         image = np.random.default_rng(0).integers(0, 256, (rows, 28, 28)).astype(np.uint8)
         label = np.arange(rows) % 2
         label[0] = first
         arrays = {"train_input": image, "train_label": label}
-        np.savez(tmp_path / "a.npz", **arrays, clean_input=image[:10], clean_label=label[:10])
+        arrays |= {"clean_input": image[:trusted], "clean_label": label[:trusted]}
+        np.savez(tmp_path / "a.npz", **arrays)
 
     own = ("-m", "reweight_jax.main", "--config=configs/own_data.py", "--config.num_steps=20")
     own += (f"--workdir={tmp_path / 'run'}", "--config.batch_size=10")
@@ -196,7 +197,7 @@ def test_other_data_is_named_and_nothing_is_called_damaged(tmp_path):
     finished = command(*own)
     assert finished.returncode == 0, finished.stderr
     assert "clean error, last step" in finished.stdout  # there is no test set
-    for other in (64,), (60, 1):  # more rows, and one label
+    for other in (64,), (60, 1), (60, 0, 12):  # more rows, another label, more that are trusted
         write(*other)
         assert_one_line(command(*own), "holds a run with other data")
     write(60)
