@@ -33,7 +33,7 @@ def test_a_notebook_and_its_markdown_are_the_same(name):
 
 # What a short run prints, as far as it says that something was learnt.
 EXPECTED = {
-    "quickstart": r"plain ([\d.]+)%, reweighted ([\d.]+)%",
+    "quickstart": r"(?s)plain: +test accuracy ([\d.]+)%.*reweighted: test accuracy ([\d.]+)%",
     "own_data": r"folder: test error ([\d.]+)%",
     "paper_tpu": r"step 2: test accuracy ([\d.]+)%",
 }
