@@ -14,6 +14,7 @@ from labels_data import Data, Setting
 from reweight_jax import api
 from reweight_jax.labels.quality import judge
 from reweight_jax.records.metrics import read_metrics
+from reweight_jax.sealed import read_npz
 
 RATES = (0.01, 0.05, 0.1)
 DISCOVERY_RATE = 0.1
@@ -194,8 +195,7 @@ def _confidence(probability, data):
 def _judged(run, data):
     """Scores of the margins, and of the calibrated lists at all rates."""
     examples = _of_train(run, data)
-    with np.load(run.workdir / "calibration.npz", allow_pickle=False) as file:
-        calibration = dict(file)
+    calibration = read_npz(run.workdir / "calibration.npz", run.result)
     num_outputs = examples["log_probability"].shape[1]
     options = {"task": "classification", "num_outputs": num_outputs}
     scores = list_scores(examples["margin"], data)
