@@ -1,5 +1,12 @@
 """Learning to Reweight Examples for Robust Deep Learning (Ren et al., ICML 2018) in JAX."""
 
+import signal
+import sys
+
+if sys.argv[:1] == ["-m"] and any(name.startswith("reweight_jax.") for name in sys.orig_argv):
+    # Ctrl-C ends a command without a traceback while it imports JAX; `cli.run` takes over.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from reweight_jax.errors import UserError
 from reweight_jax.history import History, add_visits, alignment, empty_history, history_means
 from reweight_jax.reweight import (

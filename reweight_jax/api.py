@@ -191,7 +191,7 @@ def _set(config, group, name, value):
         hint = f"did you mean {valid[near[0]]}?" if near else "configs/default.py has all fields"
         raise UserError(f"fit: no field {path}; {hint}")
     try:
-        if value is None:
+        if value is None or (isinstance(value, bool) and not isinstance(target[name], bool)):
             raise TypeError
         target[name] = _plain(value)
     except (TypeError, ValueError):

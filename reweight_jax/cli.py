@@ -1,27 +1,30 @@
-"""What the command lines share: reading flags, and one line for a user's mistake."""
+"""What the command lines share: config files, flags, and one line for a user's mistake."""
 
 import os
 import pathlib
 import re
+import signal
 import sys
 import traceback
+import types
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
 
 from reweight_jax import configs, startup
-from reweight_jax.errors import UserError
+from reweight_jax.errors import UserError, one_line
+from reweight_jax.paths import expand, open_regular
 
 
 def check_arguments(argv, config) -> None:
-    """Raises UserError for a stray argument or a missing --config."""
+    """Raises UserError for a stray argument, a missing --config, or one that cannot be run."""
+    from reweight_jax.train.checks import check_config  # with all that trains
+
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
     if config is None:
         raise UserError("--config is missing; for example --config=configs/mnist_imbalance.py")
-    try:
-        _ = config.name
-    except OSError as error:  # config_flags reports a file it could not open on first use
-        raise UserError(f"--config: {str(error).splitlines()[-1].strip()}") from None
+    check_config(config)
 
 
 def find_config(value: str) -> str:
@@ -30,18 +33,60 @@ def find_config(value: str) -> str:
     A path configs/NAME.py that does not exist is taken from the installed package.
     """
     name, colon, variant = value.partition(":")
-    path = pathlib.Path(os.path.expanduser(name))
+    path = expand(name)
     packaged = pathlib.Path(configs.__file__).parent / path.name
-    if not path.exists() and path.parent.name == "configs" and packaged.exists():
-        path = packaged
-    if path.exists():
+    is_there = os.path.exists(path)  # pathlib's raises for a name that is too long
+    if not is_there and path.parent.name == "configs" and packaged.exists():
+        path, is_there = packaged, True
+    if is_there:
         sys.path.append(str(path.resolve().parent))
     return f"{path}{colon}{variant}"
 
 
+def define_config(text: str) -> flags.FlagHolder:
+    """Defines --config=FILE.py:VARIANT, and --config.FIELD=VALUE for each field of the config.
+
+    `text` is its help. It ends the program if a --flagfile, read already, is not there.
+    """
+    try:
+        holder = config_flags.DEFINE_config_file("config", None, text)
+    except flags.Error as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(1)
+    flags.FLAGS["config"].parser = _ConfigParser()
+    return holder
+
+
+def load_config(value: str) -> ConfigDict:
+    """Runs FILE.py:VARIANT and returns the config that its get_config makes, locked.
+
+    Raises UserError, with the line in the file if the program there fails.
+    """
+    file, colon, variant = find_config(value).partition(":")
+    try:
+        with open_regular(file) as source:
+            text = source.read()
+    except OSError as error:
+        raise UserError(f"--config: {file}: cannot be read ({error.strerror})") from None
+    # Registered, because what is defined there may look for its module.
+    module = sys.modules[f"config:{file}"] = types.ModuleType(f"config:{file}")
+    module.__file__ = file
+    try:
+        exec(compile(text, file, "exec"), module.__dict__)
+        config = module.get_config(*([variant] if colon else []))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a program raises what it likes, SystemExit too
+        raise UserError(f"--config: {_in_file(error, file)}") from error
+    if not isinstance(config, ConfigDict):
+        what = type(config).__name__
+        raise UserError(f"--config: {file}: get_config returned {what}; must be a ConfigDict")
+    return config.lock()
+
+
 def make_folder(flag: str, folder: str | os.PathLike) -> pathlib.Path:
     """Makes and returns the folder that `flag` names; raises UserError if it cannot."""
-    folder = pathlib.Path(folder).expanduser()
+    folder = expand(folder, flag)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -53,9 +98,10 @@ def output_file(flag: str, path: str | None) -> pathlib.Path | None:
     """Returns the file that `flag` names, or None, and makes its folder."""
     if path is None:
         return None
-    path = pathlib.Path(path).expanduser()
-    if path.is_dir():
-        raise UserError(f"{flag} {path}: is a folder; name a file in it")
+    path = expand(path, flag)
+    if os.path.lexists(path) and not os.path.isfile(path):  # a device would be replaced
+        what = "a folder; name a file in it" if os.path.isdir(path) else "no regular file"
+        raise UserError(f"{flag} {path}: is {what}")
     return make_folder(flag, path.parent) / path.name
 
 
@@ -65,10 +111,18 @@ def run(main, *, resumes: bool = False) -> None:
     Ctrl-C ends in one line and status 130; if the command `resumes`, the line says so.
     """
     startup.prepare()
-    # What TFDS and orbax log is not for the user: an error that matters is raised too.
-    logging.set_verbosity(logging.FATAL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # see reweight_jax/__init__.py
+    logging.set_verbosity(logging.ERROR)  # warnings of TFDS and orbax are not for the user
+
+    def main_and_flush(argv):
+        main(argv)
+        sys.stdout.flush()
+        error = getattr(sys.stdout, "error", None)
+        if error and not isinstance(error, BrokenPipeError):  # head -1 has read enough
+            raise UserError(f"all is done, but stdout cannot be written ({error.strerror})")
+
     try:
-        app.run(main, flags_parser=_parse)
+        app.run(main_and_flush, flags_parser=_parse)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
@@ -76,43 +130,56 @@ def run(main, *, resumes: bool = False) -> None:
         rest = ": the same command goes on from the last checkpoint" if resumes else ""
         print(f"\ninterrupted{rest}", file=sys.stderr)
         sys.exit(130)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the process ends
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """Parses --config by `load_config`."""
+
+    def parse(self, value):
+        try:
+            return load_config(value)
+        except UserError as error:  # absl would write the flag before a ValueError
+            raise _ConfigError(error) from error
+
+
+class _ConfigError(Exception):
+    """Carries a UserError through absl."""
 
 
 def _parse(argv):
     """Parses flags by absl; errors of config files and their fields become one line."""
-    argv = list(argv)
-    for i, argument in enumerate(argv):
-        flag, equals, value = argument.partition("=")
-        if flag in ("--config", "-config") and equals:
-            argv[i] = f"{flag}={find_config(value)}"
-        elif argv[i - 1] in ("--config", "-config") and i > 1:
-            argv[i] = find_config(argument)
+    if not os.path.isdir(os.curdir):
+        raise UserError("the current folder does not exist any more")
     try:
         return flags.FLAGS(argv)
+    except _ConfigError as error:
+        raise error.args[0] from None
     except (AttributeError, KeyError) as error:
-        raise UserError(f"--config: {_field_error(str(error.args[0]))}") from error
-    except (flags.Error, OSError, TypeError, ValueError) as error:
-        text = str(error)
-        if "Traceback" in text:  # of an error inside the config file
-            text = f"--config: {_field_error(text)}"
-        raise UserError(_one_line(text)) from error
-    except Exception as error:  # a config file is a program, and raises what it likes
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"{type(error).__name__}: {_one_line(error)}"
-        raise UserError(f"--config: {frame.filename}, line {frame.lineno}: {what}") from error
+        raise UserError(f"--config: {_field_error(error)}") from error
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(one_line(error)) from error
 
 
-def _field_error(text):
-    """Says which field does not exist, or gives the last line of any other error."""
+def _in_file(error, file):
+    """Says what is wrong with a config file, and in which line."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename or file}, line {error.lineno}: {error.msg}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    where = f"{file}, line {frames[-1].lineno}" if frames else file
+    if type(error) in (AttributeError, KeyError):
+        return f"{where}: {_field_error(error)}"
+    return f"{where}: {type(error).__name__}: {one_line(error)}"
+
+
+def _field_error(error):
+    """Says which field does not exist, or what any other error says."""
+    text = str(error.args[0]) if error.args else ""
     text = text.replace("\\n", "\n").replace("\\'", "'")
     near = re.search(r'[Dd]id you mean "(.+?)"', text)
     missing = re.search(r'[Kk]ey "(.+?)" does not exist|^\W*([\w.]+)\W*$', text, re.MULTILINE)
     if missing and (near or missing[1]):
         hint = f"did you mean {near[1]}?" if near else "configs/default.py has all fields"
         return f"no field {missing[1] or missing[2]}; {hint}"
-    last = text.strip().rpartition("\n")[2] or "cannot be read"
-    return _one_line(last.partition(": ")[2] or last)
-
-
-def _one_line(text):
-    return " ".join(str(text).split())
+    return f"{type(error).__name__}: {one_line(text)}"

@@ -18,6 +18,12 @@ def choose(field: str, name: str, table: dict):
     return table[name]
 
 
+def one_line(error: Exception | str) -> str:
+    """Returns what an error says, of a library, say, for a message of one line."""
+    text = " ".join((str(error) or type(error).__name__).split())
+    return text if len(text) <= 300 else f"{text[:300]} ..."
+
+
 @contextlib.contextmanager
 def prefix(name: str):
     """Turns a ValueError raised inside into a UserError whose message begins with `name`."""

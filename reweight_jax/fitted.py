@@ -16,6 +16,7 @@ from reweight_jax.errors import UserError, choose, prefix
 from reweight_jax.labels import report
 from reweight_jax.labels.suspects import suspects_table
 from reweight_jax.models import MODELS, Model
+from reweight_jax.paths import expand
 from reweight_jax.records.workdir import Workdir, read_run, write_atomically
 from reweight_jax.sealed import read_npz
 from reweight_jax.tasks import TASKS, Task
@@ -49,7 +50,7 @@ class Fitted:
 
     def __init__(self, workdir: str | os.PathLike, *, model: Any = None, devices=None):
         """Reads the folder of a run; see `load`."""
-        self.workdir = pathlib.Path(workdir).expanduser().absolute()
+        self.workdir = expand(workdir).absolute()
         try:
             saved, self.result = read_run(self.workdir)
             self.examples = read_npz(self.workdir / "examples.npz", self.result)
@@ -109,7 +110,7 @@ class Fitted:
 
     def report(self, path: str | os.PathLike, **rates: float) -> pathlib.Path:
         """Writes label_report.html as the file `path`, and returns it; `rates` as in `suspects`."""
-        path, page = pathlib.Path(path).expanduser(), report.render(self.workdir, **rates)
+        path, page = expand(path), report.render(self.workdir, **rates)
         try:
             write_atomically(path, page["label_report.html"])
         except OSError as error:
@@ -118,7 +119,7 @@ class Fitted:
 
     def save(self, folder: str | os.PathLike) -> pathlib.Path:
         """Copies the folder of the run to `folder`, which must not exist; returns its path."""
-        folder = pathlib.Path(folder).expanduser()
+        folder = expand(folder)
         try:
             return pathlib.Path(shutil.copytree(self.workdir, folder))
         except OSError as error:

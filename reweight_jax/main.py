@@ -1,13 +1,12 @@
 """Command line: python -m reweight_jax.main --config=configs/mnist_imbalance.py[:variant]."""
 
 from absl import flags
-from ml_collections import config_flags
 
 from reweight_jax import cli
 from reweight_jax.records import result
 from reweight_jax.train import hosts, loop
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:VARIANT")
+_CONFIG = cli.define_config("FILE.py or FILE.py:VARIANT")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; the same command again resumes it. Default: under runs/."
 )

@@ -9,24 +9,20 @@ prediction, and the probability of each class or tag.
 
 import csv
 import io
-import pathlib
 
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from reweight_jax import api, cli
 from reweight_jax.data.files import read_inputs
 from reweight_jax.errors import UserError
-from reweight_jax.records.workdir import write_atomically
+from reweight_jax.records.workdir import write_atomically, writing
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
 _INPUT = flags.DEFINE_string("input", None, "npz, CSV or image file, or a folder of images.")
 _OUTPUT = flags.DEFINE_string("output", "predictions.csv", "CSV file to write.")
 _STEP = flags.DEFINE_enum("step", "last", api.PHASES, "Which step of the run predicts.")
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The run's config file, if that is what defines its model."
-)
+_CONFIG = cli.define_config("The run's config file, if that is what defines its model.")
 
 
 def to_csv(run: api.Fitted, ids: np.ndarray, values: np.ndarray) -> str:
@@ -70,7 +66,9 @@ def main(argv):
     run = api.load(_WORKDIR.value)
     output = cli.output_file("--output", _OUTPUT.value)
     inputs, ids = read_inputs(_INPUT.value, run.config.data, run.sample, run.columns)
-    write_atomically(pathlib.Path(output), to_csv(run, ids, run.predict(inputs, _STEP.value)))
+    text = to_csv(run, ids, run.predict(inputs, _STEP.value))
+    with writing(output):
+        write_atomically(output, text)
     print(f"{len(ids)} predictions: {output}")
 
 

@@ -5,15 +5,14 @@
 It writes suspects.csv and label_report.html, by default into the run's folder.
 """
 
-import pathlib
-
 from absl import flags
 
 from reweight_jax import cli
 from reweight_jax.errors import UserError
 from reweight_jax.labels import report
 from reweight_jax.labels.sections import plural
-from reweight_jax.records.workdir import write_atomically
+from reweight_jax.paths import expand
+from reweight_jax.records.workdir import write_atomically, writing
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write to. Default: the run's.")
@@ -30,7 +29,7 @@ def main(argv):
         raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
     if not _WORKDIR.value:
         raise UserError("--workdir is missing")
-    folder = pathlib.Path(_WORKDIR.value).expanduser()
+    folder = expand(_WORKDIR.value)
     rates = {
         "false_alarm_rate": _FALSE_ALARM_RATE.value,
         "false_discovery_rate": _FALSE_DISCOVERY_RATE.value,
@@ -39,7 +38,8 @@ def main(argv):
     files = report.render(folder, **rates)
     output = cli.make_folder("--output", _OUTPUT.value or folder)
     for name, content in files.items():
-        write_atomically(output / name, content)
+        with writing(output / name):
+            write_atomically(output / name, content)
     for note in summary["notes"]:
         print(note)
     print(f"{plural(summary['num_suspects'], 'suspect')} of {summary['num_examples']:,} labels")

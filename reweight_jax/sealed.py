@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 
 from reweight_jax.errors import UserError
+from reweight_jax.paths import open_regular
 
 # What zipfile and numpy raise for a damaged npz file.
 DAMAGED = (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError)
@@ -43,7 +44,8 @@ def read_sealed(path: pathlib.Path) -> dict:
       FileNotFoundError: there is none.
     """
     try:
-        return unseal(json.loads(path.read_text()))
+        with open_regular(path) as file:
+            return unseal(json.load(file))
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(path) from None
     except (OSError, ValueError, RecursionError) as error:
@@ -56,7 +58,8 @@ def read_npz(path: pathlib.Path, result: dict) -> dict[str, np.ndarray]:
     `result`: the contents of result.json, which has the digests of the files written with it.
     """
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
         if digest(content) != result.get("files", {}).get(path.name, digest(content)):
             raise ValueError("it is not the file that result.json was written with")
         return dict(np.load(io.BytesIO(content), allow_pickle=False))

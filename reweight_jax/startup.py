@@ -1,4 +1,4 @@
-"""What a command sets in its process before the first array: memory, compilation cache, threads.
+"""What a command sets in its process before the first array: output, memory, caches, threads.
 
 Only the command line and a sweep's workers call `prepare`; importing the package sets nothing.
 """
@@ -18,11 +18,58 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 def prepare() -> None:
     """Sets everything below; the settings for CPUs only if there is no accelerator."""
+    keep_output_from_failing()
     cache_compilations()
     if is_cpu_only():
         give_devices_threads()
         keep_freed_memory()
         step_on_this_thread()
+
+
+def keep_output_from_failing() -> None:
+    """Lets a run go on if stdout or stderr is closed or full, or nobody reads it any more."""
+    for fd, name in ((1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:  # closed; the next file that is opened would take its place
+            os.dup2(os.open(os.devnull, os.O_RDWR), fd)
+        stream = getattr(sys, name) or open(os.devnull, "w")
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # of a file whose name is no text
+        setattr(sys, name, _Stream(stream))
+
+
+class _Stream:
+    """A text stream; what cannot be written is lost, and the first error is kept."""
+
+    def __init__(self, stream):
+        self._stream, self.error = stream, None
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        return self._try(self._stream.write, text)
+
+    def flush(self):
+        self._try(self._stream.flush)
+
+    def _try(self, function, *arguments):
+        try:
+            return function(*arguments)
+        except OSError as error:
+            self.error = self.error or error
+            nowhere = os.open(os.devnull, os.O_WRONLY)  # for what is still in its buffer
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+
+
+def machine_memory() -> int | None:
+    """Returns the bytes of memory of this machine; None if the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def is_cpu_only() -> bool:

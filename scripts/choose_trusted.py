@@ -24,6 +24,7 @@ calibration set, and the others join the clean set.
 
 import contextlib
 import json
+import os
 import pathlib
 import shlex
 import shutil
@@ -31,7 +32,7 @@ import sys
 
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 from PIL import Image
 
 from reweight_jax import cli
@@ -56,8 +57,9 @@ from reweight_jax.data.trusted import (
     write_trusted,
 )
 from reweight_jax.errors import UserError, prefix
+from reweight_jax.paths import expand, open_regular
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:VARIANT")
+_CONFIG = cli.define_config("FILE.py or FILE.py:VARIANT")
 _NUM = flags.DEFINE_integer("num", 100, "How many examples to draw.", lower_bound=1)
 _WORKDIR = flags.DEFINE_string("workdir", None, "A finished run: half are what it is unsure of.")
 _FINISH = flags.DEFINE_string("finish", None, "The CSV file with the answers.")
@@ -139,8 +141,8 @@ def draw(config, arguments: list[str], num: int, output: str, workdir: str | Non
 @contextlib.contextmanager
 def new_folder(name: str):
     """Yields a folder that becomes `name` if nothing fails; UserError if `name` has files."""
-    folder = pathlib.Path(name).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    folder = expand(name)
+    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--output {name}: is there already; remove it, or choose another folder")
     part = cli.make_folder("--output", folder.with_name(f".{folder.name}.part"))
     try:
@@ -157,7 +159,7 @@ def new_folder(name: str):
 
 def finish(config, arguments: list[str], answers: str, output: str) -> str:
     """Writes the trusted set to the folder `output`; returns what to tell the user."""
-    data, table = read_data(config), read_table(pathlib.Path(answers).expanduser())
+    data, table = read_data(config), read_table(expand(answers))
     train, index = data.splits.train, data.splits.train.index
     if "label" not in table.cells:
         raise UserError(f"{table.path}: no column label; found: {', '.join(table.cells)}")
@@ -246,7 +248,8 @@ def saved_config(answers: pathlib.Path):
     """Returns (config, arguments) that `draw` left beside the file to fill in."""
     path = answers.with_name("config.json")
     try:
-        saved = json.loads(path.read_text())
+        with open_regular(path) as file:
+            saved = json.load(file)
         config = default.get_config()
         config.update(ConfigDict(saved["config"]))
         return config, saved["arguments"]
@@ -261,7 +264,7 @@ def main(argv):
     if _FINISH.value and config is None:
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
-        config, arguments = saved_config(pathlib.Path(_FINISH.value).expanduser())
+        config, arguments = saved_config(expand(_FINISH.value))
     else:
         cli.check_arguments(argv, config)
     if _FINISH.value:

@@ -12,19 +12,20 @@ and .md of a config with label noise, all its data sets in one table (Tables 1 a
 """
 
 import pathlib
-import runpy
 
 from absl import flags
 from ml_collections import config_flags
 
 from reweight_jax import cli
-from reweight_jax.errors import UserError, choose
+from reweight_jax.errors import UserError, choose, one_line
 from reweight_jax.methods import METHODS
 from reweight_jax.paper import figures, imbalance, noise, published, tables
 from reweight_jax.paper.grid import grid, ratio_field, run_all
+from reweight_jax.paths import expand
 from reweight_jax.records.workdir import write_atomically
+from reweight_jax.train.checks import check_config
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:VARIANT")
+_CONFIG = cli.define_config("FILE.py or FILE.py:VARIANT")
 _ALSO = flags.DEFINE_list(
     "also", [], "More configs, FILE.py:VARIANT; --config.field=value sets their fields too."
 )
@@ -42,7 +43,7 @@ _FINETUNE_FROM = flags.DEFINE_enum(
     "config.finetune_from. Default: the config's; with label noise, both.",
 )
 _WORKERS = flags.DEFINE_integer(
-    "workers", 1, "Processes that share the runs; on a CPU, as many as cores.", lower_bound=1
+    "workers", 1, "Processes that share the runs; on a CPU, as many as cores.", 1, 256
 )
 _WORKDIR = flags.DEFINE_string("workdir", "runs/sweep", "Folder of the runs.")
 _RESULTS = flags.DEFINE_string("results", "runs/results", "Folder of the tables and figures.")
@@ -50,12 +51,13 @@ _RESULTS = flags.DEFINE_string("results", "runs/results", "Folder of the tables 
 
 def load_config(name: str, overrides: dict):
     """Returns the config FILE.py:VARIANT with `overrides`; raises UserError if it has an error."""
-    file, _, variant = cli.find_config(name).partition(":")
     try:
-        config = runpy.run_path(file)["get_config"](*([variant] if variant else []))
+        config = cli.load_config(name)
         config.update_from_flattened_dict(overrides)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, ImportError) as error:
-        raise UserError(f"--also={name}: {' '.join(str(error).split())}") from None
+        check_config(config)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        text = str(error).removeprefix("--config: ")
+        raise UserError(f"--also={name}: {one_line(text)}") from None
     return config
 
 
@@ -107,15 +109,17 @@ def main(argv):
         raise UserError("--methods, --ratios and --seeds: name at least one of each")
     for method in _METHODS.value or []:
         choose("--methods", method, METHODS)
-    folder = cli.make_folder("--workdir", _WORKDIR.value)
-    results = cli.make_folder("--results", _RESULTS.value)
-    runs = []
+    folder, results, runs = expand(_WORKDIR.value), expand(_RESULTS.value), []
     for config in configs:
         if _FINETUNE_FROM.value:
             config.finetune_from = _FINETUNE_FROM.value
         elif has_noise(config) and "finetune_from" not in overrides:
             config.finetune_from = "both"
         runs += runs_of(config, folder, ratios, seeds)
+    for run in runs:
+        check_config(run.config)  # all of them before the first one runs
+    cli.make_folder("--workdir", folder)
+    cli.make_folder("--results", results)
     run_all(runs, _WORKERS.value)
     for config in {table_name(config): config for config in configs}.values():
         write_tables(config, folder, results)

@@ -90,7 +90,9 @@ def check_python(words: list[str]) -> None:
     source, arguments = source_of(words)
     if ROOT not in source.parents:  # pytest and the like
         return
-    defined = set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", source.read_text()))
+    text = source.read_text()
+    defined = set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", text))
+    defined |= {"config"} if "cli.define_config(" in text else set()
     configs = []
     for word in arguments:
         if not word.startswith("-"):

@@ -7,8 +7,8 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "reweight_jax"
 FLOORS = (
-    "errors sealed reweight history startup configs tasks data models methods labels records train "
-    "fitted confident api sklearn paper cli report predict main"
+    "errors paths sealed reweight history startup configs tasks data models methods labels "
+    "records train fitted confident api sklearn paper cli report predict main"
 ).split()
 FILES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path

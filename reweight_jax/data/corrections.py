@@ -17,6 +17,7 @@ known (multi_label); a number, or several separated by ; (regression).
 import csv
 import difflib
 import io
+import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable
@@ -28,6 +29,7 @@ from reweight_jax.data.examples import Examples
 from reweight_jax.data.tables import INTEGER, Table, read_table
 from reweight_jax.data.targets import listed
 from reweight_jax.errors import UserError
+from reweight_jax.paths import expand
 
 DECISIONS = ("keep", "drop", "relabel")
 COLUMNS = (("decision", "new_label"), ("action", "suggested_label"))
@@ -110,10 +112,9 @@ def correct(train: Examples, files: str, names: Names) -> tuple[Examples, dict]:
 
 def split_paths(files: str) -> list[pathlib.Path]:
     """Returns the paths in a list separated by commas, with ~ expanded."""
-    whole = pathlib.Path(files).expanduser()
-    if whole.exists():  # a comma may be part of the name of a file
-        return [whole]
-    return [pathlib.Path(name.strip()).expanduser() for name in files.split(",") if name.strip()]
+    if os.path.exists(whole := os.path.expanduser(files)):  # a comma may be part of a name
+        return [pathlib.Path(whole)]
+    return [expand(name.strip()) for name in files.split(",") if name.strip()]
 
 
 def find_rows(table: Table, train: Examples, num_train: int, names: Names) -> np.ndarray:

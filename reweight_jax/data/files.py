@@ -1,18 +1,23 @@
 """A user's npz files as data sets; inputs without labels, from files of any kind."""
 
 import difflib
+import math
+import os
 import pathlib
-import zipfile
-import zlib
 
 import numpy as np
 
 from reweight_jax.data import images, tables
 from reweight_jax.data.examples import Inputs, Part
-from reweight_jax.data.images import first_line
 from reweight_jax.data.inputs import as_inputs, like_train
-from reweight_jax.errors import UserError, prefix
+from reweight_jax.errors import UserError, one_line, prefix
+from reweight_jax.paths import expand, open_regular
+from reweight_jax.sealed import DAMAGED
 
+HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 SPLITS = ("train", "clean", "calibration", "hyper_val", "test")
 
 
@@ -25,7 +30,7 @@ def read_npz(fields) -> dict[str, Part]:
     """
     if not fields.path:
         raise UserError("config.data.path: empty; give the npz file to read")
-    path = pathlib.Path(fields.path).expanduser()
+    path = expand(fields.path)
     arrays = load_npz(path)
     parts, read = {}, set()
     for split in SPLITS:
@@ -52,30 +57,47 @@ def read_npz(fields) -> dict[str, Part]:
 def load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns all arrays of an npz file; UserError if it is missing, damaged or has pickles."""
     try:
-        file = path.open("rb")
+        file = open_regular(path)
     except OSError as error:
         raise UserError(f"config.data.path: no readable file {path} ({error.strerror})") from None
     with file:
         try:
             archive = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-            why = "no archive of arrays" if "pickle" in str(error) else first_line(error)
+        except DAMAGED as error:
+            why = "no archive of arrays" if "pickle" in str(error) else one_line(error)
             raise UserError(f"{path}: not a readable npz file ({why})") from None
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise UserError(f"{path}: a single array; save the arrays by name with np.savez")
         arrays = {}
         for name in archive.files:
             try:
+                _check_header(archive.zip, name)
                 arrays[name] = archive[name]
-            except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            except MemoryError:
+                raise UserError(f"{path}: {name} does not fit into memory") from None
+            except (*DAMAGED, SyntaxError) as error:  # SyntaxError: of a header
                 if "allow_pickle" in str(error):
                     raise UserError(
                         f"{path}: {name} holds pickled objects; save an array of numbers or strings"
                     ) from None
-                raise UserError(f"{path}: {name} is damaged ({first_line(error)})") from None
+                raise UserError(f"{path}: {name} is damaged ({one_line(error)})") from None
             if not isinstance(arrays[name], np.ndarray):
                 raise UserError(f"{path}: {name} is not a numpy array; save it with np.savez")
     return arrays
+
+
+def _check_header(archive, name):
+    """Raises ValueError for an array that has fewer bytes than its header says."""
+    entry = archive.NameToInfo.get(f"{name}.npy")
+    if entry is None:
+        return
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in HEADERS:
+            return  # of arrays of records with names that are not ASCII
+        shape, _, dtype = HEADERS[version](file)
+        if not dtype.hasobject and math.prod(shape) * dtype.itemsize > entry.file_size:
+            raise ValueError(f"its header says {shape}, for which it is too short")
 
 
 def _npz_inputs(arrays, names, path):
@@ -111,14 +133,14 @@ def read_inputs(
     Raises:
       UserError: a missing or malformed file, or inputs unlike the training set's.
     """
-    path = pathlib.Path(path).expanduser()
+    path = expand(path)
     suffix = path.suffix.lower()
-    if path.is_dir():
+    if os.path.isdir(path):
         paths = images.list_images(path)
         if not paths:
             raise UserError(f"{path}: has no image")
         ids = [entry.relative_to(path).as_posix() for entry in paths]
-    elif not path.exists():
+    elif not os.path.exists(path):  # pathlib's raises for a name that is too long
         raise UserError(f"{path}: no such file or folder")
     elif suffix in images.SUFFIXES:
         paths, ids = [path], [path.name]

@@ -1,6 +1,7 @@
 """Image files as inputs: a folder of class folders, or paths from a table."""
 
 import concurrent.futures
+import math
 import os
 import pathlib
 import warnings
@@ -9,8 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from reweight_jax import startup
 from reweight_jax.data.examples import LazyInputs, Part
-from reweight_jax.errors import UserError
+from reweight_jax.errors import UserError, one_line
+from reweight_jax.paths import expand, open_regular
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 IGNORED = ("thumbs.db", "desktop.ini")  # what file managers leave behind; so are hidden files
@@ -43,7 +46,7 @@ class ImageFiles:
                     image = image.resize((width, height), Image.Resampling.BILINEAR)
                 return np.asarray(image).reshape(height, width, channels)
         except Exception as error:  # Pillow's decoders raise many kinds
-            raise UserError(f"{path}: not a readable image ({first_line(error)})") from None
+            raise UserError(f"{path}: not a readable image ({one_line(error)})") from None
 
     def read_all(self) -> np.ndarray:
         """Returns all images, uint8 [N, H, W, C]."""
@@ -89,6 +92,12 @@ def open_images(
                     "config.data.image_size=S resizes all images to S x S"
                 )
     files = {name: ImageFiles(part, shape, bool(image_size)) for name, part in paths.items()}
+    size = len(every) * math.prod(shape)
+    if resident and size > (startup.machine_memory() or size):
+        raise UserError(
+            f"config.data.resident: {size / 2**30:,.0f} GiB of images do not fit into memory; "
+            "set it to False, or a smaller config.data.image_size"
+        )
     if resident:
         return {name: source.read_all() for name, source in files.items()}
     return {name: LazyInputs(source) for name, source in files.items()}
@@ -103,7 +112,7 @@ def read_image_folder(fields) -> dict[str, Part]:
     folders = part_paths(fields, "folder")
     paths, labels = {}, {}
     for split, folder in folders.items():
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise UserError(f"{folder}: no such folder; config.data.{split_field(split)}")
         classes = _visible(folder)
         for entry in classes:
@@ -140,11 +149,6 @@ def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
     return files
 
 
-def first_line(error: Exception) -> str:
-    """Returns what the error of another library says, for a message of one line."""
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
 def part_paths(fields, what: str) -> dict[str, pathlib.Path]:
     """Returns split -> path, from config.data.path and clean_path, calibration_path, test_path."""
     if not fields.path:
@@ -154,7 +158,7 @@ def part_paths(fields, what: str) -> dict[str, pathlib.Path]:
         value = fields[split_field(split)]
         if not value:
             continue
-        path = pathlib.Path(value).expanduser()
+        path = expand(value)
         for other, taken in paths.items():
             if os.path.realpath(taken) == os.path.realpath(path):
                 raise UserError(
@@ -183,13 +187,13 @@ def _visible(folder):
 def _header(path):
     """Returns ((width, height), is gray) of an image file, whose pixels are not decoded."""
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings(), open_regular(path) as file, Image.open(file) as image:
             warnings.simplefilter("ignore")
             size, mode = image.size, image.mode
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:
-        raise UserError(f"{path}: not a readable image ({first_line(error)})") from None
+        raise UserError(f"{path}: not a readable image ({one_line(error)})") from None
     if mode in DEEP:
         raise UserError(f"{path}: has more than 8 bits per pixel and channel; save it with 8")
     return size, mode in GRAY

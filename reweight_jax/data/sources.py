@@ -9,7 +9,6 @@ decoded until they are indexed. `prepare` downloads a TFDS set.
 import functools
 import importlib.util
 import os
-import pathlib
 import threading
 import urllib.error
 import urllib.request
@@ -18,9 +17,10 @@ import numpy as np
 
 from reweight_jax.data.examples import LazyInputs, Part
 from reweight_jax.data.files import read_npz
-from reweight_jax.data.images import first_line, read_image_folder
+from reweight_jax.data.images import read_image_folder
 from reweight_jax.data.tables import read_csv
-from reweight_jax.errors import UserError
+from reweight_jax.errors import UserError, one_line
+from reweight_jax.paths import expand
 
 # TFDS set -> the host that its builder downloads from. It is asked before TFDS starts: by default
 # TFDS retries a missing network for minutes.
@@ -61,7 +61,7 @@ def _read_tfds(name, data_dir, resident):
     decoders = None if resident else {"image": tfds.decode.SkipDecoding()}
     parts = {}
     for split in ("train", "test"):
-        records = builder.as_data_source(split=split, decoders=decoders)
+        records = _open_split(builder, split, decoders, origin)
         images, labels = [], []
         for start in range(0, len(records), RECORDS_AT_ONCE):
             rows = range(start, min(start + RECORDS_AT_ONCE, len(records)))
@@ -72,10 +72,18 @@ def _read_tfds(name, data_dir, resident):
         if resident:
             image = np.stack(images)
         else:
-            decoded = builder.as_data_source(split=split)
+            decoded = _open_split(builder, split, None, origin)
             image = LazyInputs(TfdsImages(decoded, builder.info.features["image"].shape, origin))
         parts[split] = Part(image, np.array(labels, np.int64))
     return parts
+
+
+def _open_split(builder, split, decoders, origin):
+    try:
+        return builder.as_data_source(split=split, decoders=decoders)
+    except Exception as error:  # as in `_builder`
+        message = f"the part {split} cannot be opened ({one_line(error)}); prepare the set again"
+        raise UserError(f"{origin}: {message}") from error
 
 
 class TfdsImages:
@@ -99,7 +107,7 @@ def read_records(records, rows, origin: str) -> list[dict]:
     try:
         return records.__getitems__(rows)
     except Exception as error:  # array_record, protobuf and the image decoder raise many kinds
-        message = f"a record cannot be read ({first_line(error)}); prepare the set again"
+        message = f"a record cannot be read ({one_line(error)}); prepare the set again"
         raise UserError(f"{origin}: {message}") from error
 
 
@@ -128,7 +136,7 @@ def prepare(name: str, data_dir: str | os.PathLike | None = None) -> bool:
         os.makedirs(data_dir, exist_ok=True)
         builder.download_and_prepare()
     except Exception as error:  # TFDS raises many kinds: disk, checksum, parsing, connection
-        raise UserError(f"{missing}: preparing it failed ({first_line(error)})") from error
+        raise UserError(f"{missing}: preparing it failed ({one_line(error)})") from error
     return True
 
 
@@ -147,13 +155,15 @@ def _builder(name, data_dir):
     except ValueError as error:  # TFDS keeps the format of a set that is prepared already
         raise UserError(
             f"{name} in {data_dir} is prepared in a format that needs TensorFlow "
-            f"({first_line(error)}); give another config.data.data_dir"
+            f"({one_line(error)}); give another config.data.data_dir"
         ) from None
+    except Exception as error:  # damaged metadata: json, protobuf and etils raise many kinds
+        raise UserError(f"{name} in {data_dir}: cannot be read ({one_line(error)})") from error
 
 
 def _data_dir(data_dir):
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return pathlib.Path(chosen).expanduser()
+    return expand(chosen)
 
 
 def _reachable(url):

@@ -9,8 +9,8 @@ import numpy as np
 
 from reweight_jax.data import images
 from reweight_jax.data.examples import Part
-from reweight_jax.data.images import first_line
-from reweight_jax.errors import UserError
+from reweight_jax.errors import UserError, one_line
+from reweight_jax.paths import open_regular
 
 FILE_COLUMN = "file"
 YES, NO = ("1", "true", "yes", "1.0"), ("0", "false", "no", "0.0")
@@ -113,13 +113,13 @@ def read_table(path: pathlib.Path) -> Table:
     Blank lines are skipped. UserError if it is missing, ragged or not text.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with open_regular(path, "r", newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
             rows = [(reader.line_num, row) for row in reader if row]
     except OSError as error:
         raise UserError(f"{path}: no readable file ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not text in UTF-8 ({first_line(error)})") from None
+        raise UserError(f"{path}: not text in UTF-8 ({one_line(error)})") from None
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
     if not rows:

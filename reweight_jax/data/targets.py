@@ -123,7 +123,10 @@ def _class_values(name, label):
     if array.dtype.kind in "OT":  # T: numpy's strings of any length
         array = _of_objects(name, array)
     if array.dtype.kind == "S":
-        array = np.char.decode(array, "utf-8")
+        try:
+            array = np.char.decode(array, "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name}: bytes that are not text in UTF-8 ({error})") from None
     if array.dtype.kind == "f":
         if (row := _first(np.isnan(array))) is not None:
             raise ValueError(f"{name}: row {row} {MISSING}")

@@ -15,6 +15,7 @@ from reweight_jax.data.randomness import generator
 from reweight_jax.data.splits import load
 from reweight_jax.data.tables import FILE_COLUMN, read_table
 from reweight_jax.errors import UserError
+from reweight_jax.paths import expand
 from reweight_jax.sealed import DamagedError, read_npz, read_sealed
 
 SOURCES = ("npz", "csv", "image_folder")
@@ -45,7 +46,7 @@ def read_data(config) -> Data:
 
 def files_of(fields, data: Data) -> list[pathlib.Path] | None:
     """Returns the image file of each row of the source, or None if the inputs are no files."""
-    path = pathlib.Path(fields.path).expanduser()
+    path = expand(fields.path)
     if fields.name == "npz" or (fields.name == "csv" and data.columns):
         return None
     folder = path if fields.name == "image_folder" else path.parent
@@ -92,7 +93,7 @@ def uncertainty_of(workdir: str, data: Data) -> np.ndarray:
     Minus the distance of the mean margin from 0, at which two labels are equally probable (of tags
     the nearest one); of numbers, how far the prediction was off.
     """
-    folder, train = pathlib.Path(workdir).expanduser(), data.splits.train
+    folder, train = expand(workdir), data.splits.train
     try:
         classes = read_sealed(folder / "config.json")["dataset"]["classes"]
         examples = read_npz(folder / "examples.npz", read_sealed(folder / "result.json"))
@@ -147,7 +148,7 @@ def write_trusted(fields, data: Data, parts: dict, folder: pathlib.Path) -> dict
 
 def _write_npz(fields, data, parts, folder):
     """Copies the file, with the arrays of the parts added."""
-    arrays = load_npz(pathlib.Path(fields.path).expanduser())
+    arrays = load_npz(expand(fields.path))
     inputs = {
         name: array
         for name, array in arrays.items()
@@ -175,7 +176,7 @@ def _other_name(name):
 
 def _write_csv(fields, data, parts, folder):
     """Writes a table for each part: the columns that are read, with the new labels."""
-    table, written = read_table(pathlib.Path(fields.path).expanduser()), {}
+    table, written = read_table(expand(fields.path)), {}
     labels = [fields.label_column]
     if labels[0] not in table.cells:
         labels = [name.strip() for name in fields.label_column.split(",")]
@@ -192,7 +193,7 @@ def _write_csv(fields, data, parts, folder):
             }
         tables = [(table.path, chosen)]
         if fields[f"{part}_path"]:
-            older = read_table(pathlib.Path(fields[f"{part}_path"]).expanduser())
+            older = read_table(expand(fields[f"{part}_path"]))
             tables.insert(0, (older.path, older.cells))
         lines = []
         for path, cells in tables:
@@ -211,7 +212,7 @@ def _write_image_folder(fields, data, parts, folder):
     paths, index = files_of(fields, data), data.splits.train.index
     for part, (rows, label) in parts.items():
         if fields[f"{part}_path"]:
-            copy(pathlib.Path(fields[f"{part}_path"]).expanduser(), folder / part)
+            copy(expand(fields[f"{part}_path"]), folder / part)
         for row, name in zip(index[rows], label_texts(label, data.classes), strict=True):
             # Of two class folders, images may have the same name.
             copy(paths[row], folder / part / name / f"{row}_{paths[row].name}")

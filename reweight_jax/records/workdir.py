@@ -12,6 +12,7 @@ import filelock
 from reweight_jax.configs import default
 from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS
+from reweight_jax.paths import expand
 from reweight_jax.sealed import DamagedError, checksum, read_sealed, seal
 
 # Fields that change no number of a run: what is logged, how data is read, and the place of files:
@@ -36,10 +37,7 @@ class Workdir:
 
     def __init__(self, path: str | os.PathLike, config, facts: dict, *, writes: bool = True):
         """`config`: ConfigDict of the run; `facts`: what of the data it depends on, JSON."""
-        try:
-            self.path = pathlib.Path(path).expanduser().absolute()
-        except RuntimeError as error:  # ~name of nobody
-            raise UserError(f"--workdir {path}: cannot be used ({error})") from None
+        self.path = expand(path, "--workdir").absolute()
         self.writes = writes
         self.content = json.loads(json.dumps(json.loads(config.to_json()) | {"dataset": facts}))
 
@@ -59,8 +57,17 @@ class Workdir:
                     stack.enter_context(_lock(self.path))
                 except OSError as error:
                     raise UserError(f"--workdir {self.path}: cannot be used ({error})") from None
+                self._check_kinds()
                 self._check_config()
             yield
+
+    def _check_kinds(self):
+        """Raises UserError, before hours of training, for a name that cannot be written later."""
+        for name in ("config.json", "metrics.jsonl", "result.json", "checkpoints", "plots"):
+            path, is_file = self.path / name, "." in name
+            if os.path.isdir(path) if is_file else os.path.lexists(path) and not path.is_dir():
+                what = "a folder" if is_file else "no folder"
+                raise UserError(f"--workdir {self.path}: its {name} is {what}; remove it")
 
     def _check_config(self):
         try:

@@ -2,9 +2,6 @@
 
 import contextlib
 import functools
-import math
-import re
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,16 +18,9 @@ from reweight_jax.models import Model
 from reweight_jax.reweight import select_params
 from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train import devices as on_devices
-from reweight_jax.train.phases import FINETUNE_FROM, LR_SCHEDULES, RETRAIN, Phase, phases_of
-from reweight_jax.train.state import OPTIMIZERS
+from reweight_jax.train.checks import CLEAN_IN_TRAIN, check_batch, check_config, check_sizes
+from reweight_jax.train.phases import Phase, phases_of
 from reweight_jax.train.step import Augment, augmentation
-
-# Whether a method also trains on the clean examples.
-CLEAN_IN_TRAIN = {
-    "never": lambda method: False,
-    "baselines": lambda method: not method.needs_clean,
-    "always": lambda method: True,
-}
 
 
 class Experiment(NamedTuple):
@@ -122,6 +112,7 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
         built = build_model(config, facts, devices, model, splits.train.inputs)
         # Outputs of another shape are found before anything is written.
         params, _ = jax.eval_shape(functools.partial(_params_and_outputs, built), sample)
+    check_sizes(config, splits.train, params, devices)
     if config.epsilon_over and method.needs_clean:
         with prefix("config.epsilon_over"):
             select_params({"model": params, "method": ()}, config.epsilon_over)
@@ -198,94 +189,9 @@ def build_model(config, facts: dict, devices, model: Any = None, inputs: Any = N
     return built
 
 
-# --- Validation -----------------------------------------------------------------------------------
-
-
 def _checked_devices(config, devices):
     """The devices, all of them if None, that `config` can be run on; UserError if it cannot."""
     check_config(config)
     devices = list(devices or on_devices.all_devices())
     check_batch(config, devices)
     return devices
-
-
-def check_batch(config, devices) -> None:
-    """Raises UserError if a training batch cannot be split evenly over the devices."""
-    if config.batch_size % len(devices):
-        raise UserError(
-            f"config.batch_size: {config.batch_size} must be divisible by the "
-            f"{len(devices)} devices"
-        )
-
-
-def _number(low=-math.inf, high=math.inf, *, open_low=False):
-    text = f"must be {'above' if open_low else 'at least'} {low:g}"
-    text += f" and below {high:g}" if high < math.inf else ""
-    return lambda v: None if (low < v if open_low else low <= v) and v < high else text
-
-
-def _name(table):
-    return lambda v: None if v in table else f"unknown name; valid: {', '.join(sorted(table))}"
-
-
-def _integers(low):
-    text = f"must be integers of at least {low}"
-    return lambda values: None if all(type(v) is int and v >= low for v in values) else text
-
-
-def _pattern(value):
-    try:
-        re.compile(value)
-    except re.error as error:
-        return str(error)
-
-
-# field -> value -> what is wrong with it, or None.
-RULES: dict[str, Callable[[Any], str | None]] = {
-    "task": _name(TASKS),
-    "method": _name(METHODS),
-    "epsilon_method": _name(("lookahead", "jvp")),
-    "epsilon_over": _pattern,
-    "seed": _number(0, 1 << 32),
-    "lr_schedule": _name(LR_SCHEDULES),
-    "lr_drop_steps": _integers(1),
-    "optimizer": _name(OPTIMIZERS),
-    "momentum": _number(0, 1),
-    "mentor_percentile": _number(0, 100 + 1e-9),
-    "settle_at": lambda v: None if 0 < v <= 1 else "must be above 0 and at most 1",
-    "on_zero_weights": _name(("keep", "uniform")),
-    "retrain": _name(RETRAIN),
-    "labels.false_alarm_rate": _number(0, 1, open_low=True),
-    "labels.false_discovery_rate": _number(0, 1),
-    "finetune_from": _name(FINETUNE_FROM),
-    "model.name": lambda v: None if v in ("auto", "own") else _name(models.MODELS)(v),
-    "data.classes": _integers(0),
-    "data.clean_in_train": _name(CLEAN_IN_TRAIN),
-}
-for _rule, _fields in {
-    _number(0, open_low=True): "learning_rate finetune_learning_rate",
-    _number(1): "num_steps finetune_steps batch_size clean_batch_size log_every_steps "
-    "eval_every_steps checkpoint_every_steps",
-    _number(
-        0
-    ): "weight_decay remember_megabytes steps_per_dispatch data.num_clean data.num_calibration "
-    "data.num_hyper_val data.num_train data.crop_padding data.workers data.image_size "
-    "data.num_classes",
-}.items():
-    RULES |= dict.fromkeys(_fields.split(), _rule)
-
-
-def check_config(config) -> None:
-    """Raises UserError, naming the field, for a value of the right type that is not valid."""
-    for field, rule in RULES.items():
-        value = functools.reduce(lambda group, name: group[name], field.split("."), config)
-        problem = rule(value)
-        if problem:
-            value = f"{value:g}" if isinstance(value, float) else value
-            raise UserError(f"config.{field}: {value!r}; {problem}")
-    for field in ("eval_every_steps", "checkpoint_every_steps"):
-        if config[field] % config.log_every_steps:
-            raise UserError(
-                f"config.{field}: {config[field]}; must be a multiple of log_every_steps "
-                f"({config.log_every_steps})"
-            )

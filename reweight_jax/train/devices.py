@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from reweight_jax import startup
 from reweight_jax.data.examples import Examples
-from reweight_jax.errors import UserError
+from reweight_jax.errors import UserError, one_line
 from reweight_jax.train import hosts
 
 AXIS = "batch"
@@ -22,7 +23,10 @@ AXIS = "batch"
 def all_devices() -> list[jax.Device]:
     """Returns the devices of all processes; UserError if one has more of them than another."""
     if hosts.count() == 1:
-        return jax.local_devices()
+        try:
+            return jax.local_devices()
+        except RuntimeError as error:  # JAX_PLATFORMS names what is not there
+            raise UserError(f"JAX has no device ({one_line(error)})") from error
     # One process after the other, which `jax.devices` does not promise.
     groups = [jax.local_devices(i) for i in range(hosts.count())]
     numbers = [len(group) for group in groups]
@@ -39,6 +43,13 @@ def axis_name(devices) -> str | None:
 def on_cpu(devices) -> bool:
     """Returns whether the run's devices are CPUs: the only place that decides on platforms."""
     return devices[0].platform == "cpu"
+
+
+def memory(devices) -> int | None:
+    """Returns the bytes of memory of a device, of CPUs those of the machine; None if unknown."""
+    if not on_cpu(devices):
+        return (devices[0].memory_stats() or {}).get("bytes_limit")
+    return startup.machine_memory()
 
 
 def own_part(size: int, devices) -> slice:

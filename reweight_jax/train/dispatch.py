@@ -56,18 +56,18 @@ def dispatches(
     m = clean and min(config.clean_batch_size, clean.size)
     most = config.steps_per_dispatch or (1 if on_devices.on_cpu(devices) else STEPS_PER_DISPATCH)
     due = _chunks_due(experiment) if is_first and splits.calibration else lambda step: 0
-    lengths = [*_lengths(start, phase.stop, most, config.log_every_steps, due)]
+    lengths = functools.partial(_lengths, start, phase.stop, most, config.log_every_steps, due)
     inputs: Iterator[Any] = itertools.repeat(None)  # a resident set needs only the rows
     if not resident:
         settings = (start, phase.stop, n, config.data.workers, on_devices.own_part(n, devices))
         batches = stream_inputs(train.inputs, rows_of, *settings, ahead=most)
         stack.enter_context(contextlib.closing(batches))
-        parts = (itertools.islice(batches, k) for k in lengths)
+        parts = (itertools.islice(batches, k) for k in lengths())
         stacked = (map_inputs(lambda *arrays: np.stack(arrays), *part) for part in parts)
         inputs = on_devices.put_ahead(stacked, devices)
     observe = _observer(experiment) if is_first and splits.calibration else None
     step = start
-    for k in lengths:
+    for k in lengths():
         rows = batch_rows(rows_of, step, k, n)
         clean_rows = clean and batch_rows(clean_rows_of, step, k, m)
         step += k

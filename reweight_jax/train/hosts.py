@@ -20,6 +20,7 @@ from reweight_jax.errors import UserError
 from reweight_jax.records.workdir import flatten
 
 JOIN_TIMEOUT_S = 300  # hosts of one job may start minutes apart
+MOST_PROCESSES = 1 << 16
 HEARTBEAT_TIMEOUT_S = 30  # JAX then considers a silent process lost, and ends the others
 NOT_JOINED = (
     f"the processes of the run did not meet within {JOIN_TIMEOUT_S} s; each needs the same "
@@ -112,8 +113,8 @@ def _is_one_of_several(given):
         return False
     if missing:
         raise UserError(f"{missing[0]}: missing; give all of {', '.join(given)}, or none")
-    if number < 1:
-        raise UserError(f"--num_processes: {number}; must be at least 1")
+    if not 1 <= number < MOST_PROCESSES:
+        raise UserError(f"--num_processes: {number}; must be in 1..{MOST_PROCESSES - 1}")
     if not 0 <= index < number:
         raise UserError(f"--process_id: {index}; must be in 0..{number - 1}")
     host, _, port = address.rpartition(":")
@@ -129,7 +130,10 @@ def _may_be_on_cluster():
     a Kubernetes pod that is not part of a job.
     """
     if "SLURM_STEP_NODELIST" in os.environ:  # within srun
-        return int(os.environ.get("SLURM_NTASKS", "1")) > 1
+        tasks = os.environ.get("SLURM_NTASKS", "1")
+        if not tasks.isdecimal():
+            raise UserError(f"SLURM_NTASKS: {tasks!r} in the environment; must be a number")
+        return int(tasks) > 1
     return importlib.util.find_spec("libtpu") is not None
 
 
