@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from reweight_jax import models
@@ -20,6 +21,7 @@ from reweight_jax.train.phases import FINETUNE_FROM, LR_SCHEDULES, RETRAIN, phas
 from reweight_jax.train.state import OPTIMIZERS
 
 INT_LIMIT = 1 << 31  # steps and rows are int32
+FLOAT_LIMIT = float(np.finfo(np.float32).max)
 REPEATED = 10_000  # a batch may be larger than the training set up to this size
 
 # Whether a method also trains on the clean examples.
@@ -38,7 +40,8 @@ def _any(value):
 
 
 def _number(low, high=INT_LIMIT, *, open_low=False):
-    text = f"must be {'above' if open_low else 'at least'} {low} and below {high:,}"
+    below = f"{high:,}" if type(high) is int else f"{high:.3g}"
+    text = f"must be {'above' if open_low else 'at least'} {low} and below {below}"
     return lambda v: None if (low < v if open_low else low <= v) and v < high else text
 
 
@@ -96,7 +99,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "data.workers": _number(0, 257),
 }
 for _rule, _fields in {
-    _number(0, open_low=True): "learning_rate finetune_learning_rate",
+    _number(0, FLOAT_LIMIT, open_low=True): "learning_rate finetune_learning_rate",
     _number(1): "num_steps finetune_steps batch_size clean_batch_size log_every_steps "
     "eval_every_steps checkpoint_every_steps",
     _number(1, 2_001): "model.depth model.num_layers",

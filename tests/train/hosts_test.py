@@ -163,7 +163,7 @@ def test_devices_go_process_by_process_and_each_has_as_many(monkeypatch):
         ((None, 2, 1), "--coordinator_address: missing"),
         (("127.0.0.1:99", 2, None), "--process_id: missing"),
         (("127.0.0.1:99", 2, 2), r"--process_id: 2; must be in 0\.\.1"),
-        (("127.0.0.1:99", 0, 0), "--num_processes: 0; must be at least 1"),
+        (("127.0.0.1:99", 0, 0), r"--num_processes: 0; must be in 1\.\.65535"),
         (("127.0.0.1:99999", 2, 0), "--coordinator_address: '127.0.0.1:99999'; must be HOST:PORT"),
         (("127.0.0.1", 2, 0), "--coordinator_address: '127.0.0.1'; must be HOST:PORT"),
     ],

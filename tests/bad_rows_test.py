@@ -1,0 +1,167 @@
+"""A row of a batch that is not finite does not spoil the others' weights, nor the update."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_models
+from by_hand import batches, both_methods, step_from_params
+from jax.sharding import PartitionSpec as P
+
+from reweight_jax import epsilon_gradient, example_weights
+from reweight_jax.bad_rows import bad_rows, replace_rows
+
+NETWORK = small_models.logistic()
+LOSS_FN = small_models.logistic_losses
+BAD = 2
+
+
+def spoiled(batch, value=np.nan, row=BAD, name="x"):
+    changed = batch[name].copy()
+    changed[row] = value
+    return batch | {name: changed}
+
+
+def without(batch):
+    return jax.tree.map(lambda x: np.delete(x, BAD, axis=0), batch)
+
+
+@both_methods
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_the_step_is_that_of_the_batch_without_the_row(method, value):
+    batch, clean = batches(NETWORK, 8, 4)
+    step = jax.jit(functools.partial(step_from_params, LOSS_FN, method=method))
+    state, metrics = step(NETWORK.params, spoiled(batch, value), clean)
+    expected_state, expected = step(NETWORK.params, without(batch), clean)
+    assert expected["weights"].max() > 0
+    chex.assert_trees_all_close(state.params, expected_state.params, rtol=1e-6)
+    chex.assert_trees_all_close(metrics["loss"], expected["loss"], rtol=1e-6)
+    for name in ("losses", "weights", "epsilon_gradient"):
+        chex.assert_trees_all_close(np.delete(metrics[name], BAD), expected[name], rtol=1e-6)
+    assert metrics["weights"][BAD] == 0
+    assert np.isnan(metrics["losses"][BAD]) and np.isnan(metrics["epsilon_gradient"][BAD])
+
+
+@both_methods
+def test_the_weights_without_a_step(method):
+    batch, clean = batches(NETWORK, 8, 4)
+    weights = example_weights(LOSS_FN, NETWORK.params, spoiled(batch), clean, method=method)
+    expected = example_weights(LOSS_FN, NETWORK.params, without(batch), clean, method=method)
+    chex.assert_trees_all_close(np.delete(weights, BAD), expected, rtol=1e-6)
+    assert weights[BAD] == 0
+
+
+@both_methods
+def test_batch_norm_does_not_spread_it(method):
+    network = small_models.residual_net(np.float32, dropout_rate=0.0)
+    loss_fn = network.loss_fn(network.model_state, jax.random.key(0))
+    batch, clean = batches(network, 8, 4)
+    name = next(n for n, x in batch.items() if np.issubdtype(x.dtype, np.floating))
+    assert np.isnan(loss_fn(network.params, spoiled(batch, name=name))[0]).all()
+    step = functools.partial(step_from_params, loss_fn, method=method)
+    state, metrics = jax.jit(step)(network.params, spoiled(batch, name=name), clean)
+    assert np.flatnonzero(~np.isfinite(metrics["losses"])).tolist() == [BAD]
+    np.testing.assert_allclose(metrics["weights"].sum(), 1, rtol=1e-5)
+    assert metrics["weights"][BAD] == 0
+    chex.assert_tree_all_finite(state.params)
+    chex.assert_tree_all_finite(metrics["aux"])
+
+
+@both_methods
+def test_a_loss_that_alone_is_not_finite_leaves_the_others_weights(method):
+    def loss_fn(params, batch):
+        losses, aux = LOSS_FN(params, batch)
+        return losses / batch["divisor"], aux
+
+    batch, clean = batches(NETWORK, 8, 4)
+    clean |= {"divisor": np.ones(4, np.float32)}
+    batch |= {"divisor": np.ones(8, np.float32)}
+    weights = jax.jit(functools.partial(example_weights, loss_fn, method=method))
+    got = weights(NETWORK.params, spoiled(batch, 0.0, name="divisor"), clean)
+    expected = weights(NETWORK.params, without(batch), clean)
+    chex.assert_trees_all_close(np.delete(got, BAD), expected, rtol=1e-5)
+    assert got[BAD] == 0
+
+
+def test_a_missing_label_is_not_a_bad_row():
+    def loss_fn(params, batch):
+        known = jnp.isfinite(batch["y"])
+        losses, aux = LOSS_FN(params, batch | {"y": jnp.where(known, batch["y"], 0)})
+        return jnp.where(known, losses, 0), aux
+
+    batch, clean = batches(NETWORK, 8, 4)
+    batch = spoiled(batch, name="y")
+    _, metrics = step_from_params(loss_fn, NETWORK.params, batch, clean)
+    chex.assert_tree_all_finite(metrics)
+    is_bad = bad_rows(lambda rows: loss_fn(NETWORK.params, rows)[0], batch)
+    assert not is_bad.any()
+
+
+@both_methods
+def test_a_clean_row_that_is_not_finite_shows_in_the_loss(method):
+    batch, clean = batches(NETWORK, 8, 4)
+    state, metrics = step_from_params(LOSS_FN, NETWORK.params, batch, spoiled(clean), method=method)
+    assert np.isnan(metrics["loss"]) and not metrics["weights"].any()
+    chex.assert_trees_all_equal(state.params, jax.tree.map(jnp.asarray, NETWORK.params))
+
+
+def test_a_batch_of_nothing_but_bad_rows_is_not_learnt_from():
+    batch, clean = batches(NETWORK, 8, 4)
+    batch = spoiled(batch, row=slice(None))
+    state, metrics = step_from_params(LOSS_FN, NETWORK.params, batch, clean)
+    assert np.isnan(metrics["losses"]).all() and not metrics["weights"].any()
+    chex.assert_tree_all_finite(state.params)
+
+
+@both_methods
+def test_on_devices_as_on_one(method):
+    batch, clean = batches(NETWORK, 8, 4)
+    batch = spoiled(batch)
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    options = {"method": method, "axis_name": "d"}
+    on_devices = jax.shard_map(
+        functools.partial(epsilon_gradient, LOSS_FN, **options),
+        mesh=mesh,
+        in_specs=(P(), P("d"), P("d")),
+        out_specs=P("d"),
+        check_vma=False,
+    )
+    got = jax.jit(on_devices)(NETWORK.params, batch, clean)
+    expected = epsilon_gradient(LOSS_FN, NETWORK.params, batch, clean, method=method)
+    assert np.isnan(got[BAD]) and np.isfinite(np.delete(got, BAD)).all()
+    chex.assert_trees_all_close(got, expected, rtol=1e-5)
+
+
+def test_the_losses_are_asked_only_if_a_row_is_not_finite():
+    calls = []
+
+    def losses(rows):
+        jax.debug.callback(lambda: calls.append(1))
+        return rows["x"].sum(axis=1)
+
+    batch = {"x": np.ones((4, 3), np.float32), "label": np.arange(4)}
+    of = jax.jit(functools.partial(bad_rows, losses))
+    assert not of(batch).any()
+    jax.effects_barrier()
+    assert not calls
+    assert of(spoiled(batch)).tolist() == [False, False, True, False]
+    jax.effects_barrier()
+    assert len(calls) == 1
+    integers = {"x": np.ones((4, 3), np.uint8)}
+    assert replace_rows(integers, bad_rows(losses, integers)) is integers
+
+
+def test_rows_of_every_type_are_replaced():
+    batch = {
+        "float": np.float32([[1, 2], [np.nan, 3], [4, 5]]),
+        "image": np.uint8([[200], [7], [255]]),
+        "flag": np.array([True, False, True]),
+        "label": np.int32([3, -1, 5]),
+    }
+    got = jax.jit(replace_rows)(batch, np.array([False, True, False]))
+    expected = jax.tree.map(lambda x: x[[0, 0, 2]], batch)
+    chex.assert_trees_all_equal(got, jax.tree.map(jnp.asarray, expected))
+    chex.assert_trees_all_equal_dtypes(got, jax.tree.map(jnp.asarray, expected))
