@@ -16,6 +16,7 @@ from reweight_jax import startup
 from reweight_jax.data.examples import Examples
 from reweight_jax.errors import UserError, one_line
 from reweight_jax.train import hosts
+from reweight_jax.train import resident as layout
 
 AXIS = "batch"
 
@@ -76,9 +77,23 @@ def compile_steps(step, train: Examples, clean: Examples | None, devices, *, res
       with a leading [k]). The state is donated. Each new k compiles once. `inputs`: of a set that
       is not resident, those of the rows, as `put_ahead` yields them.
     """
-    data = {"train": {"label": train.label} | ({"inputs": train.inputs} if resident else {})}
+    data = {"train": layout.resident(train, inputs=resident, on_cpu=on_cpu(devices))}
     if clean is not None:
-        data["clean"] = {"label": clean.label, "inputs": clean.inputs}
+        data["clean"] = layout.resident(clean, inputs=True, on_cpu=on_cpu(devices))
+    data = jax.device_put(data, _everywhere(devices))
+    program = steps_program(step, devices)
+    index = np.arange(len(devices))[own_part(len(devices), devices)]
+    return lambda state, rows, clean_rows, inputs=None: program(
+        state, data, rows, clean_rows, inputs, index
+    )
+
+
+def steps_program(step, devices):
+    """Returns the loop of `compile_steps`, not compiled yet, as a function that has `lower`.
+
+    It takes (state, data, rows, clean_rows, inputs, index): data is {"train", "clean"} of what
+    `resident` returns, index int32 [devices of this process] their numbers.
+    """
     # XLA's CPU backend does not optimise convolutions inside control flow: in a loop, even of one
     # iteration, a LeNet step took 450 ms instead of 25 (jax 0.10), so there loops are unrolled.
     axis, unroll = axis_name(devices), 0 if on_cpu(devices) else 1
@@ -90,8 +105,7 @@ def compile_steps(step, train: Examples, clean: Examples | None, devices, *, res
             share = len(rows) // len(devices)
             first = share * index
             rows = jax.lax.dynamic_slice_in_dim(rows, first, share)
-        batch = jax.tree.map(lambda array: array[rows], examples)
-        return batch | {"row": rows, "place": first + jnp.arange(len(rows))}
+        return layout.take(examples, rows) | {"row": rows, "place": first + jnp.arange(len(rows))}
 
     def run(state, data, rows, clean_rows, inputs, index):
         def body(state, step_data):
@@ -104,16 +118,9 @@ def compile_steps(step, train: Examples, clean: Examples | None, devices, *, res
 
         return jax.lax.scan(body, state, (rows, clean_rows, inputs), unroll=unroll)
 
-    index = np.arange(len(devices))[own_part(len(devices), devices)]
     options = {"in_axes": (None, None, None, None, 0, 0), "out_axes": (None, None)}
     options |= {"axis_name": axis, "devices": devices}
-    compiled = (
-        jax.pmap(run, donate_argnums=0, **options) if axis else jax.jit(run, donate_argnums=0)
-    )
-    data = jax.device_put(data, _everywhere(devices))
-    return lambda state, rows, clean_rows, inputs=None: compiled(
-        state, data, rows, clean_rows, inputs, index
-    )
+    return jax.pmap(run, donate_argnums=0, **options) if axis else jax.jit(run, donate_argnums=0)
 
 
 def put_ahead(inputs: Iterator, devices) -> Iterator:

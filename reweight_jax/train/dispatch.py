@@ -36,19 +36,7 @@ def dispatches(
     train, is_first = SELECTIONS[phase.examples](experiment, state), phase.start == 0
     observes = is_first and "alignment" in experiment.remembered
     clean = splits.clean if method.needs_clean or observes else None
-    step_function = functools.partial(
-        train_step,
-        model=experiment.model,
-        task=experiment.task,
-        method=method,
-        tx=create_optimizer(config, phase.schedule),
-        epsilon_method=config.epsilon_method,
-        epsilon_over=config.epsilon_over,
-        on_zero_weights=config.on_zero_weights,
-        remember=is_first,
-        augment=experiment.augment,
-        axis_name=on_devices.axis_name(devices),
-    )
+    step_function = step_of(experiment, phase)
     resident = config.data.resident or phase.examples == "clean"
     run = on_devices.compile_steps(step_function, train, clean, devices, resident=resident)
     rows_of = method.sampler(train.label, seed)
@@ -77,6 +65,24 @@ def dispatches(
             return (observe(state, step - k, step) if observe else state), metrics  # noqa: B023
 
         yield step, dispatch
+
+
+def step_of(experiment: Experiment, phase: Phase):
+    """Returns the phase's (state, batch, clean_batch) -> (state, metrics), not compiled."""
+    config = experiment.config
+    return functools.partial(
+        train_step,
+        model=experiment.model,
+        task=experiment.task,
+        method=phase.method,
+        tx=create_optimizer(config, phase.schedule),
+        epsilon_method=config.epsilon_method,
+        epsilon_over=config.epsilon_over,
+        on_zero_weights=config.on_zero_weights,
+        remember=phase.start == 0,
+        augment=experiment.augment,
+        axis_name=on_devices.axis_name(experiment.devices),
+    )
 
 
 def _chunks_due(experiment):

@@ -1,6 +1,5 @@
 """Times single training steps on random images: what the benchmark scripts share."""
 
-import functools
 import operator
 import os
 import statistics
@@ -15,8 +14,8 @@ from reweight_jax.configs import default
 from reweight_jax.data.examples import Data, Examples, Splits
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.config import Experiment, make_experiment
-from reweight_jax.train.state import create_optimizer, create_train_state
-from reweight_jax.train.step import train_step
+from reweight_jax.train.dispatch import step_of
+from reweight_jax.train.state import create_train_state
 
 # name -> (method, epsilon_method)
 STEPS = {
@@ -119,22 +118,6 @@ def create_experiment(
     return make_experiment(config, data, devices=devices or jax.local_devices()[:1])
 
 
-def step_of(experiment: Experiment):
-    """Returns (state, batch, clean_batch) -> (state, metrics), not compiled."""
-    config, phase = experiment.config, experiment.phases[0]
-    return functools.partial(
-        train_step,
-        model=experiment.model,
-        task=experiment.task,
-        method=experiment.method,
-        tx=create_optimizer(config, phase.schedule),
-        epsilon_method=config.epsilon_method,
-        epsilon_over=config.epsilon_over,
-        augment=experiment.augment,
-        axis_name=on_devices.axis_name(experiment.devices),
-    )
-
-
 def compile_step(network: Network, step_name: str) -> Program:
     """Compiles the step `step_name` of STEPS for one device."""
     experiment = create_experiment(network, step_name)
@@ -149,7 +132,7 @@ def compile_step(network: Network, step_name: str) -> Program:
     arguments = (create_train_state(experiment), batch(splits.train), clean_batch)
     arguments = jax.device_put(arguments, experiment.devices[0])
     start = time.perf_counter()
-    lowered = jax.jit(step_of(experiment)).lower(*arguments)
+    lowered = jax.jit(step_of(experiment, experiment.phases[0])).lower(*arguments)
     compiled = lowered.compile()
     seconds = time.perf_counter() - start
     return Program(
@@ -165,7 +148,7 @@ def compile_on_devices(network: Network, step_name: str, devices) -> Callable[[]
     experiment = create_experiment(network, step_name, devices)
     state = on_devices.place_state(create_train_state(experiment), devices)
     clean = experiment.splits.clean if experiment.method.needs_clean else None
-    step = step_of(experiment)
+    step = step_of(experiment, experiment.phases[0])
     advance = on_devices.compile_steps(step, experiment.splits.train, clean, devices)
     rows = np.arange(network.n, dtype=np.int32)[None]
     clean_rows = np.arange(network.m, dtype=np.int32)[None] if clean else None

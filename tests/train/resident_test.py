@@ -1,0 +1,50 @@
+"""A resident set as it lies on an accelerator gives the rows that it was made of."""
+
+import jax
+import numpy as np
+import pytest
+
+from reweight_jax.data.examples import Examples
+from reweight_jax.train.resident import PaddedRows, resident, take
+
+RNG = np.random.default_rng(0)
+
+
+def examples(inputs):
+    size = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
+    label = np.arange(size)
+    return Examples(inputs, label, label, label)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        RNG.integers(0, 256, (6, 5, 4, 3)).astype(np.uint8),
+        RNG.normal(size=(6, 16, 8)).astype(np.float32),  # a whole tile: nothing is added
+        {
+            "image": RNG.integers(0, 256, (6, 3, 3, 1)).astype(np.uint8),
+            "table": RNG.normal(size=(6, 2)).astype(np.float32),
+        },
+    ],
+    ids=["images", "floats", "both"],
+)
+def test_rows_are_the_same_on_every_platform(inputs):
+    rows = np.array([4, 0, 4])
+    taken = [
+        jax.jit(take)(resident(examples(inputs), inputs=True, on_cpu=on_cpu), rows)
+        for on_cpu in (True, False)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *taken)
+    jax.tree.map(
+        lambda got, x: np.testing.assert_array_equal(got, x[rows]), taken[1]["inputs"], inputs
+    )
+
+
+def test_what_is_padded():
+    images = np.zeros((2, 5, 5, 1), np.uint8)
+    on_accelerator = resident(examples(images), inputs=True, on_cpu=False)["inputs"]
+    assert isinstance(on_accelerator, PaddedRows) and on_accelerator.rows.shape == (2, 128)
+    assert resident(examples(images), inputs=True, on_cpu=True)["inputs"] is images
+    table = np.zeros((2, 3), np.float32)
+    assert resident(examples(table), inputs=True, on_cpu=False)["inputs"] is table
+    assert set(resident(examples(table), inputs=False, on_cpu=False)) == {"label"}
