@@ -125,8 +125,9 @@ def epsilon_gradient(
     elif method == "jvp":
         # d/d(eps_i) at 0 = -alpha <grad f_i, g>: one forward-mode product gives all n of them.
         gradient = jax.grad(_clean_loss, argnums=1)(loss_fn, params, clean_batch, axis_name)
-        # Not fused with what reads it: a tenth less memory and 4% less time for ResNet-32 on a CPU.
-        gradient = jax.lax.optimization_barrier(_psum(gradient, axis_name))
+        # A border saves a CPU 4% of ResNet-32's time; it would cost a GPU 2% more bytes.
+        border = {"cpu": jax.lax.optimization_barrier, "default": lambda g: g}
+        gradient = jax.lax.platform_dependent(_psum(gradient, axis_name), **border)
         result = -lookahead_lr * linearized.jvp(gradient)
     else:
         raise ValueError(f"unknown method {method!r}; valid: 'lookahead', 'jvp'")

@@ -27,4 +27,6 @@ def drop(x, rate, key, axis_name=None, broadcast_dims=()) -> jax.Array:
         first = 0 if axis_name is None else len(x) * jax.lax.axis_index(axis_name)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(len(x)))
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape[1:]))(keys)
+    # A TPU's compiler would draw the bits again in each convolution that reads the result.
+    keep = jax.lax.optimization_barrier(keep)
     return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))

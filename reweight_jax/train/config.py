@@ -18,9 +18,9 @@ from reweight_jax.models import Model
 from reweight_jax.reweight import select_params
 from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train import devices as on_devices
+from reweight_jax.train.augmentation import Augment, augmentation
 from reweight_jax.train.checks import CLEAN_IN_TRAIN, check_batch, check_config, check_sizes
 from reweight_jax.train.phases import Phase, phases_of
-from reweight_jax.train.step import Augment, augmentation
 
 
 class Experiment(NamedTuple):

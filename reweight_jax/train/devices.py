@@ -48,9 +48,12 @@ def on_cpu(devices) -> bool:
 
 def memory(devices) -> int | None:
     """Returns the bytes of memory of a device, of CPUs those of the machine; None if unknown."""
-    if not on_cpu(devices):
-        return (devices[0].memory_stats() or {}).get("bytes_limit")
-    return startup.machine_memory()
+    if on_cpu(devices):
+        return startup.machine_memory()
+    try:
+        return (own(devices)[0].memory_stats() or {}).get("bytes_limit")
+    except jax.errors.JaxRuntimeError:  # a device that programs are only compiled for
+        return None
 
 
 def own_part(size: int, devices) -> slice:

@@ -1,6 +1,5 @@
 """One training step, a pure function of arrays."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,9 +11,8 @@ from reweight_jax.methods.base import Context, Method
 from reweight_jax.models import Model, scale_inputs
 from reweight_jax.reweight import apply_weights, epsilon_gradient, linearize_losses
 from reweight_jax.tasks import Task
+from reweight_jax.train.augmentation import Augment
 from reweight_jax.train.state import TrainState
-
-Augment = Callable[[jax.Array, Any, jax.Array], Any]
 
 
 def train_step(
@@ -155,31 +153,3 @@ def _beliefs(task, outputs, labels, history, gather):
     values = {"margin": task.margin(outputs, labels)}
     values |= {name: of(outputs) for name, of in task.remembered.items() if name in history.sums}
     return jax.tree.map(gather, values)
-
-
-def augmentation(crop_padding: int, flip: bool) -> Augment:
-    """Returns augment(key, image uint8 [n, H, W, C], place int32 [n]) -> image of the same shape.
-
-    Each image is padded with `crop_padding` black pixels a side and cropped at random, and half of
-    the images are mirrored if `flip`. An example's augmentation depends on the key and on its place
-    in the batch over all devices. With neither, any inputs are returned as they are.
-    """
-    if not (crop_padding or flip):
-        return lambda key, inputs, place: inputs
-
-    def augment_one(key, image):
-        offset_key, flip_key = jax.random.split(key)
-        if crop_padding:
-            pad = [(crop_padding, crop_padding)] * 2 + [(0, 0)]
-            offset = jax.random.randint(offset_key, (2,), 0, 2 * crop_padding + 1)
-            start = (offset[0], offset[1], 0)
-            image = jax.lax.dynamic_slice(jnp.pad(image, pad), start, image.shape)
-        if flip:
-            image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
-        return image
-
-    def augment(key, image, place):
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, place)
-        return jax.vmap(augment_one)(keys, image)
-
-    return augment

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reweight_jax.train.step import augmentation
+from reweight_jax.train.augmentation import augmentation, crop_by_selects, crop_by_slices
 
 # Pixels are all different and none is black, so that a crop says where it is from.
 IMAGE = np.random.default_rng(0).permutation(np.arange(1, 5 * 6 * 3 + 1)).astype(np.uint8)
@@ -97,3 +97,14 @@ def test_an_image_may_be_padded_by_more_than_its_size():
     result = augmented(pixel, np.arange(2500), 2, True).ravel()
     assert set(result.tolist()) == {0, 200}
     assert abs(np.mean(result == 200) - 0.04) < 0.016
+
+
+@pytest.mark.parametrize("padding", [1, 4])
+def test_both_ways_to_crop_give_the_same(padding):
+    rng = np.random.default_rng(padding)
+    padded = rng.integers(0, 256, (20, 7 + 2 * padding, 5 + 2 * padding, 3)).astype(np.uint8)
+    offsets = rng.integers(0, 2 * padding + 1, (20, 2)).astype(np.int32)
+    for crop in (crop_by_slices, crop_by_selects):
+        images = jax.jit(functools.partial(crop, padding=padding))(padded, offsets)
+        for image, whole, (row, column) in zip(images, padded, offsets, strict=True):
+            np.testing.assert_array_equal(image, whole[row : row + 7, column : column + 5])
