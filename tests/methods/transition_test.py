@@ -23,8 +23,8 @@ from reweight_jax.methods import METHODS
 from reweight_jax.models import Model
 from reweight_jax.sealed import seal
 from reweight_jax.tasks import TASKS
-from reweight_jax.train.state import TrainState
 from reweight_jax.train.augmentation import augmentation
+from reweight_jax.train.state import TrainState
 from reweight_jax.train.step import train_step
 
 
