@@ -11,6 +11,7 @@ from reweight_jax.models.adapters import Model as Model
 from reweight_jax.models.adapters import as_model as as_model
 from reweight_jax.models.adapters import scale_inputs as scale_inputs
 from reweight_jax.models.adapters import standardized as standardized
+from reweight_jax.models.adapters import with_matmul_precision as with_matmul_precision
 from reweight_jax.models.lenet import LeNet
 from reweight_jax.models.mlp import MLP
 from reweight_jax.models.resnet import resnet
@@ -29,6 +30,7 @@ MODELS = {
     "transformer": transformer,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+MATMUL_PRECISIONS = ("default", "float32", "tensorfloat32", "bfloat16")
 
 
 def create_model(

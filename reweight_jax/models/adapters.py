@@ -105,6 +105,21 @@ def scale_inputs(inputs):
     return jax.tree.map(scale, inputs)
 
 
+def with_matmul_precision(model: Model, precision: str) -> Model:
+    """Returns `model` with its products of float32 in `precision`, derivatives included.
+
+    "default" leaves them to the device; other names are those of `jax.default_matmul_precision`.
+    """
+    if precision == "default":
+        return model
+
+    def apply(*arguments, **options):
+        with jax.default_matmul_precision(precision):
+            return model.apply(*arguments, **options)
+
+    return model._replace(apply=apply)
+
+
 def standardized(model: Model, mean: np.ndarray, deviation: np.ndarray) -> Model:
     """Returns `model` on (inputs - mean) / deviation, clipped, for float inputs [N, D].
 

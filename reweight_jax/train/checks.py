@@ -18,6 +18,7 @@ from reweight_jax.methods import METHODS
 from reweight_jax.tasks import TASKS
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.phases import FINETUNE_FROM, LR_SCHEDULES, RETRAIN, phases_of
+from reweight_jax.train.resident import LANES
 from reweight_jax.train.state import OPTIMIZERS
 
 INT_LIMIT = 1 << 31  # steps and rows are int32
@@ -90,6 +91,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "finetune_from": _name(FINETUNE_FROM),
     "model.name": lambda v: None if v in ("auto", "own") else _name(models.MODELS)(v),
     "model.hidden": _integers(1),
+    "model.matmul_precision": _name(models.MATMUL_PRECISIONS),
     "data.classes": _integers(0),
     "data.clean_in_train": _name(CLEAN_IN_TRAIN),
     "data.ignore_columns": lambda v: (
@@ -160,6 +162,18 @@ def check_batch(config, devices) -> None:
             f"config.batch_size: {config.batch_size} must be divisible by the "
             f"{len(devices)} devices"
         )
+
+
+def batch_advice(config, devices) -> str | None:
+    """Returns a sentence if TPUs pad their shares of a batch, and so compute for nothing."""
+    share = config.batch_size // len(devices)
+    if devices[0].platform != "tpu" or share % LANES == 0:
+        return None
+    whole = -(-share // LANES) * LANES
+    return (
+        f"config.batch_size: {config.batch_size}; a TPU pads the {share} examples of each chip to "
+        f"{whole}, so a batch of {whole * len(devices)} takes as long"
+    )
 
 
 def check_sizes(config, train: Examples, params, devices) -> None:

@@ -186,7 +186,7 @@ def build_model(config, facts: dict, devices, model: Any = None, inputs: Any = N
         if inputs is not None:
             mean, deviation = np.mean(inputs, 0), np.std(inputs, 0)
         built = models.standardized(built, mean, deviation)
-    return built
+    return models.with_matmul_precision(built, config.model.matmul_precision)
 
 
 def _checked_devices(config, devices):

@@ -14,7 +14,7 @@ from reweight_jax.train import devices as on_devices
 from reweight_jax.train import evaluate as evaluation
 from reweight_jax.train import hosts
 from reweight_jax.train.checkpoints import Checkpoints
-from reweight_jax.train.checks import memory_suffices
+from reweight_jax.train.checks import batch_advice, memory_suffices
 from reweight_jax.train.config import Experiment, load_experiment
 from reweight_jax.train.dispatch import dispatches
 from reweight_jax.train.outputs import finish
@@ -51,6 +51,9 @@ def train(
     hosts.check_same(config.to_json())
     host_input = hosts.from_first(lambda: host_input(config)) if host_input else None
     folder = Workdir(workdir, config, experiment.facts, writes=hosts.is_first())
+    advice = batch_advice(config, experiment.devices)
+    if advice and progress and folder.writes:
+        print(advice, file=sys.stderr)
     with folder.locked(), memory_suffices(config):
         finished = run_phases(experiment, folder, host_input, progress and folder.writes)
         return finish(experiment, folder, *finished, draw and folder.writes)

@@ -19,7 +19,8 @@ from reweight_jax.history import history_means
 from reweight_jax.methods import METHODS
 from reweight_jax.reweight import normalize_weights
 from reweight_jax.train import devices as on_devices
-from reweight_jax.train.config import check_batch, make_experiment
+from reweight_jax.train.checks import batch_advice, check_batch
+from reweight_jax.train.config import make_experiment
 from reweight_jax.train.evaluate import compile_predict
 from reweight_jax.train.state import create_optimizer, create_train_state
 from reweight_jax.train.step import train_step
@@ -317,3 +318,13 @@ def test_batch_must_divide_by_the_devices():
     config = types.SimpleNamespace(batch_size=18)
     with pytest.raises(UserError, match=r"config.batch_size: 18 must be divisible by the 4 dev"):
         check_batch(config, jax.devices())
+
+
+def test_a_batch_that_a_tpu_pads_is_told():
+    config = default.get_config()
+    chips = [types.SimpleNamespace(platform="tpu")] * 4
+    for size, told in ((100, "25 examples of each chip to 128, so a batch of 512"), (512, None)):
+        config.batch_size = size
+        advice = batch_advice(config, chips)
+        assert advice is None if told is None else told in advice
+        assert batch_advice(config, jax.devices()) is None
