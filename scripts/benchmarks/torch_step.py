@@ -1,13 +1,16 @@
-"""The same networks and the same reweighting step in PyTorch, for step.py --torch.
+"""The same networks and the same reweighting steps in PyTorch, for step.py --torch.
 
-Written as a careful PyTorch user would write it: one forward pass on the training batch, its
-gradient with `create_graph`, the clean loss at the lookahead parameters by
+Written as a careful PyTorch user would write them. Double backward: one forward pass on the
+training batch, its gradient with `create_graph`, the clean loss at the lookahead parameters by
 `torch.func.functional_call`, and a second backward pass to the example weights; the weighted update
-shares the first forward pass.
+shares the first forward pass. Forward mode: the gradient of the clean loss, the forward-mode
+product of the training losses along it, and the weighted update, again of one forward pass: dual
+numbers are part of PyTorch's graph.
 """
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 
@@ -105,7 +108,7 @@ NETWORKS = {
 
 
 def create_steps(model_config: dict, arrays, learning_rate, channels_last: bool):
-    """Returns {"torch plain": step, "torch double backward": step} for a model.
+    """Returns the steps "torch plain", "torch double backward" and "torch forward mode".
 
     Args:
       model_config: dict of its name and sizes, as in `config.model`.
@@ -155,4 +158,20 @@ def create_steps(model_config: dict, arrays, learning_rate, channels_last: bool)
         weights = weights / (weights.sum() + (weights.sum() == 0))
         update((weights * train_losses).sum())
 
-    return {"torch plain": plain, "torch double backward": double_backward}
+    def forward_mode():
+        image, label, clean_image, clean_label = tensors
+        parameters = list(model.parameters())
+        clean_loss = losses(clean_image, clean_label).mean()
+        gradient = torch.autograd.grad(clean_loss, parameters)
+        with forward_ad.dual_level():
+            dual = map(forward_ad.make_dual, parameters, gradient)
+            train_losses, useful = forward_ad.unpack_dual(losses(image, label, list(dual)))
+            weights = torch.clamp(useful.detach(), min=0)
+            weights = weights / (weights.sum() + (weights.sum() == 0))
+            update((weights * train_losses).sum())
+
+    return {
+        "torch plain": plain,
+        "torch double backward": double_backward,
+        "torch forward mode": forward_mode,
+    }

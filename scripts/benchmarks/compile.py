@@ -1,0 +1,186 @@
+"""Compiles runs for accelerators that are not there: do they fit, and what would a step cost?
+
+    python scripts/benchmarks/compile.py --target=v5e --networks=lenet,resnet32
+    python scripts/benchmarks/compile.py --target=v5e --chips=4 --steps=plain,jvp
+    python scripts/benchmarks/compile.py --target=h100 --networks=resnet32
+    python scripts/benchmarks/compile.py --target=v6e --config=mine/config.py --memory=8
+
+Nothing is run, and no accelerator is needed. The compilers are extras: `pip install
+'reweight-jax[aot-tpu]'` and `[aot-gpu]`. It compiles what a run executes, a dispatch: a loop of
+--dispatch steps over --num_train resident examples, whose batches are augmented. "plain" is the
+baseline's step. --config compiles your own config instead, on its data and model.
+
+Cycles are the TPU compiler's own estimates for one chip; they do not count waiting for other chips.
+Kernels and the bytes of their operands and results are counted in the GPU's program, which is
+compiled without autotuning.
+"""
+
+import functools
+import json
+import os
+import sys
+import time
+from typing import Any
+
+os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
+
+import jax
+import numpy as np
+import programs as benchmark
+from absl import flags
+from hlo import Module
+from targets import TARGETS, topology
+
+from reweight_jax import cli
+from reweight_jax.errors import choose, one_line
+from reweight_jax.records.workdir import write_atomically
+from reweight_jax.train import devices as on_devices
+from reweight_jax.train.config import Experiment, load_experiment
+from reweight_jax.train.dispatch import step_of
+from reweight_jax.train.resident import resident
+from reweight_jax.train.state import create_train_state
+
+_TARGET = flags.DEFINE_enum("target", "v5e", [*TARGETS], "What to compile for.")
+_CHIPS = flags.DEFINE_integer("chips", 1, "How many of them; batches are split over them.", 1)
+_NETWORKS = flags.DEFINE_list("networks", ["lenet", "resnet32"], "Of lenet, resnet32, wrn.")
+_STEPS = flags.DEFINE_list("steps", [*benchmark.STEPS], "Which steps.")
+_DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "Of the computation.")
+_BATCH = flags.DEFINE_integer("batch", 100, "Training batch, over all chips.", 1)
+_CONFIG = cli.define_config("Your own FILE.py:VARIANT, in place of --networks and --steps.")
+_DISPATCH = flags.DEFINE_integer("dispatch", 25, "Steps of a dispatch.", 2)
+_NUM_TRAIN = flags.DEFINE_integer("num_train", 50_000, "Resident training examples.", 1)
+_MEMORY = flags.DEFINE_float("memory", None, "GiB of a chip. Default: what the target has.", 0)
+_OUTPUT = flags.DEFINE_string("output", None, "Without an ending: writes .json and .md.")
+_HLO = flags.DEFINE_string("hlo", None, "Folder for the text of the optimised programs.")
+
+NETWORKS = {"lenet": ("lenet", 10), "resnet32": ("resnet", 100), "wrn": ("wide_resnet", 100)}
+# column -> a fact, and the unit that it is divided by; ratios to plain follow.
+COLUMNS = {
+    "compile s": ("compile_seconds", 1),
+    "M cycles a step": ("cycles", 1e6),
+    "M cycles besides": ("cycles_besides", 1e6),
+    "GFLOP a step": ("flops", 1e9),
+    "MB moved a step": ("bytes", 1e6),
+    "kernels a step": ("kernels", 1),
+    "temporary MB": ("temporary", 1e6),
+    "arguments MB": ("arguments", 1e6),
+}
+RATIOS = {"cycles": "x cycles", "flops": "x FLOP", "bytes": "x bytes"}
+
+
+def experiments(devices) -> dict[tuple[str, str], Any]:
+    """Returns (name, step) -> function that makes the experiment on `devices`."""
+    if _CONFIG.value:
+        config = _CONFIG.value
+        names = "-".join(filter(None, (config.name, config.variant)))
+        return {(names, config.method): lambda: load_experiment(config, devices)}
+    made = {}
+    for name in _NETWORKS.value:
+        kind, m = choose("--networks", name, NETWORKS)
+        network = benchmark.network(kind, _DTYPE.value, _BATCH.value, m)
+        for step in _STEPS.value:
+            choose("--steps", step, benchmark.STEPS)
+            make = functools.partial(
+                benchmark.create_experiment, network, step, devices, _NUM_TRAIN.value
+            )
+            made[name, step] = make
+    return made
+
+
+def lower(experiment: Experiment, num_steps: int):
+    """Returns the lowered dispatch of a run's first phase; nothing is put on a device."""
+    devices, config, splits = experiment.devices, experiment.config, experiment.splits
+    state = jax.eval_shape(lambda: create_train_state(experiment))
+    data = {"train": resident(splits.train, inputs=True, on_cpu=False)}
+    clean_rows = None
+    if experiment.method.needs_clean:
+        data["clean"] = resident(splits.clean, inputs=True, on_cpu=False)
+        m = min(config.clean_batch_size, splits.clean.size)
+        clean_rows = np.zeros((num_steps, m), np.int32)
+    rows = np.zeros((num_steps, config.batch_size), np.int32)
+    arguments = (state, data, rows, clean_rows, None, np.arange(len(devices), dtype=np.int32))
+    sharding = jax.sharding.SingleDeviceSharding(devices[0]) if len(devices) == 1 else None
+    arguments = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments
+    )
+    step = step_of(experiment, experiment.phases[0])
+    return on_devices.steps_program(step, devices).lower(*arguments)
+
+
+def facts_of(compiled, module: Module, num_steps: int) -> dict[str, Any]:
+    """Returns what the compiler says of a dispatch of `num_steps` steps."""
+    memory = compiled.memory_analysis()
+    facts = {
+        "temporary": memory.temp_size_in_bytes,
+        "arguments": memory.argument_size_in_bytes,
+        "collectives": module.collectives(),
+    }
+    body = max(module.loops(), default=(0, None))  # the loop over the steps has the most turns
+    if TARGETS[_TARGET.value].platform == "tpu":
+        steps = body[0] or 1
+        facts["cycles"] = module.cycles(body[1])
+        facts["cycles_besides"] = module.cycles() - steps * facts["cycles"]
+        costs = compiled.cost_analysis()
+        facts["flops"] = costs["flops"] / num_steps if body[1] is None else costs["flops"]
+    else:
+        facts["kernels"], facts["bytes"] = module.kernels(body[1])
+    return facts
+
+
+def main(argv):
+    cli.check_arguments(argv, _CONFIG.value or benchmark.default.get_config())
+    output = cli.output_file("--output", _OUTPUT.value and f"{_OUTPUT.value}.json")
+    devices = topology(_TARGET.value, _CHIPS.value)
+    memory = (_MEMORY.value or 0) * 2**30 or TARGETS[_TARGET.value].memory
+    rows = []
+    for (name, step), make in experiments(devices).items():
+        row = {"target": _TARGET.value, "chips": _CHIPS.value, "network": name, "step": step}
+        row |= {"dtype": _DTYPE.value}
+        experiment = make()
+        start = time.perf_counter()
+        try:
+            compiled = lower(experiment, _DISPATCH.value).compile()
+        except jax.errors.JaxRuntimeError as error:
+            row["error"] = one_line(error)
+        else:
+            row["compile_seconds"] = time.perf_counter() - start
+            text = compiled.as_text()
+            row |= facts_of(compiled, Module(text), _DISPATCH.value)
+            row["fits"] = row["temporary"] + row["arguments"] <= memory
+            if _HLO.value:
+                path = cli.make_folder("--hlo", _HLO.value) / f"{name}_{step}_{_DTYPE.value}.txt"
+                write_atomically(path, text)
+        rows.append(row)
+        print(json.dumps(row), file=sys.stderr, flush=True)
+    table = table_of(rows, memory)
+    print(table)
+    if output:
+        write_atomically(output, json.dumps(rows, indent=1) + "\n")
+        write_atomically(output.with_suffix(".md"), table + "\n")
+
+
+def table_of(rows, memory) -> str:
+    """Returns the table in Markdown."""
+    plain = {row["network"]: row for row in rows if row["step"] in ("plain", "baseline")}
+    used = {c: f for c, f in COLUMNS.items() if any(f[0] in row for row in rows)}
+    ratios = {f: text for f, text in RATIOS.items() if any(f in row for row in rows)}
+    header = ["network", "step", "compiles", *used, *ratios.values(), "collectives"]
+    header.append(f"fits {memory / 2**30:.0f} GiB")
+    lines = [" | ".join(header), " | ".join("---" for _ in header)]
+    for row in rows:
+        cells = [row["network"], row["step"], row.get("error", "yes")]
+        cells += [f"{row[f] / unit:,.4g}" if f in row else "" for f, unit in used.values()]
+        base = plain.get(row["network"], {})
+        cells += [f"{row[f] / base[f]:.2f}" if f in row and base.get(f) else "" for f in ratios]
+        kinds = row.get("collectives", {})
+        cells.append(", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "none")
+        cells.append({True: "yes", False: "no", None: ""}[row.get("fits")])
+        lines.append(" | ".join(cells))
+    chips = f"{rows[0]['chips']} x {rows[0]['target']}"
+    title = f"Compiled for {chips}, not run: jax {jax.__version__}, {rows[0]['dtype']}"
+    return "\n".join([title, "", *(f"| {line} |" for line in lines)])
+
+
+if __name__ == "__main__":
+    cli.run(main)
