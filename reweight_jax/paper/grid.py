@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from reweight_jax import startup
 from reweight_jax.errors import UserError
 from reweight_jax.paper.tables import NOT_COMPARED
-from reweight_jax.records.workdir import flatten, read_run
+from reweight_jax.records.workdir import flatten, read_run, with_defaults
 from reweight_jax.train.loop import train_and_evaluate
 from reweight_jax.train.phases import phases_of
 
@@ -90,7 +90,7 @@ def is_finished(run: Run) -> bool:
     """
     try:
         config, result = read_run(run.workdir)
-        config = flatten(config)
+        config = with_defaults(config)
     except (FileNotFoundError, UserError):  # it is run again, and says what is wrong
         return False
     wanted = flatten(json.loads(run.config.to_json()))

@@ -86,7 +86,7 @@ class Workdir:
 
         Fields that are new since then have their defaults.
         """
-        old, new = _with_defaults(content), flatten(self.content)
+        old, new = with_defaults(content), flatten(self.content)
         self._refuse({n for n in new if old.get(n) != new[n]} - FREE - _may_differ(old, new))
 
     def check_checkpoint(self, content: dict) -> None:
@@ -94,7 +94,7 @@ class Workdir:
 
         What was to follow it does not matter, and may have changed twice since.
         """
-        old, new = _with_defaults(content), flatten(self.content)
+        old, new = with_defaults(content), flatten(self.content)
         self._refuse({name for name in new if old.get(name) != new[name]} - FREE - LATER)
 
     def _refuse(self, differing):
@@ -171,7 +171,8 @@ def read_run(folder: pathlib.Path) -> tuple[dict, dict]:
     return config, result
 
 
-def _with_defaults(content):
+def with_defaults(content: dict) -> dict:
+    """Returns a flat config.json; fields that it lacks, being newer, are as in default.py."""
     return flatten(json.loads(default.get_config().to_json())) | flatten(content)
 
 

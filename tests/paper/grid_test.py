@@ -43,6 +43,19 @@ def started(monkeypatch):
     return workdirs
 
 
+def test_a_run_of_before_a_field_was_new_is_finished(tmp_path):
+    run = grid(short_noisy_config(), tmp_path, ["baseline"], [0.2], [3])[0]
+    finish(run)
+    assert is_finished(run)
+    content = json.loads((run.workdir / "config.json").read_text())
+    content.pop("checksum", None)
+    del content["model"]["matmul_precision"]
+    (run.workdir / "config.json").write_text(json.dumps(seal(content)))
+    assert is_finished(run)
+    run.config.model.matmul_precision = "float32"
+    assert not is_finished(run)
+
+
 def test_the_runs_of_a_grid(tmp_path):
     config = cifar_background_flip.get_config("cifar10")
     config.finetune_from = "both"
