@@ -5,9 +5,10 @@
 
 LeNet has n = 100 and m = 10, ResNet-32 and WRN-28-10 n = m = 100 (WRN on a CPU: 2). All programs of
 a network take turns in one process, so that a busier machine changes all of them alike: quote the
-ratios, which are medians over the turns. GFLOP and temporary memory are XLA's own; compile time is
-without a cache. The loop is a whole run with its logging, in turn with the bare compiled step;
-"host" is the share of its time that is not the bare step's.
+ratios, which are medians over the turns. GFLOP and temporary memory are XLA's own; TFLOP/s over
+the device's peak is its utilisation. Compile time is without a cache. The loop is a whole run with
+its logging, in turn with the bare compiled step; "host" is the share of its time that is not the
+bare step's.
 
 The table goes to stderr, and one line of JSON for each network to stdout. To compare two checkouts,
 let them take turns:
@@ -45,7 +46,7 @@ _DEVICES = flags.DEFINE_list("devices", [], "Only this: times on so many devices
 _LOOP = flags.DEFINE_bool("loop", True, "Whether to time the whole loop too.")
 _JSON = flags.DEFINE_string("json", None, "File to write the numbers to.")
 
-COLUMNS = ("ms", "quartiles", "x plain", "GFLOP", "temp MiB", "compile s")
+COLUMNS = ("ms", "quartiles", "x plain", "GFLOP", "TFLOP/s", "temp MiB", "compile s")
 
 
 def networks(on_cpu: bool) -> dict[str, benchmark.Network]:
@@ -108,6 +109,7 @@ def measure(network, rounds: int) -> dict:
     for name, row in rows.items():
         if name in programs:
             row["GFLOP"] = round(programs[name].flops / 1e9, 2)
+            row["TFLOP/s"] = round(row["GFLOP"] / row["ms"], 3)
             row["temp MiB"] = round(programs[name].temporary_bytes / 2**20)
             row["compile s"] = round(programs[name].compile_seconds, 1)
     return rows

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# What waits for a GPU or TPU: steps, the loop, utilisation, then Table 2 and Table 1 at full size.
+#
+#   SECONDS_LEFT=540 bash scripts/benchmarks/accelerator.sh
+#
+# The same command again goes on where the time ran out: finished parts are left as they are, and a
+# training run resumes from its checkpoint. Tables and numbers are written to $OUTPUT, runs to $RUNS.
+# PyTorch's rows need `pip install 'reweight-jax[bench]'`, CIFAR-10 needs scripts/prepare_data.py.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+output=${OUTPUT:-results/accelerator} runs=${RUNS:-runs/accelerator}
+end=$((SECONDS + ${SECONDS_LEFT:-540}))
+mkdir -p "$output" "$runs"
+
+part() { # NAME COMMAND...: unless it is finished; ends the script if the time runs out
+  local name=$1 left=$((end - SECONDS)) status=0
+  shift
+  [ -e "$runs/$name.done" ] && return
+  [ "$left" -gt 30 ] || { echo "$name: no time left; run this again"; exit 0; }
+  echo "== $name"
+  timeout --signal=INT --kill-after=20 "$left" "$@" 2>&1 | tee -a "$runs/$name.log" || status=$?
+  case $status in
+    0) touch "$runs/$name.done" ;;
+    124 | 130 | 137) echo "$name: stopped; run this again"; exit 0 ;;
+    *) exit "$status" ;;
+  esac
+}
+
+step() { python scripts/benchmarks/step.py --rounds=10 "$@"; }
+table() { # NOISE VARIANT: baseline and reweight, one trial, and the table of both
+  python scripts/sweep.py --config="configs/cifar_$1_flip.py:$2" --methods=reweight,baseline \
+    --seeds=0 --workdir="$runs" --results="$output"
+}
+export -f step table
+export runs output
+
+for network in lenet resnet32 wrn; do
+  part "step_$network" bash -c "step --torch --noloop --networks=$network \
+    --json=$output/step_$network.json"
+done
+for network in resnet32 wrn; do
+  part "bfloat16_$network" bash -c "step --dtype=bfloat16 --networks=$network \
+    --json=$output/bfloat16_$network.json"
+done
+part table2 bash -c "table background cifar10"
+part table1 bash -c "table uniform cifar10"
