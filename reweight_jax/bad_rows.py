@@ -22,10 +22,10 @@ def bad_rows(
       axis_name: device axis over which the batch is split, or None.
 
     Returns:
-      bool [n], or [] False of a batch without floating-point arrays.
+      bool [n], or [] False of a batch without floating-point arrays or in another form.
     """
     leaves = [x for x in jax.tree.leaves(batch) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    if not leaves:
+    if not leaves or not _has_rows(batch, jax.eval_shape(losses, batch).size):
         return jnp.asarray(False)
     is_finite = [jnp.isfinite(x).all(axis=range(1, x.ndim)) for x in leaves]
     is_bad = ~jnp.stack(is_finite).all(axis=0)
@@ -38,10 +38,10 @@ def bad_rows(
 def replace_rows(batch: Any, is_bad: jax.Array) -> Any:
     """Returns the batch with a copy of its first good row, or zeros, in place of each bad one.
 
-    `is_bad` is bool [n], or [] False: the batch as it is. The copy is a sum over rows: for a
-    batch that is split over devices, the communication of one row.
+    `is_bad` is bool [n], or [] False: the batch as it is, as is one that has not n rows. The copy
+    is a sum over rows: for a batch that is split over devices, the communication of one row.
     """
-    if not is_bad.ndim:
+    if not is_bad.ndim or not _has_rows(batch, len(is_bad)):
         return batch
     is_first = ~is_bad & (jnp.arange(len(is_bad)) == jnp.argmin(is_bad))
 
@@ -53,3 +53,8 @@ def replace_rows(batch: Any, is_bad: jax.Array) -> Any:
         return jnp.where(along(is_bad), row, leaf)
 
     return jax.tree.map(replaced, batch)
+
+
+def _has_rows(batch, n):
+    """Whether all arrays have n rows. A batch may have any form that the loss takes."""
+    return all(leaf.shape[:1] == (n,) for leaf in jax.tree.leaves(batch))

@@ -165,3 +165,19 @@ def test_rows_of_every_type_are_replaced():
     expected = jax.tree.map(lambda x: x[[0, 0, 2]], batch)
     chex.assert_trees_all_equal(got, jax.tree.map(jnp.asarray, expected))
     chex.assert_trees_all_equal_dtypes(got, jax.tree.map(jnp.asarray, expected))
+
+
+@both_methods
+def test_a_batch_that_has_other_rows_than_losses(method):
+    """Two losses for each row: the batch has a form that only its loss knows."""
+
+    def loss_fn(params, batch):
+        losses, aux = LOSS_FN(params, batch)
+        return jnp.concatenate([losses, 2 * losses]), aux
+
+    batch, clean = batches(NETWORK, 4, 2)
+    weights = example_weights(loss_fn, NETWORK.params, batch, clean, method=method)
+    assert weights.shape == (8,)
+    chex.assert_tree_all_finite(weights)
+    spoilt = example_weights(loss_fn, NETWORK.params, spoiled(batch), clean, method="jvp")
+    chex.assert_tree_all_finite(spoilt)

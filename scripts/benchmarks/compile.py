@@ -17,6 +17,7 @@ compiled without autotuning.
 
 import functools
 import json
+import math
 import os
 import sys
 import time
@@ -30,21 +31,23 @@ import numpy as np
 import programs as benchmark
 from absl import flags
 from hlo import Module
+from lowering import lower_dispatch, lower_on_mesh
 from targets import TARGETS, topology
 
 from reweight_jax import cli
-from reweight_jax.errors import choose, one_line
+from reweight_jax.errors import UserError, choose, one_line
 from reweight_jax.records.workdir import write_atomically
-from reweight_jax.train import devices as on_devices
-from reweight_jax.train.config import Experiment, load_experiment
-from reweight_jax.train.dispatch import step_of
-from reweight_jax.train.resident import resident
-from reweight_jax.train.state import create_train_state
+from reweight_jax.train.config import load_experiment
 
 _TARGET = flags.DEFINE_enum("target", "v5e", [*TARGETS], "What to compile for.")
 _CHIPS = flags.DEFINE_integer("chips", 1, "How many of them; batches are split over them.", 1)
-_NETWORKS = flags.DEFINE_list("networks", ["lenet", "resnet32"], "Of lenet, resnet32, wrn.")
+_NETWORKS = flags.DEFINE_list(
+    "networks", ["lenet", "resnet32"], "Of lenet, resnet32, wrn, transformer."
+)
 _STEPS = flags.DEFINE_list("steps", [*benchmark.STEPS], "Which steps.")
+_MESH = flags.DEFINE_list(
+    "mesh", [], "DATA,MODEL: one step under jax.jit, the parameters spread over all chips."
+)
 _DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "Of the computation.")
 _BATCH = flags.DEFINE_integer("batch", 100, "Training batch, over all chips.", 1)
 _CONFIG = cli.define_config("Your own FILE.py:VARIANT, in place of --networks and --steps.")
@@ -55,6 +58,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Without an ending: writes .json a
 _HLO = flags.DEFINE_string("hlo", None, "Folder for the text of the optimised programs.")
 
 NETWORKS = {"lenet": ("lenet", 10), "resnet32": ("resnet", 100), "wrn": ("wide_resnet", 100)}
+NETWORKS |= {"transformer": ("transformer", 100)}
 # column -> a fact, and the unit that it is divided by; ratios to plain follow.
 COLUMNS = {
     "compile s": ("compile_seconds", 1),
@@ -88,26 +92,6 @@ def experiments(devices) -> dict[tuple[str, str], Any]:
     return made
 
 
-def lower(experiment: Experiment, num_steps: int):
-    """Returns the lowered dispatch of a run's first phase; nothing is put on a device."""
-    devices, config, splits = experiment.devices, experiment.config, experiment.splits
-    state = jax.eval_shape(lambda: create_train_state(experiment))
-    data = {"train": resident(splits.train, inputs=True, on_cpu=False)}
-    clean_rows = None
-    if experiment.method.needs_clean:
-        data["clean"] = resident(splits.clean, inputs=True, on_cpu=False)
-        m = min(config.clean_batch_size, splits.clean.size)
-        clean_rows = np.zeros((num_steps, m), np.int32)
-    rows = np.zeros((num_steps, config.batch_size), np.int32)
-    arguments = (state, data, rows, clean_rows, None, np.arange(len(devices), dtype=np.int32))
-    sharding = jax.sharding.SingleDeviceSharding(devices[0]) if len(devices) == 1 else None
-    arguments = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments
-    )
-    step = step_of(experiment, experiment.phases[0])
-    return on_devices.steps_program(step, devices).lower(*arguments)
-
-
 def facts_of(compiled, module: Module, num_steps: int) -> dict[str, Any]:
     """Returns what the compiler says of a dispatch of `num_steps` steps."""
     memory = compiled.memory_analysis()
@@ -131,16 +115,25 @@ def facts_of(compiled, module: Module, num_steps: int) -> dict[str, Any]:
 def main(argv):
     cli.check_arguments(argv, _CONFIG.value or benchmark.default.get_config())
     output = cli.output_file("--output", _OUTPUT.value and f"{_OUTPUT.value}.json")
-    devices = topology(_TARGET.value, _CHIPS.value)
+    shape = tuple(int(n) if n.isdecimal() else 0 for n in _MESH.value)
+    if _MESH.value and (len(shape) != 2 or 0 in shape):
+        raise UserError(f"--mesh: {','.join(_MESH.value)}; must be two numbers, such as 2,2")
+    devices = topology(_TARGET.value, math.prod(shape) if shape else _CHIPS.value)
+    mesh = jax.sharding.Mesh(np.reshape(devices, shape), ("data", "model")) if shape else None
     memory = (_MEMORY.value or 0) * 2**30 or TARGETS[_TARGET.value].memory
     rows = []
-    for (name, step), make in experiments(devices).items():
-        row = {"target": _TARGET.value, "chips": _CHIPS.value, "network": name, "step": step}
-        row |= {"dtype": _DTYPE.value}
+    for (name, step), make in experiments(devices[:1] if shape else devices).items():
+        row = {"target": _TARGET.value, "chips": len(devices), "mesh": shape or None}
+        row |= {"network": name, "step": step, "dtype": _DTYPE.value}
         experiment = make()
         start = time.perf_counter()
         try:
-            compiled = lower(experiment, _DISPATCH.value).compile()
+            lowered = (
+                lower_on_mesh(experiment, mesh)
+                if shape
+                else lower_dispatch(experiment, _DISPATCH.value)
+            )
+            compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             row["error"] = one_line(error)
         else:
@@ -177,7 +170,9 @@ def table_of(rows, memory) -> str:
         cells.append(", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "none")
         cells.append({True: "yes", False: "no", None: ""}[row.get("fits")])
         lines.append(" | ".join(cells))
+    mesh = rows[0]["mesh"]
     chips = f"{rows[0]['chips']} x {rows[0]['target']}"
+    chips += f", a mesh of {mesh[0]} x {mesh[1]}" if mesh else ""
     title = f"Compiled for {chips}, not run: jax {jax.__version__}, {rows[0]['dtype']}"
     return "\n".join([title, "", *(f"| {line} |" for line in lines)])
 

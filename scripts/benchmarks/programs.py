@@ -30,7 +30,7 @@ class Network(NamedTuple):
 
     Attributes:
       model: fields of `config.model`.
-      image: (H, W, C).
+      image: (H, W, C), or (T,) of tokens.
       num_classes: K.
       n, m: sizes of the training and the clean batch, over all devices.
     """
@@ -43,7 +43,7 @@ class Network(NamedTuple):
 
 
 def network(name: str, dtype: str = "float32", n: int = 100, m: int = 100, **sizes) -> Network:
-    """Returns "lenet", "resnet" (ResNet-32) or "wide_resnet" (WRN-28-10).
+    """Returns "lenet", "resnet" (ResNet-32), "wide_resnet" (WRN-28-10) or "transformer".
 
     `sizes` are fields of `config.model` that take the place of the usual ones.
     """
@@ -53,6 +53,9 @@ def network(name: str, dtype: str = "float32", n: int = 100, m: int = 100, **siz
     model = {"name": name, "dtype": dtype, **defaults, **sizes}
     if name == "lenet":
         return Network(model, (28, 28, 1), 2, n, m)
+    if name == "transformer":  # 12 layers of 768 features, on 128 tokens
+        model = {"name": name, "dtype": dtype, "num_layers": 12, "num_heads": 12, "features": 768}
+        return Network(model | {"vocabulary": 30_000} | sizes, (128,), 10, n, m)
     return Network(model, (32, 32, 3), 10, n, m)
 
 
@@ -73,11 +76,12 @@ class Program(NamedTuple):
 
 
 def random_examples(network: Network, size: int, seed: int) -> Examples:
-    """Returns `size` images of uniform noise with random labels."""
+    """Returns `size` images (or tokens) of uniform noise with random labels."""
     rng = np.random.default_rng(seed)
     label = rng.integers(0, network.num_classes, size).astype(np.int32)
     label[: network.num_classes] = np.arange(network.num_classes)[:size]  # all classes occur
-    image = rng.integers(0, 256, (size, *network.image)).astype(np.uint8)
+    is_image = len(network.image) == 3
+    image = rng.integers(0, 256, (size, *network.image)).astype(np.uint8 if is_image else np.int32)
     return Examples(image, label, label, np.arange(size))
 
 

@@ -1,0 +1,88 @@
+"""Lowers what a run executes, for devices that need not be there: nothing is put on one."""
+
+import functools
+import math
+
+import jax
+import numpy as np
+
+from reweight_jax.train import devices as on_devices
+from reweight_jax.train.config import Experiment
+from reweight_jax.train.dispatch import step_of
+from reweight_jax.train.resident import resident
+from reweight_jax.train.state import create_train_state
+
+
+def lower_dispatch(experiment: Experiment, num_steps: int):
+    """Returns the lowered dispatch of `num_steps` steps of a run's first phase."""
+    devices, config, splits = experiment.devices, experiment.config, experiment.splits
+    state = jax.eval_shape(lambda: create_train_state(experiment))
+    data = {"train": resident(splits.train, inputs=True, on_cpu=False)}
+    rows, clean_rows = np.zeros((num_steps, config.batch_size), np.int32), None
+    if experiment.method.needs_clean:
+        data["clean"] = resident(splits.clean, inputs=True, on_cpu=False)
+        m = min(config.clean_batch_size, splits.clean.size)
+        clean_rows = np.zeros((num_steps, m), np.int32)
+    arguments = (state, data, rows, clean_rows, None, np.arange(len(devices), dtype=np.int32))
+    sharding = jax.sharding.SingleDeviceSharding(devices[0]) if len(devices) == 1 else None
+    step = step_of(experiment, experiment.phases[0])
+    program = on_devices.steps_program(step, devices)
+    return program.lower(*_abstract(arguments, jax.tree.map(lambda _: sharding, arguments)))
+
+
+def lower_on_mesh(experiment: Experiment, mesh: jax.sharding.Mesh):
+    """Returns one lowered step under `jax.jit` on a mesh with the axes "data" and "model".
+
+    The batches are split over "data"; parameters and the optimiser's state over both axes. The
+    experiment is one of a single device: the compiler adds the collectives.
+    """
+    config, splits = experiment.config, experiment.splits
+    state = jax.eval_shape(lambda: create_train_state(experiment))
+    whole = jax.NamedSharding(mesh, jax.P())
+    shardings = jax.tree.map(lambda _: whole, state)
+    shardings = shardings.replace(
+        params=jax.tree.map(functools.partial(_spread, mesh), state.params),
+        opt_state=jax.tree.map(functools.partial(_spread, mesh), state.opt_state),
+    )
+
+    def batch(examples, size):
+        rows = np.zeros(size, np.int32)
+        taken = {"inputs": examples.inputs[rows], "label": examples.label[rows]}
+        taken |= {"row": rows, "place": rows}
+        by_rows = jax.NamedSharding(mesh, jax.P("data"))
+        return _abstract(taken, jax.tree.map(lambda _: by_rows, taken))
+
+    clean_batch = None
+    if experiment.method.needs_clean:
+        clean_batch = batch(splits.clean, min(config.clean_batch_size, splits.clean.size))
+    step = jax.jit(
+        step_of(experiment, experiment.phases[0]),
+        donate_argnums=0,
+        out_shardings=(shardings, whole),
+    )
+    return step.lower(
+        _abstract(state, shardings), batch(splits.train, config.batch_size), clean_batch
+    )
+
+
+def _spread(mesh, leaf):
+    """Splits the last dimension that divides over both axes; what has none is on every device."""
+    parts = math.prod(mesh.shape.values())
+    dims = [dim for dim, size in enumerate(leaf.shape) if size % parts == 0]
+    spec = [None] * leaf.ndim
+    if dims:
+        spec[dims[-1]] = tuple(mesh.shape)
+    return jax.NamedSharding(mesh, jax.P(*spec))
+
+
+def _abstract(tree, shardings):
+    leaves, treedef = jax.tree.flatten(tree)
+    return jax.tree.unflatten(
+        treedef,
+        [
+            jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
+            for x, s in zip(
+                leaves, jax.tree.leaves(shardings, is_leaf=lambda s: s is None), strict=True
+            )
+        ],
+    )
