@@ -69,7 +69,7 @@ def _curve(run):
 
 def draw_curves(rows: list[dict], drops: tuple[int, ...], path: pathlib.Path) -> None:
     """Draws Figure 7 from the rows of `curves`; `drops` are the steps at which the rate falls."""
-    figure, (row_of_axes,) = style.new_figure(1, 2, size=(9, 3.8))
+    figure, (row_of_axes,) = style.new_figure(1, 2, size=(9, 4.2))
     shown = {
         "on noisy labels, as in the paper": ("train_accuracy", "hyper_val_accuracy"),
         "on the right labels": (None, "hyper_val_true_accuracy"),
@@ -83,13 +83,14 @@ def draw_curves(rows: list[dict], drops: tuple[int, ...], path: pathlib.Path) ->
             if dotted:
                 axes.plot(steps, [100 * row[dotted] for row in points], ls=":", **look)
         for step in drops:
-            axes.axvline(step, color="#bbbbbb", lw=1, zorder=0)
+            label = "the learning rate drops" if dotted and step == drops[0] else None
+            axes.axvline(step, color="#bbbbbb", lw=1, zorder=0, label=label)
         axes.set_title(title, fontsize=10)
         axes.set(xlabel="step", ylabel="accuracy, %", ylim=(None, 101))
     row_of_axes[0].plot([], [], color="gray", ls="-", label="hyper-validation")
     row_of_axes[0].plot([], [], color="gray", ls=":", label="training batches")
-    for axes in row_of_axes:
-        axes.legend(frameon=False, fontsize=9)
+    handles, labels = row_of_axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     plots.save(figure, path)
 
 

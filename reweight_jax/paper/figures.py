@@ -16,11 +16,13 @@ def draw_imbalance(rows: list[dict], path: pathlib.Path) -> None:
     num_steps = max(row["num_steps"] for row in rows)
     drawn = [row for row in rows if row["num_steps"] == num_steps]
     figure, ((axes,),) = style.new_figure(size=(6.5, 4))
-    for method, setting in dict.fromkeys(map(imbalance.line_of, drawn)):
+    lines = list(dict.fromkeys(map(imbalance.line_of, drawn)))
+    for method, setting in lines:
         points = [row for row in drawn if imbalance.line_of(row) == (method, setting)]
         look = style.line(method) | {"label": tables.line_label(method, setting)}
+        shift = lines.index((method, setting)) - len(lines) / 2  # bars side by side
         axes.errorbar(
-            [row["imbalance_ratio"] for row in points],
+            [row["imbalance_ratio"] * (1 + 0.024 * shift) for row in points],
             [100 * row["test_error"] for row in points],
             [0 if math.isnan(row["ci95"]) else 100 * row["ci95"] for row in points],
             **look | ({"ls": "--"} if setting else {}),
@@ -48,10 +50,14 @@ def draw_lines(
       **options: of `Axes.set`, such as xlabel.
     """
     figure, ((axes,),) = style.new_figure(size=(6.5, 4.2))
+    widest, is_log = max(row[column] for row in rows), options.get("xscale") == "log"
     for method, choice in lines:
         points = scores.pick(rows, method, choice)
         if points:
-            xs, ys = [p[column] for p in points], [100 * p["test_accuracy"] for p in points]
+            shift = 0.012 * (lines.index((method, choice)) - len(lines) / 2)  # bars side by side
+            xs = [p[column] for p in points]
+            xs = [x * (1 + 2 * shift) if is_log else x + shift * widest for x in xs]
+            ys = [100 * p["test_accuracy"] for p in points]
             bars = list(map(scores.interval, points))
             axes.errorbar(xs, ys, bars, **style.line(method, choice))
     values = sorted({row[column] for row in rows})
@@ -95,5 +101,5 @@ def draw_dots(panels: dict[str, list[dict]], path: pathlib.Path) -> None:
             axes.tick_params(labelleft=False)
     if any(not math.isnan(r.get("paper", math.nan)) for rows in panels.values() for r in rows):
         row_of_axes[0].plot([], [], "D", mfc="none", color="gray", label="the paper, CIFAR-10")
-        row_of_axes[0].legend(frameon=False, fontsize=9)
+        figure.legend(loc="outside lower center", frameon=False, fontsize=9)
     plots.save(figure, path)

@@ -20,7 +20,7 @@ COLORS = {
     "reweight": "#D55E00",
 }
 MARKERS = {"baseline": "s", "random": "v", "proportion": "D", "resample": "^", "hard_mining": "P"}
-MARKERS |= {"s_model": "D", "s_model_conf": "^", "reweight": "o"}
+MARKERS |= {"s_model": "D", "s_model_conf": "p", "reweight": "o"}
 # Choice of model -> style of the line, marker (None: the method's), and what is added to its name.
 CHOICES = {
     "": ("-", None, ""),

@@ -35,7 +35,8 @@ def settings(config: dict, *, finetuned: bool) -> dict:
     unused = NOT_COMPARED | {"finetune_from"}
     if not finetuned:
         unused |= {"finetune_steps", "finetune_learning_rate"}
-    fields = workdir.flatten({name: v for name, v in config.items() if name != "dataset"})
+    content = {name: value for name, value in config.items() if name != "dataset"}
+    fields = workdir.with_defaults(content)
     return {name: value for name, value in fields.items() if name not in unused}
 
 

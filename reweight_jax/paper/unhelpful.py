@@ -22,7 +22,7 @@ TEXTS = {
     "larger": "a larger clean set, all of it in each step",
     "larger-batch": "a larger clean set, the usual number of it in each step",
 }
-COLORS = ("#D55E00", "#000000", "#0072B2", "#009E73")
+COLORS = ("#D55E00", "#000000", "#56B4E9", "#009E73")
 
 
 def runs(scale: Scale, root: pathlib.Path) -> list[Run]:
@@ -57,7 +57,7 @@ def write(finished: list[Run], path: pathlib.Path) -> str:
             look = {"color": color, "lw": 1.2, "label": None if seed else text}
             steps, shares, losses = _curves(run)
             left.plot(steps, 100 * shares, **look)
-            right.plot(*losses, **look)
+            right.plot(*losses, **look | {"label": None})
     left.set(xlabel="step", ylabel="steps without a helpful example, %", ylim=(0, None))
     right.set(xlabel="step", ylabel="loss on the clean set", yscale="log")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
@@ -88,7 +88,8 @@ def _row(of_setting, text):
     error, interval = tables.mean_and_interval([r["last"]["test_error"] for r in results])
     without = [r["steps_without_helpful_example"] / config.num_steps for r in results]
     row = {"setting": text, "seeds": len(of_setting), "num_clean": config.data.num_clean}
-    row |= {"clean_batch_size": config.clean_batch_size, "num_steps": config.num_steps}
+    clean_batch_size = min(config.clean_batch_size, config.data.num_clean)
+    row |= {"clean_batch_size": clean_batch_size, "num_steps": config.num_steps}
     row |= {"share_of_steps": statistics.fmean(without)}
     row |= {"clean_loss": statistics.fmean(r["last"]["clean_loss"] for r in results)}
     return row | {"test_error": error, "ci95": interval}

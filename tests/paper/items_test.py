@@ -180,7 +180,10 @@ def test_lines(drawn):
     (axes,) = drawn["a.png"].axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["baseline", "reweight"]
     shown = {c.get_label(): c.lines[0].get_xydata().tolist() for c in axes.containers}
-    assert shown == {"baseline": [[1, 50]], "reweight": [[1, 90], [2, 80]]}
+    expected = {"baseline": [[1, 50]], "reweight": [[1, 90], [2, 80]]}  # moved aside a little
+    assert shown.keys() == expected.keys()
+    for name, points in expected.items():
+        np.testing.assert_allclose(shown[name], points, atol=0.05)
     assert axes.get_xlabel() and axes.get_ylabel()
 
 

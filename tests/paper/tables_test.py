@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from reweight_jax.configs import cifar_background_flip, cifar_uniform_flip, mnist_imbalance
@@ -203,13 +204,14 @@ def test_figure_2_has_a_line_for_each_method_and_setting(tmp_path, monkeypatch):
     monkeypatch.setattr(figures.plots, "save", lambda figure, path: drawn.append(figure))
     figures.draw_imbalance(rows, tmp_path / "figure.png")
     (axes,) = drawn[0].axes
-    found = {
-        bars.get_label(): list(map(tuple, bars.lines[0].get_xydata())) for bars in axes.containers
+    found = {bars.get_label(): bars.lines[0].get_xydata() for bars in axes.containers}
+    expected = {  # runs of fewer steps are not comparable
+        "reweight (learning_rate=0.1)": [(5, 10), (10, 20)],
+        "reweight (learning_rate=0.2)": [(5, 20), (10, 40)],
     }
-    assert found == {  # runs of fewer steps are not comparable
-        "reweight (learning_rate=0.1)": [(5, pytest.approx(10)), (10, pytest.approx(20))],
-        "reweight (learning_rate=0.2)": [(5, pytest.approx(20)), (10, pytest.approx(40))],
-    }
+    assert found.keys() == expected.keys()
+    for label, points in expected.items():
+        np.testing.assert_allclose(found[label], points, rtol=0.03)  # moved aside a little
     monkeypatch.undo()
     figures.draw_imbalance(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
