@@ -91,7 +91,8 @@ class Module:
     def kernels(self, computation: str | None = None) -> tuple[int, float]:
         """Returns how many kernels a GPU starts, and the bytes of all their operands and results.
 
-        A fusion that slices an operand counts it whole. Loops count their turns.
+        Of an operand that a fusion only gathers or slices from, the result counts. Loops count
+        their turns.
         """
         number, moved = 0, 0.0
         instructions = self.computations[computation or self.entry]
@@ -101,15 +102,35 @@ class Module:
                 more = self.kernels(instruction.called("to_apply"))
                 number, moved = number + more[0], moved + more[1]
             elif instruction.op != "while" and instruction.op not in NO_KERNEL:
-                arrays = [
-                    instruction.type,
-                    *(types.get(o, "") for o in _operands(instruction.rest)),
-                ]
-                number, moved = number + 1, moved + sum(map(_bytes, arrays))
+                types_read = [types.get(name, "") for name in _operands(instruction.rest)]
+                number += 1
+                moved += _bytes(instruction.type) + self._bytes_read(instruction, types_read)
         for turns, body in self.loops(computation):
             more = self.kernels(body)
             number, moved = number + turns * more[0], moved + turns * more[1]
         return number, moved
+
+    def _bytes_read(self, instruction, operands):
+        """The bytes that a kernel reads of operands of these types."""
+        inside = self.computations.get(instruction.called("calls"), [])
+        source = {}  # name -> number of the operand that it is, or a view of
+        sliced: dict[int, float] = {}
+        whole = set() if inside else set(range(len(operands)))
+        for each in inside:
+            names = _operands(each.rest)
+            if each.op == "parameter":
+                source[each.name] = int(re.match(r"parameter\((\d+)\)", each.rest)[1])
+            elif each.op in ("bitcast", "reshape") and names[0] in source:
+                source[each.name] = source[names[0]]
+            elif each.op in ("gather", "dynamic-slice") and names[0] in source:
+                of = source[names[0]]
+                sliced[of] = sliced.get(of, 0) + _bytes(each.type)
+                whole |= {source[name] for name in names[1:] if name in source}
+            else:
+                whole |= {source[name] for name in names if name in source}
+        return sum(
+            _bytes(text) if i in whole else sliced.get(i, 0) for i, text in enumerate(operands)
+        )
 
 
 def _split_type(text):

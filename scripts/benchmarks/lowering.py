@@ -27,7 +27,7 @@ def lower_dispatch(experiment: Experiment, num_steps: int):
     sharding = jax.sharding.SingleDeviceSharding(devices[0]) if len(devices) == 1 else None
     step = step_of(experiment, experiment.phases[0])
     program = on_devices.steps_program(step, devices)
-    return program.lower(*_abstract(arguments, jax.tree.map(lambda _: sharding, arguments)))
+    return program.lower(*_abstract(arguments, sharding))
 
 
 def lower_on_mesh(experiment: Experiment, mesh: jax.sharding.Mesh):
@@ -49,8 +49,7 @@ def lower_on_mesh(experiment: Experiment, mesh: jax.sharding.Mesh):
         rows = np.zeros(size, np.int32)
         taken = {"inputs": examples.inputs[rows], "label": examples.label[rows]}
         taken |= {"row": rows, "place": rows}
-        by_rows = jax.NamedSharding(mesh, jax.P("data"))
-        return _abstract(taken, jax.tree.map(lambda _: by_rows, taken))
+        return _abstract(taken, jax.NamedSharding(mesh, jax.P("data")))
 
     clean_batch = None
     if experiment.method.needs_clean:
@@ -60,9 +59,8 @@ def lower_on_mesh(experiment: Experiment, mesh: jax.sharding.Mesh):
         donate_argnums=0,
         out_shardings=(shardings, whole),
     )
-    return step.lower(
-        _abstract(state, shardings), batch(splits.train, config.batch_size), clean_batch
-    )
+    state = jax.tree.map(_abstract, state, shardings)
+    return step.lower(state, batch(splits.train, config.batch_size), clean_batch)
 
 
 def _spread(mesh, leaf):
@@ -75,14 +73,6 @@ def _spread(mesh, leaf):
     return jax.NamedSharding(mesh, jax.P(*spec))
 
 
-def _abstract(tree, shardings):
-    leaves, treedef = jax.tree.flatten(tree)
-    return jax.tree.unflatten(
-        treedef,
-        [
-            jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
-            for x, s in zip(
-                leaves, jax.tree.leaves(shardings, is_leaf=lambda s: s is None), strict=True
-            )
-        ],
-    )
+def _abstract(tree, sharding):
+    """Returns the shapes of `tree` with a sharding, or none: then that is pmap's affair."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
