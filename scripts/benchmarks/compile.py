@@ -42,7 +42,7 @@ from reweight_jax.train.config import load_experiment
 _TARGET = flags.DEFINE_enum("target", "v5e", [*TARGETS], "What to compile for.")
 _CHIPS = flags.DEFINE_integer("chips", 1, "How many of them; batches are split over them.", 1)
 _NETWORKS = flags.DEFINE_list(
-    "networks", ["lenet", "resnet32"], "Of lenet, resnet32, wrn, transformer."
+    "networks", ["lenet", "resnet32"], "lenet, resnet8, resnet32, wrn, transformer."
 )
 _STEPS = flags.DEFINE_list("steps", [*benchmark.STEPS], "Which steps.")
 _MESH = flags.DEFINE_list(
@@ -57,8 +57,14 @@ _MEMORY = flags.DEFINE_float("memory", None, "GiB of a chip. Default: what the t
 _OUTPUT = flags.DEFINE_string("output", None, "Without an ending: writes .json and .md.")
 _HLO = flags.DEFINE_string("hlo", None, "Folder for the text of the optimised programs.")
 
-NETWORKS = {"lenet": ("lenet", 10), "resnet32": ("resnet", 100), "wrn": ("wide_resnet", 100)}
-NETWORKS |= {"transformer": ("transformer", 100)}
+# name -> (of programs.network, clean examples for each 100 of the training batch, its sizes)
+NETWORKS: dict[str, tuple[str, int, dict[str, int]]] = {
+    "lenet": ("lenet", 10, {}),
+    "resnet8": ("resnet", 100, {"depth": 8}),
+    "resnet32": ("resnet", 100, {}),
+    "wrn": ("wide_resnet", 100, {}),
+    "transformer": ("transformer", 100, {}),
+}
 # column -> a fact, and the unit that it is divided by; ratios to plain follow.
 COLUMNS = {
     "compile s": ("compile_seconds", 1),
@@ -81,10 +87,10 @@ def experiments(devices) -> dict[tuple[str, str], Any]:
         return {(names, config.method): lambda: load_experiment(config, devices)}
     made = {}
     for name in _NETWORKS.value:
-        kind, m = choose("--networks", name, NETWORKS)
-        network = benchmark.network(kind, _DTYPE.value, _BATCH.value, m)
+        kind, percent, sizes = NETWORKS[name]
+        m = max(_BATCH.value * percent // 100, 1)
+        network = benchmark.network(kind, _DTYPE.value, _BATCH.value, m, **sizes)
         for step in _STEPS.value:
-            choose("--steps", step, benchmark.STEPS)
             make = functools.partial(
                 benchmark.create_experiment, network, step, devices, _NUM_TRAIN.value
             )
@@ -118,6 +124,9 @@ def main(argv):
     shape = tuple(int(n) if n.isdecimal() else 0 for n in _MESH.value)
     if _MESH.value and (len(shape) != 2 or 0 in shape):
         raise UserError(f"--mesh: {','.join(_MESH.value)}; must be two numbers, such as 2,2")
+    for flag, table in ((_NETWORKS, NETWORKS), (_STEPS, benchmark.STEPS)):
+        for name in flag.value:
+            choose(f"--{flag.name}", name, table)
     devices = topology(_TARGET.value, math.prod(shape) if shape else _CHIPS.value)
     mesh = jax.sharding.Mesh(np.reshape(devices, shape), ("data", "model")) if shape else None
     memory = (_MEMORY.value or 0) * 2**30 or TARGETS[_TARGET.value].memory
