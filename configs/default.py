@@ -93,8 +93,8 @@ def get_config() -> ConfigDict:
     config.model.features = 128  # a multiple of num_heads
     config.model.vocabulary = 0  # number of token ids; 0: the largest id in the data, plus one
     config.model.dtype = "float32"  # of the computation, or "bfloat16"; parameters are float32
-    # Of products and convolutions in float32: "default" is the device's own choice, which is
-    # bfloat16 on a TPU and TF32 on a GPU; "float32", "tensorfloat32" or "bfloat16".
+    # Of products of float32: "default" is one pass in bfloat16 on a TPU and TF32 on a GPU, "high"
+    # three passes in bfloat16, and TF32, "highest" float32. On a CPU all are float32.
     config.model.matmul_precision = "default"
 
     config.data = ConfigDict()

@@ -18,14 +18,15 @@ def bad_rows(
 
     Args:
       losses: batch -> [n].
-      batch: pytree of arrays [n, ...].
+      batch: pytree of which the arrays [n, ...] of numbers are looked at.
       axis_name: device axis over which the batch is split, or None.
 
     Returns:
-      bool [n], or [] False of a batch without floating-point arrays or in another form.
+      bool [n], or [] False of a batch without floating-point rows.
     """
-    leaves = [x for x in jax.tree.leaves(batch) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    if not leaves or not _has_rows(batch, jax.eval_shape(losses, batch).size):
+    n = jax.eval_shape(lambda: losses(batch)).size
+    leaves = [x for x in jax.tree.leaves(batch) if _has_rows(x, n, jnp.inexact)]
+    if not leaves:
         return jnp.asarray(False)
     is_finite = [jnp.isfinite(x).all(axis=range(1, x.ndim)) for x in leaves]
     is_bad = ~jnp.stack(is_finite).all(axis=0)
@@ -35,26 +36,35 @@ def bad_rows(
     return jax.lax.cond(count > 0, lambda: is_bad & ~jnp.isfinite(losses(batch)), lambda: is_bad)
 
 
-def replace_rows(batch: Any, is_bad: jax.Array) -> Any:
+def replace_rows(batch: Any, is_bad: jax.Array, *, axis_name: str | None = None) -> Any:
     """Returns the batch with a copy of its first good row, or zeros, in place of each bad one.
 
-    `is_bad` is bool [n], or [] False: the batch as it is, as is one that has not n rows. The copy
-    is a sum over rows: for a batch that is split over devices, the communication of one row.
+    `is_bad` is bool [n], or [] False: the batch as it is. Only arrays [n, ...] of numbers change.
+    The copy is a sum over rows and devices: that of one row is all that they have to communicate.
     """
-    if not is_bad.ndim or not _has_rows(batch, len(is_bad)):
+    if not is_bad.ndim:
         return batch
     is_first = ~is_bad & (jnp.arange(len(is_bad)) == jnp.argmin(is_bad))
+    if axis_name is not None:
+        device, devices = jax.lax.axis_index(axis_name), jax.lax.psum(1, axis_name)
+        has_good = jnp.where(is_bad.all(), devices, device)
+        is_first &= device == jax.lax.pmin(has_good, axis_name)
 
     def replaced(leaf):
+        if not _has_rows(leaf, len(is_bad), jnp.number):
+            return leaf
+
         def along(rows):
             return rows.reshape(-1, *[1] * (leaf.ndim - 1))
 
         row = jnp.sum(jnp.where(along(is_first), leaf, 0), axis=0, dtype=leaf.dtype)
+        row = row if axis_name is None else jax.lax.psum(row, axis_name)
         return jnp.where(along(is_bad), row, leaf)
 
     return jax.tree.map(replaced, batch)
 
 
-def _has_rows(batch, n):
-    """Whether all arrays have n rows. A batch may have any form that the loss takes."""
-    return all(leaf.shape[:1] == (n,) for leaf in jax.tree.leaves(batch))
+def _has_rows(leaf, n, kind):
+    """Whether it is an array [n, ...] of numbers of a kind; anything else may be in a batch too."""
+    is_array = hasattr(leaf, "dtype") and jnp.shape(leaf)[:1] == (n,)
+    return is_array and jnp.issubdtype(leaf.dtype, kind)

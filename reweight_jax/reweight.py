@@ -98,11 +98,10 @@ def epsilon_gradient(
       over: regular expression. If given, the inner products run only over the parameters whose path
         (such as "Conv_0/kernel") it matches; the others are constants. Cheaper, and not exact.
       axis_name: device axis over which the batches are split, or None on one device.
-      linearized: `linearize_losses(loss_fn, params, batch)`, if the caller has it already.
+      linearized: `linearize_losses` of the batch, if the caller has it; it has no bad rows then.
 
     Returns:
-      [n], in the dtype of the losses: this device's share if `axis_name` is given. NaN for an
-      example whose loss is not finite; it does not change those of the others.
+      [n], this device's share if `axis_name` is given. NaN for an example of no finite loss.
 
     Raises:
       ValueError: unknown method, an `over` that matches no parameter, or a loss that is not one
@@ -120,7 +119,7 @@ def epsilon_gradient(
     losses = linearized.losses
     is_good = jnp.isfinite(losses)
     if method == "lookahead":
-        batch = replace_rows(batch, ~is_good)
+        batch = replace_rows(batch, ~is_good, axis_name=axis_name)
         result = _lookahead(loss_fn, params, batch, clean_batch, losses, lookahead_lr, axis_name)
     elif method == "jvp":
         # d/d(eps_i) at 0 = -alpha <grad f_i, g>: one forward-mode product gives all n of them.
@@ -186,14 +185,14 @@ def reweight_step(
       method, lookahead_lr, over, axis_name: as in `epsilon_gradient`.
 
     Returns:
-      The new state, and metrics: "loss" [] the weighted loss over the global batch (NaN if the
-      clean batch has a loss that is not finite), "losses" [n] per-example losses before the update,
+      The new state, and metrics: "loss" [] the weighted loss over the global batch, NaN if no entry
+      of the epsilon gradient is finite (a clean loss is not); "losses" [n] before the update,
       "weights" [n] (sum one over the global batch, or all zero), "epsilon_gradient" [n], "aux" what
       `loss_fn` returned for the training batch.
 
-      A training example with NaN or infinity in it, and hence in its loss, has weight 0: a copy
-      of another takes its place; its loss and its entry of "epsilon_gradient" are NaN. If the
-      loss alone is not finite, the weight is 0 too, but the update may be spoiled.
+      A training example with NaN or infinity in it, and hence in its loss, has weight 0: a copy of
+      another takes its place; its loss and "epsilon_gradient" are NaN. If the loss alone is not
+      finite, the weight is 0 too, but the update may be spoiled.
 
     Raises:
       ValueError: as `epsilon_gradient`.
@@ -268,7 +267,8 @@ def _check_losses(losses):
 def _linearize_good_rows(loss_fn, params, batch, axis_name):
     """`linearize_losses` of a batch whose bad rows are replaced; their loss is NaN."""
     is_bad = bad_rows(lambda b: _check_losses(loss_fn(params, b)[0]), batch, axis_name=axis_name)
-    linearized = linearize_losses(loss_fn, params, replace_rows(batch, is_bad))
+    good = replace_rows(batch, is_bad, axis_name=axis_name)
+    linearized = linearize_losses(loss_fn, params, good)
     return linearized._replace(losses=jnp.where(is_bad, jnp.nan, linearized.losses))
 
 

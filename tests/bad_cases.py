@@ -911,7 +911,7 @@ def of_folders() -> list[Case]:
         for kind in of_it:
             case, make = f"folder: {name} is {kind}", with_run(name, kind)
             found.append(Case(case, "main", same, ("run",), make))
-    for field in ("seed=1", "method=baseline", "batch_size=10", "model.hidden=(5,)"):
+    for field in ("seed=1", "method=baseline", "batch_size=12", "model.hidden=(5,)"):
         arguments = (*same, f"--config.{field}")
         found.append(Case(f"folder: {field}", "main", arguments, ("another config",), with_run()))
     return found

@@ -154,7 +154,7 @@ def test_the_losses_are_asked_only_if_a_row_is_not_finite():
     assert replace_rows(integers, bad_rows(losses, integers)) is integers
 
 
-def test_rows_of_every_type_are_replaced():
+def test_rows_of_numbers_are_replaced():
     batch = {
         "float": np.float32([[1, 2], [np.nan, 3], [4, 5]]),
         "image": np.uint8([[200], [7], [255]]),
@@ -162,7 +162,7 @@ def test_rows_of_every_type_are_replaced():
         "label": np.int32([3, -1, 5]),
     }
     got = jax.jit(replace_rows)(batch, np.array([False, True, False]))
-    expected = jax.tree.map(lambda x: x[[0, 0, 2]], batch)
+    expected = jax.tree.map(lambda x: x[[0, 0, 2]], batch) | {"flag": batch["flag"]}
     chex.assert_trees_all_equal(got, jax.tree.map(jnp.asarray, expected))
     chex.assert_trees_all_equal_dtypes(got, jax.tree.map(jnp.asarray, expected))
 
@@ -181,3 +181,45 @@ def test_a_batch_that_has_other_rows_than_losses(method):
     chex.assert_tree_all_finite(weights)
     spoilt = example_weights(loss_fn, NETWORK.params, spoiled(batch), clean, method="jvp")
     chex.assert_tree_all_finite(spoilt)
+
+
+@both_methods
+def test_a_device_of_nothing_but_bad_rows(method):
+    """It takes a good row of another device: here a row of zeros would have no direction."""
+
+    def loss_fn(params, batch):
+        length = jnp.linalg.norm(batch["x"], axis=1, keepdims=True)
+        return LOSS_FN(params, batch | {"x": batch["x"] / length})
+
+    batch, clean = batches(NETWORK, 8, 4)
+    batch = spoiled(batch, row=slice(2, 5))  # with two rows a device, all of the second one's
+    step = functools.partial(step_from_params, loss_fn, NETWORK.params, method=method)
+    expected_state, expected = jax.jit(step)(batch, clean)
+
+    def split(tree):
+        return jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), tree)
+
+    on_four = jax.pmap(functools.partial(step, axis_name="d"), axis_name="d")
+    state, metrics = on_four(split(batch), split(clean))
+    chex.assert_trees_all_close(metrics["weights"].ravel(), expected["weights"], rtol=1e-5)
+    params = jax.tree.map(lambda x: x[1], state.params)
+    chex.assert_tree_all_finite(params)
+    chex.assert_trees_all_close(params, expected_state.params, rtol=1e-5)
+
+
+@both_methods
+def test_a_batch_may_hold_anything(method):
+    """Keys, numbers for all rows, text, and what the loss reads as numpy."""
+    batch, clean = batches(NETWORK, 8, 4)
+    expected = example_weights(LOSS_FN, NETWORK.params, spoiled(batch), clean, method=method)
+    keys = jax.random.split(jax.random.key(0), 8)
+    more = {"key": keys, "scale": jnp.float32(1), "count": 3, "name": "a"}
+
+    def loss_fn(params, batch):
+        if "name" in batch:
+            assert batch["name"] == "a" and int(batch["count"]) == 3
+            batch = batch | {"x": batch["x"] * batch["scale"]}
+        return LOSS_FN(params, batch)
+
+    got = example_weights(loss_fn, NETWORK.params, spoiled(batch) | more, clean, method=method)
+    chex.assert_trees_all_close(got, expected, rtol=1e-6)

@@ -30,7 +30,7 @@ MODELS = {
     "transformer": transformer,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-MATMUL_PRECISIONS = ("default", "float32", "tensorfloat32", "bfloat16")
+MATMUL_PRECISIONS = ("default", "high", "highest")
 
 
 def create_model(

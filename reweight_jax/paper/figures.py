@@ -50,7 +50,7 @@ def draw_lines(
       **options: of `Axes.set`, such as xlabel.
     """
     figure, ((axes,),) = style.new_figure(size=(6.5, 4.2))
-    widest, is_log = max(row[column] for row in rows), options.get("xscale") == "log"
+    widest, is_log = max((row[column] for row in rows), default=1), options.get("xscale") == "log"
     for method, choice in lines:
         points = scores.pick(rows, method, choice)
         if points:

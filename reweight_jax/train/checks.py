@@ -164,15 +164,16 @@ def check_batch(config, devices) -> None:
         )
 
 
-def batch_advice(config, devices) -> str | None:
-    """Returns a sentence if TPUs pad their shares of a batch, and so compute for nothing."""
+def batch_advice(config, train: Examples, devices) -> str | None:
+    """Returns a sentence if TPUs pad their shares of a batch of images, and compute for nothing."""
     share = config.batch_size // len(devices)
-    if devices[0].platform != "tpu" or share % LANES == 0:
+    is_image = [array.ndim for array in arrays_of(train.inputs)] == [4]
+    if devices[0].platform != "tpu" or not is_image or share % LANES == 0:
         return None
     whole = -(-share // LANES) * LANES
     return (
-        f"config.batch_size: {config.batch_size}; a TPU pads the {share} examples of each chip to "
-        f"{whole}, so a batch of {whole * len(devices)} takes as long"
+        f"config.batch_size: {config.batch_size}; in convolutions a TPU pads the {share} examples "
+        f"of each chip to {whole}, so a batch of {whole * len(devices)} takes about as long"
     )
 
 

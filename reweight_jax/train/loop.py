@@ -51,7 +51,7 @@ def train(
     hosts.check_same(config.to_json())
     host_input = hosts.from_first(lambda: host_input(config)) if host_input else None
     folder = Workdir(workdir, config, experiment.facts, writes=hosts.is_first())
-    advice = batch_advice(config, experiment.devices)
+    advice = batch_advice(config, experiment.splits.train, experiment.devices)
     if advice and progress and folder.writes:
         print(advice, file=sys.stderr)
     with folder.locked(), memory_suffices(config):

@@ -34,20 +34,26 @@ class PaddedRows:
 
 def padded_rows(array: np.ndarray) -> PaddedRows:
     """Returns numpy [N, ...] as `PaddedRows`."""
-    flat = np.reshape(array, (len(array), -1))
-    return PaddedRows(np.pad(flat, [(0, 0), (0, -flat.shape[1] % LANES)]), array.shape[1:])
+    rows = np.reshape(array, (len(array), math.prod(array.shape[1:])))
+    if padding := -rows.shape[1] % LANES:
+        rows = np.pad(rows, [(0, 0), (0, padding)])
+    return PaddedRows(rows, array.shape[1:])
 
 
 def resident(examples: Examples, *, inputs: bool, on_cpu: bool) -> dict[str, Any]:
     """Returns the arrays of a set that are put on a device: {"label", "inputs" if `inputs`}.
 
-    On accelerators inputs of three or more dimensions are `PaddedRows`.
+    On accelerators inputs of three or more dimensions are `PaddedRows`, if that does not double
+    them.
     """
+
+    def lay_out(array):
+        is_padded = not on_cpu and array.ndim > 2 and math.prod(array.shape[1:]) >= LANES
+        return padded_rows(array) if is_padded else array
+
     arrays = {"label": examples.label}
     if inputs:
-        arrays["inputs"] = map_inputs(
-            lambda array: array if on_cpu or array.ndim < 3 else padded_rows(array), examples.inputs
-        )
+        arrays["inputs"] = map_inputs(lay_out, examples.inputs)
     return arrays
 
 

@@ -168,7 +168,7 @@ def create_steps(model_config: dict, arrays, learning_rate, channels_last: bool)
             train_losses, useful = forward_ad.unpack_dual(losses(image, label, list(dual)))
             weights = torch.clamp(useful.detach(), min=0)
             weights = weights / (weights.sum() + (weights.sum() == 0))
-            update((weights * train_losses).sum())
+        update((weights * train_losses).sum())
 
     return {
         "torch plain": plain,

@@ -25,9 +25,8 @@ def products(jaxpr):
     "name, expected",
     [
         ("default", None),
-        ("float32", (jax.lax.Precision.HIGHEST,) * 2),
-        ("tensorfloat32", (jax.lax.Precision.HIGH,) * 2),
-        ("bfloat16", (jax.lax.Precision.DEFAULT,) * 2),
+        ("highest", (jax.lax.Precision.HIGHEST,) * 2),
+        ("high", (jax.lax.Precision.HIGH,) * 2),
     ],
 )
 def test_every_product_has_it(name, expected):

@@ -52,7 +52,7 @@ def test_a_run_of_before_a_field_was_new_is_finished(tmp_path):
     del content["model"]["matmul_precision"]
     (run.workdir / "config.json").write_text(json.dumps(seal(content)))
     assert is_finished(run)
-    run.config.model.matmul_precision = "float32"
+    run.config.model.matmul_precision = "highest"
     assert not is_finished(run)
 
 

@@ -208,6 +208,7 @@ def test_items_of_short_runs(monkeypatch, tmp_path, load_script):
     def short(variant):
         config = get_config(variant)
         config.num_steps, config.lr_drop_steps = 40, (20,)
+        config.batch_size = 20  # for four devices
         config.log_every_steps = config.eval_every_steps = config.checkpoint_every_steps = 20
         return config
 

@@ -19,10 +19,10 @@ def examples(inputs):
 @pytest.mark.parametrize(
     "inputs",
     [
-        RNG.integers(0, 256, (6, 5, 4, 3)).astype(np.uint8),
+        RNG.integers(0, 256, (6, 8, 7, 3)).astype(np.uint8),
         RNG.normal(size=(6, 16, 8)).astype(np.float32),  # a whole tile: nothing is added
         {
-            "image": RNG.integers(0, 256, (6, 3, 3, 1)).astype(np.uint8),
+            "image": RNG.integers(0, 256, (6, 16, 16, 1)).astype(np.uint8),
             "table": RNG.normal(size=(6, 2)).astype(np.float32),
         },
     ],
@@ -41,9 +41,11 @@ def test_rows_are_the_same_on_every_platform(inputs):
 
 
 def test_what_is_padded():
-    images = np.zeros((2, 5, 5, 1), np.uint8)
+    images = np.zeros((2, 12, 12, 1), np.uint8)
     on_accelerator = resident(examples(images), inputs=True, on_cpu=False)["inputs"]
-    assert isinstance(on_accelerator, PaddedRows) and on_accelerator.rows.shape == (2, 128)
+    assert isinstance(on_accelerator, PaddedRows) and on_accelerator.rows.shape == (2, 256)
+    small = np.zeros((2, 5, 5, 1), np.uint8)  # would be five times as large
+    assert resident(examples(small), inputs=True, on_cpu=False)["inputs"] is small
     assert resident(examples(images), inputs=True, on_cpu=True)["inputs"] is images
     table = np.zeros((2, 3), np.float32)
     assert resident(examples(table), inputs=True, on_cpu=False)["inputs"] is table

@@ -325,6 +325,8 @@ def test_a_batch_that_a_tpu_pads_is_told():
     chips = [types.SimpleNamespace(platform="tpu")] * 4
     for size, told in ((100, "25 examples of each chip to 128, so a batch of 512"), (512, None)):
         config.batch_size = size
-        advice = batch_advice(config, chips)
+        advice = batch_advice(config, TRAIN, chips)
         assert advice is None if told is None else told in advice
-        assert batch_advice(config, jax.devices()) is None
+        assert batch_advice(config, TRAIN, jax.devices()) is None
+        table = TRAIN._replace(inputs=np.zeros((60, 3), np.float32))
+        assert batch_advice(config, table, chips) is None
