@@ -42,7 +42,7 @@ def batch_norm_case():
 
 
 def spread(leaf, mesh, axes):
-    """The sharding of an array whose first dimension that divides is split over `axes`."""
+    """The sharding of an array whose last dimension that divides is split over `axes`."""
     parts = int(np.prod([mesh.shape[axis] for axis in axes]))
     dims = [dim for dim, size in enumerate(leaf.shape) if size % parts == 0 and parts > 1]
     spec = [None] * leaf.ndim

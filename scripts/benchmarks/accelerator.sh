@@ -3,8 +3,8 @@
 #
 #   SECONDS_LEFT=540 bash scripts/benchmarks/accelerator.sh
 #
-# The same command again goes on where the time ran out: finished parts are left as they are, and a
-# training run resumes from its checkpoint. Tables and numbers are written to $OUTPUT, runs to $RUNS.
+# The same command again goes on where the time ran out: finished parts are left as they are, a
+# training run resumes from its checkpoint, and steps are timed again from the start of their part. Tables and numbers are written to $OUTPUT, runs to $RUNS.
 # PyTorch's rows need `pip install 'reweight-jax[bench]'`, CIFAR-10 needs scripts/prepare_data.py.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -21,7 +21,7 @@ part() { # NAME COMMAND...: unless it is finished; ends the script if the time r
   timeout --signal=INT --kill-after=20 "$left" "$@" 2>&1 | tee -a "$runs/$name.log" || status=$?
   case $status in
     0) touch "$runs/$name.done" ;;
-    124 | 130 | 137) echo "$name: stopped; run this again"; exit 0 ;;
+    124 | 130) echo "$name: stopped; run this again"; exit 0 ;;
     *) exit "$status" ;;
   esac
 }

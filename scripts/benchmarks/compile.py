@@ -8,7 +8,7 @@
 Nothing is run, and no accelerator is needed. The compilers are extras: `pip install
 'reweight-jax[aot-tpu]'` and `[aot-gpu]`. It compiles what a run executes, a dispatch: a loop of
 --dispatch steps over --num_train resident examples, whose batches are augmented. "plain" is the
-baseline's step. --config compiles your own config instead, on its data and model.
+baseline's step. --config compiles your own config instead, on its data, model, type and batches.
 
 Cycles are the TPU compiler's own estimates for one chip; they do not count waiting for other chips.
 Kernels and the bytes of their operands and results are counted in the GPU's program, which is
@@ -106,15 +106,15 @@ def facts_of(compiled, module: Module, num_steps: int) -> dict[str, Any]:
         "arguments": memory.argument_size_in_bytes,
         "collectives": module.collectives(),
     }
-    body = max(module.loops(), default=(0, None))  # the loop over the steps has the most turns
+    body = next((body for turns, body in module.loops() if turns == num_steps > 1), None)
+    share = 1 if body else num_steps  # without a loop the compiler has unrolled it
     if TARGETS[_TARGET.value].platform == "tpu":
-        steps = body[0] or 1
-        facts["cycles"] = module.cycles(body[1])
-        facts["cycles_besides"] = module.cycles() - steps * facts["cycles"]
-        costs = compiled.cost_analysis()
-        facts["flops"] = costs["flops"] / num_steps if body[1] is None else costs["flops"]
+        facts["cycles"] = module.cycles(body) / share
+        facts["cycles_besides"] = module.cycles() - num_steps * facts["cycles"]
+        facts["flops"] = compiled.cost_analysis()["flops"] / share  # it counts a loop's body once
     else:
-        facts["kernels"], facts["bytes"] = module.kernels(body[1])
+        number, moved = module.kernels(body)
+        facts["kernels"], facts["bytes"] = number / share, moved / share
     return facts
 
 
@@ -133,25 +133,24 @@ def main(argv):
     rows = []
     for (name, step), make in experiments(devices[:1] if shape else devices).items():
         row = {"target": _TARGET.value, "chips": len(devices), "mesh": shape or None}
-        row |= {"network": name, "step": step, "dtype": _DTYPE.value}
         experiment = make()
+        num_steps = 1 if shape else _DISPATCH.value
+        row |= {"network": name, "step": step, "dtype": experiment.config.model.dtype}
         start = time.perf_counter()
         try:
-            lowered = (
-                lower_on_mesh(experiment, mesh)
-                if shape
-                else lower_dispatch(experiment, _DISPATCH.value)
-            )
-            compiled = lowered.compile()
+            if shape:
+                compiled = lower_on_mesh(experiment, mesh).compile()
+            else:
+                compiled = lower_dispatch(experiment, num_steps).compile()
         except jax.errors.JaxRuntimeError as error:
             row["error"] = one_line(error)
         else:
             row["compile_seconds"] = time.perf_counter() - start
             text = compiled.as_text()
-            row |= facts_of(compiled, Module(text), _DISPATCH.value)
+            row |= facts_of(compiled, Module(text), num_steps)
             row["fits"] = row["temporary"] + row["arguments"] <= memory
             if _HLO.value:
-                path = cli.make_folder("--hlo", _HLO.value) / f"{name}_{step}_{_DTYPE.value}.txt"
+                path = cli.make_folder("--hlo", _HLO.value) / f"{name}_{step}_{row['dtype']}.txt"
                 write_atomically(path, text)
         rows.append(row)
         print(json.dumps(row), file=sys.stderr, flush=True)

@@ -6,6 +6,8 @@ import math
 import jax
 import numpy as np
 
+from reweight_jax.data.examples import map_inputs
+from reweight_jax.errors import UserError
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.config import Experiment
 from reweight_jax.train.dispatch import step_of
@@ -19,7 +21,9 @@ def lower_dispatch(experiment: Experiment, num_steps: int):
     state = jax.eval_shape(lambda: create_train_state(experiment))
     data = {"train": resident(splits.train, inputs=True, on_cpu=False)}
     rows, clean_rows = np.zeros((num_steps, config.batch_size), np.int32), None
-    if experiment.method.needs_clean:
+    if not config.data.resident:
+        raise UserError("config.data.resident: False; only resident data can be compiled with")
+    if experiment.method.needs_clean or "alignment" in experiment.remembered:
         data["clean"] = resident(splits.clean, inputs=True, on_cpu=False)
         m = min(config.clean_batch_size, splits.clean.size)
         clean_rows = np.zeros((num_steps, m), np.int32)
@@ -46,9 +50,11 @@ def lower_on_mesh(experiment: Experiment, mesh: jax.sharding.Mesh):
     )
 
     def batch(examples, size):
+        if size % mesh.shape["data"]:
+            raise UserError(f"--mesh: {size} examples of a batch over {mesh.shape['data']} devices")
         rows = np.zeros(size, np.int32)
-        taken = {"inputs": examples.inputs[rows], "label": examples.label[rows]}
-        taken |= {"row": rows, "place": rows}
+        inputs = map_inputs(lambda array: array[rows], examples.inputs)
+        taken = {"inputs": inputs, "label": examples.label[rows], "row": rows, "place": rows}
         return _abstract(taken, jax.NamedSharding(mesh, jax.P("data")))
 
     clean_batch = None
