@@ -115,11 +115,9 @@ def epsilon_gradient(
             return whole_loss_fn(join(part), examples)
 
     if linearized is None:
-        linearized = _linearize_good_rows(loss_fn, params, batch, axis_name)
+        linearized, batch = _linearize_good_rows(loss_fn, params, batch, axis_name)
     losses = linearized.losses
-    is_good = jnp.isfinite(losses)
     if method == "lookahead":
-        batch = replace_rows(batch, ~is_good, axis_name=axis_name)
         result = _lookahead(loss_fn, params, batch, clean_batch, losses, lookahead_lr, axis_name)
     elif method == "jvp":
         # d/d(eps_i) at 0 = -alpha <grad f_i, g>: one forward-mode product gives all n of them.
@@ -130,7 +128,7 @@ def epsilon_gradient(
         result = -lookahead_lr * linearized.jvp(gradient)
     else:
         raise ValueError(f"unknown method {method!r}; valid: 'lookahead', 'jvp'")
-    return jnp.where(is_good, result, jnp.nan)
+    return jnp.where(jnp.isfinite(losses), result, jnp.nan)
 
 
 def normalize_weights(epsilon_gradient: jax.Array, *, axis_name: str | None = None) -> jax.Array:
@@ -197,7 +195,7 @@ def reweight_step(
     Raises:
       ValueError: as `epsilon_gradient`.
     """
-    linearized = _linearize_good_rows(loss_fn, state.params, batch, axis_name)  # line 4
+    linearized, batch = _linearize_good_rows(loss_fn, state.params, batch, axis_name)  # line 4
     options = {"method": method, "lookahead_lr": lookahead_lr, "over": over}
     options |= {"axis_name": axis_name, "linearized": linearized}
     gradient = epsilon_gradient(loss_fn, state.params, batch, clean_batch, **options)  # lines 5-10
@@ -265,11 +263,12 @@ def _check_losses(losses):
 
 
 def _linearize_good_rows(loss_fn, params, batch, axis_name):
-    """`linearize_losses` of a batch whose bad rows are replaced; their loss is NaN."""
+    """`linearize_losses` of the batch with its bad rows replaced, their loss NaN; that batch."""
     is_bad = bad_rows(lambda b: _check_losses(loss_fn(params, b)[0]), batch, axis_name=axis_name)
-    good = replace_rows(batch, is_bad, axis_name=axis_name)
-    linearized = linearize_losses(loss_fn, params, good)
-    return linearized._replace(losses=jnp.where(is_bad, jnp.nan, linearized.losses))
+    batch = replace_rows(batch, is_bad, axis_name=axis_name)
+    linearized = linearize_losses(loss_fn, params, batch)
+    losses = jnp.where(is_bad, jnp.nan, linearized.losses)
+    return linearized._replace(losses=losses), batch
 
 
 def _lookahead(loss_fn, params, batch, clean_batch, losses, lookahead_lr, axis_name):
