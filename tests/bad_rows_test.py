@@ -239,4 +239,4 @@ def test_the_lookahead_shares_its_forward_pass():
         compiled = jax.jit(step).lower(network.params, batch, clean).compile()
         return compiled.cost_analysis()["flops"]
 
-    assert flops("lookahead") < 1.6 * flops("jvp")
+    assert flops("lookahead") < 1.38 * flops("jvp")  # 1.44 with a second forward pass
