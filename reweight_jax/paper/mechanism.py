@@ -74,7 +74,7 @@ def panels(runs: list[Run]) -> list[Panel]:
 
 def _weigher(run):
     """weigh(rows, labels) -> weights x n of these rows of hyper_val, and hyper_val itself."""
-    experiment = load_experiment(run.config)
+    experiment = load_experiment(run.config, jax.local_devices()[:1])
     like = jax.eval_shape(experiment.model.init, jax.random.key(0), experiment.sample)
     check = Workdir(run.workdir, run.config, experiment.facts).check_checkpoint
     folder, step = run.workdir / "checkpoints", run.config.num_steps
