@@ -171,7 +171,7 @@ def table_of(rows, memory) -> str:
     lines = [" | ".join(header), " | ".join("---" for _ in header)]
     for row in rows:
         cells = [row["network"], row["step"], row.get("error", "yes")]
-        cells += [f"{row[f] / unit:,.4g}" if f in row else "" for f, unit in used.values()]
+        cells += [_number(row[f] / unit) if f in row else "" for f, unit in used.values()]
         base = plain.get(row["network"], {})
         cells += [f"{row[f] / base[f]:.2f}" if f in row and base.get(f) else "" for f in ratios]
         kinds = row.get("collectives", {})
@@ -183,6 +183,10 @@ def table_of(rows, memory) -> str:
     chips += f", a mesh of {mesh[0]} x {mesh[1]}" if mesh else ""
     title = f"Compiled for {chips}, not run: jax {jax.__version__}, {rows[0]['dtype']}"
     return "\n".join([title, "", *(f"| {line} |" for line in lines)])
+
+
+def _number(value):
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 if __name__ == "__main__":
