@@ -179,7 +179,7 @@ def _field_error(error):
     text = text.replace("\\n", "\n").replace("\\'", "'")
     near = re.search(r'[Dd]id you mean "(.+?)"', text)
     missing = re.search(r'[Kk]ey "(.+?)" does not exist|^\W*([\w.]+)\W*$', text, re.MULTILINE)
-    if missing and (near or missing[1]):
+    if missing and (near or missing[1] or isinstance(error, AttributeError)):
         hint = f"did you mean {near[1]}?" if near else "configs/default.py has all fields"
         return f"no field {missing[1] or missing[2]}; {hint}"
     return f"{type(error).__name__}: {one_line(text)}"

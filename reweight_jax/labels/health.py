@@ -17,15 +17,19 @@ MIN_TRUSTED = {"clean": 10, "calibration": 20}  # the paper has 10
 MAX_ROWS = 10  # named in a sentence
 
 
-def health(records: list[dict], result: dict, config, trusted: dict) -> list[str]:
+def health(
+    records: list[dict], result: dict, config, trusted: dict, classes: tuple = ()
+) -> list[str]:
     """Returns sentences on what is not well, with the number that says so and what to do.
 
     Args:
       records: of metrics.jsonl.
       result: the contents of result.json.
       config: the run's.
-      trusted: "clean", "calibration" (those there are) -> {"index": int [n], "label": [n, ...],
-        "margin": float [n] or [n, K] (multi_label), "suggested_label": like label}.
+      trusted: "clean", "calibration" (those there are) -> {"index": [n], names or numbers of the
+        examples in their source, "label": [n, ...], "margin": float [n] or [n, K] (multi_label),
+        "suggested_label": like label}.
+      classes: names of the classes; (): labels are shown as they are.
 
     Returns:
       At most one sentence of each kind; [] if all is well.
@@ -41,7 +45,7 @@ def health(records: list[dict], result: dict, config, trusted: dict) -> list[str
         found += [_saturated(evals), _unhelpful(trains), _starved(trains, result, trusted)]
         found += [_few_effective(trains, config)]
     found += [_has_learnt_nothing(trusted, config.task)]
-    found += [_doubted(trusted, config.task), _few_trusted(trusted)]
+    found += [_doubted(trusted, config.task, classes), _few_trusted(trusted)]
     found += [_plain_is_better(result, config, trusted)]
     return [sentence for sentence in found if sentence]
 
@@ -150,7 +154,7 @@ def _has_learnt_nothing(trusted, task):
     )
 
 
-def _doubted(trusted, task):
+def _doubted(trusted, task, classes):
     rows, total = [], 0
     for split, examples in trusted.items():
         label, score = np.asarray(examples["label"]), scores(examples)
@@ -164,7 +168,7 @@ def _doubted(trusted, task):
         return None
     rows.sort(key=lambda row: row[0])
     text = "; ".join(
-        f"{split} {index} (label {_shown(label)}, model {_shown(suggested)})"
+        f"{split} {index} (label {_shown(label, classes)}, model {_shown(suggested, classes)})"
         for _, split, index, label, suggested in rows[:MAX_ROWS]
     )
     more = ", the worst" if len(rows) > MAX_ROWS else ""
@@ -230,7 +234,9 @@ def _z(better, worse, n, score):
     return (p - q) / math.sqrt((p * (1 - p) + q * (1 - q)) / (n + 2))
 
 
-def _shown(label):
+def _shown(label, classes):
+    if classes and np.ndim(label) == 0:
+        return str(classes[int(label)])
     values = np.ravel(label)
     text = ", ".join(f"{v:.4g}" if isinstance(v, np.floating) else str(v) for v in values[:20])
     return text if np.ndim(label) == 0 else f"[{text}{', ...' * (len(values) > 20)}]"

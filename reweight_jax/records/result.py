@@ -109,6 +109,7 @@ def _one_line(entry):
 def table(result: dict) -> str:
     """Returns the lines that a run ends with."""
     weights, labels = result["weights"], result.get("labels", {})
+    seconds = max([result["seconds"], *result.get("seconds_at", {}).values()])  # of all phases
     config_name = ":".join(filter(None, (result["config"], result["variant"])))
     rows = [
         ("method", result["method"]),
@@ -118,7 +119,7 @@ def table(result: dict) -> str:
         *((name, f"{weights[key]:.4f}") for name, key in WEIGHT_ROWS.items() if key in weights),
         *((text, labels[key]) for key, text in LABEL_ROWS.items() if key in labels),
         ("steps without a helpful example", result["steps_without_helpful_example"]),
-        ("time", f"{result['seconds']:.0f} s, {result['steps_per_second']:.1f} steps/s"),
+        ("time", f"{seconds:.0f} s, {result['steps_per_second']:.1f} steps/s"),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

@@ -40,7 +40,9 @@ def finish(
     if judgement:
         statistics = evaluation.suspect_statistics(judgement, splits.train)
         outcome["labels"] = judgement.summary | statistics
-        outcome["health"] = health(records, outcome, config, _trusted(experiment, trained, predict))
+        outcome["health"] = health(
+            records, outcome, config, _trusted(experiment, trained, predict), experiment.classes
+        )
     if not folder.writes:
         return outcome
     tables = {"examples.npz": known}
@@ -81,12 +83,23 @@ def _trusted(experiment, state, predict) -> dict[str, dict]:
             continue
         outputs = predict(state.params["model"], state.model_state, examples.inputs)
         found[name] = {
-            "index": examples.index,
+            "index": _names(experiment, examples),
             "label": examples.label,
             "margin": np.asarray(task.margin(outputs, examples.label)),
             "suggested_label": suggest[task.name](outputs),
         }
     return found
+
+
+def _names(experiment, examples):
+    """Names of examples, or their rows in the file of their own split, or else in train's."""
+    index, last = examples.index, experiment.splits.train.index.max()
+    if experiment.ids is not None:
+        return experiment.ids[index]
+    if index.min() <= last:  # drawn from the training set
+        return index
+    is_whole = (np.diff(np.sort(index)) == 1).all()
+    return index - (index.min() if is_whole else last + 1)
 
 
 def _npz(arrays) -> bytes:
