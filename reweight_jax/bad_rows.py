@@ -13,12 +13,12 @@ def bad_rows(
     """Returns which rows hold NaN or infinity and have a loss that is not finite.
 
     Such a row makes a gradient over the batch NaN even with weight 0, and with BatchNorm all
-    losses. A row that is not finite but has a finite loss is left alone: NaN may stand for a
-    missing label. The losses are asked, in one more forward pass, only if a row is not finite.
+    losses. A row with a finite loss is not bad: NaN may mark a missing label. The losses are
+    computed, in one more forward pass, only if a row is not finite.
 
     Args:
       losses: batch -> [n].
-      batch: pytree of which the arrays [n, ...] of numbers are looked at.
+      batch: pytree; only its arrays [n, ...] of numbers are checked.
       axis_name: device axis over which the batch is split, or None.
 
     Returns:
@@ -39,8 +39,11 @@ def bad_rows(
 def replace_rows(batch: Any, is_bad: jax.Array, *, axis_name: str | None = None) -> Any:
     """Returns the batch with a copy of its first good row, or zeros, in place of each bad one.
 
-    `is_bad` is bool [n], or [] False: the batch as it is. Only arrays [n, ...] of numbers change.
-    The copy is a sum over rows and devices: that of one row is all that they have to communicate.
+    Args:
+      batch: pytree; only its arrays [n, ...] of numbers change.
+      is_bad: bool [n], or [] False, which changes nothing.
+      axis_name: device axis over which the batch is split, or None. The good row may be another
+        device's; one row is all that the devices communicate.
     """
     if not is_bad.ndim:
         return batch

@@ -188,9 +188,9 @@ def reweight_step(
       "weights" [n] (sum one over the global batch, or all zero), "epsilon_gradient" [n], "aux" what
       `loss_fn` returned for the training batch.
 
-      A training example with NaN or infinity in it, and hence in its loss, has weight 0: a copy of
-      another takes its place; its loss and "epsilon_gradient" are NaN. If the loss alone is not
-      finite, the weight is 0 too, but the update may be spoiled.
+      A training example that contains NaN or infinity, and so has no finite loss, gets weight 0. A
+      copy of another example replaces it; its loss and "epsilon_gradient" are NaN. If only the loss
+      is not finite, the weight is 0 too, but the update may become NaN.
 
     Raises:
       ValueError: as `epsilon_gradient`.

@@ -100,6 +100,7 @@ def of_flags() -> list[Case]:
         "unknown flag": ((*NPZ, "--speed=9"), "'speed'"),
         "unknown flag before": (("--speed=9", *NPZ), "speed"),
         "unknown field": ((*NPZ, "--config.metod=x"), "did you mean method?"),
+        "like no field": ((*NPZ, "--config.xyzzy=1"), "no field xyzzy; configs/default.py has all"),
         "unknown group": ((*NPZ, "--config.date.path=x"), "date"),
         "field of a field": ((*NPZ, "--config.seed.x=1"), "seed"),
         "a group": ((*NPZ, "--config.data=1"), "data"),

@@ -10,6 +10,7 @@ import optax
 import pytest
 import small_models
 from by_hand import batches
+from lowering import spread
 
 from reweight_jax import ReweightState, reweight_step
 from reweight_jax.models.transformer import Transformer
@@ -39,16 +40,6 @@ def batch_norm_case():
     network = small_models.residual_net(np.float64, dropout_rate=0.0)
     loss_fn = network.loss_fn(network.model_state, jax.random.key(0))
     return loss_fn, network.params, *batches(network, 8, 4)
-
-
-def spread(leaf, mesh, axes):
-    """The sharding of an array whose last dimension that divides is split over `axes`."""
-    parts = int(np.prod([mesh.shape[axis] for axis in axes]))
-    dims = [dim for dim, size in enumerate(leaf.shape) if size % parts == 0 and parts > 1]
-    spec = [None] * leaf.ndim
-    if dims:
-        spec[dims[-1]] = axes
-    return jax.NamedSharding(mesh, jax.P(*spec))
 
 
 @pytest.mark.parametrize("method", ["jvp", pytest.param("lookahead", marks=SLOW)])

@@ -106,10 +106,10 @@ def scale_inputs(inputs):
 
 
 def with_matmul_precision(model: Model, precision: str) -> Model:
-    """Returns `model` with its products of float32 in `precision`, derivatives included.
+    """Returns `model` with its float32 products in `precision`, derivatives included.
 
-    Names are those of `jax.default_matmul_precision`; "default" leaves the model as it is. The
-    backward rule of a `jax.custom_vjp` is not reached.
+    `precision` is a name that `jax.default_matmul_precision` takes; "default" returns `model`. It
+    does not change the backward rule of a `jax.custom_vjp`.
     """
     if precision == "default":
         return model

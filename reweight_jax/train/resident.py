@@ -16,8 +16,8 @@ LANES = 128  # of a TPU's tiles
 class PaddedRows:
     """An array [N, ...] as one row of numbers for each example, padded to whole tiles.
 
-    A TPU would lay uint8 [50000, 32, 32, 3] out with the examples in the lanes, and every dispatch
-    would begin by turning the whole set around: 614 MB of temporary memory. A row is read as it is.
+    A TPU lays out uint8 [50000, 32, 32, 3] with the examples in the lanes, and each dispatch then
+    transposes the whole set, in 614 MB of temporary memory. Rows need no transposition.
 
     Attributes:
       rows: [N, a multiple of LANES].

@@ -23,7 +23,7 @@ def lower_dispatch(experiment: Experiment, num_steps: int):
     rows, clean_rows = np.zeros((num_steps, config.batch_size), np.int32), None
     if not config.data.resident:
         raise UserError("config.data.resident: False; only resident data can be compiled with")
-    if experiment.method.needs_clean or "alignment" in experiment.remembered:
+    if "alignment" in experiment.remembered:  # the method needs the clean set, or it is observed
         data["clean"] = resident(splits.clean, inputs=True, on_cpu=False)
         m = min(config.clean_batch_size, splits.clean.size)
         clean_rows = np.zeros((num_steps, m), np.int32)
@@ -45,8 +45,8 @@ def lower_on_mesh(experiment: Experiment, mesh: jax.sharding.Mesh):
     whole = jax.NamedSharding(mesh, jax.P())
     shardings = jax.tree.map(lambda _: whole, state)
     shardings = shardings.replace(
-        params=jax.tree.map(functools.partial(_spread, mesh), state.params),
-        opt_state=jax.tree.map(functools.partial(_spread, mesh), state.opt_state),
+        params=jax.tree.map(functools.partial(spread, mesh=mesh), state.params),
+        opt_state=jax.tree.map(functools.partial(spread, mesh=mesh), state.opt_state),
     )
 
     def batch(examples, size):
@@ -58,7 +58,7 @@ def lower_on_mesh(experiment: Experiment, mesh: jax.sharding.Mesh):
         return _abstract(taken, jax.NamedSharding(mesh, jax.P("data")))
 
     clean_batch = None
-    if experiment.method.needs_clean:
+    if "alignment" in experiment.remembered:
         clean_batch = batch(splits.clean, min(config.clean_batch_size, splits.clean.size))
     step = jax.jit(
         step_of(experiment, experiment.phases[0]),
@@ -69,13 +69,13 @@ def lower_on_mesh(experiment: Experiment, mesh: jax.sharding.Mesh):
     return step.lower(state, batch(splits.train, config.batch_size), clean_batch)
 
 
-def _spread(mesh, leaf):
-    """Splits the last dimension that divides over both axes; what has none is on every device."""
-    parts = math.prod(mesh.shape.values())
+def spread(leaf, mesh: jax.sharding.Mesh, axes: tuple[str, ...] = ("data", "model")):
+    """Returns the sharding that splits the last dimension that divides over `axes`, if any does."""
+    parts = math.prod(mesh.shape[axis] for axis in axes)
     dims = [dim for dim, size in enumerate(leaf.shape) if size % parts == 0]
     spec = [None] * leaf.ndim
     if dims:
-        spec[dims[-1]] = tuple(mesh.shape)
+        spec[dims[-1]] = axes
     return jax.NamedSharding(mesh, jax.P(*spec))
 
 

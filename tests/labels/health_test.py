@@ -129,6 +129,15 @@ def test_trusted_examples_that_the_model_doubts():
     assert said(trusted=unseen) == []
 
 
+def test_doubted_classes_have_their_names():
+    doubted = trusted()
+    doubted["clean"]["margin"][3] = -1
+    doubted["clean"]["suggested_label"][3] = 2
+    classes = ("benign", "malignant", "unclear")
+    (sentence,) = health(records(), result(), config(), doubted, classes)
+    assert "clean 3 (label malignant, model unclear)" in sentence
+
+
 def test_doubted_tags_and_numbers():
     tags = trusted(clean=30)
     for examples in tags.values():

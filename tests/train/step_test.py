@@ -1,7 +1,6 @@
 """The training step of every method: one device or four, one dispatch or several, one trace."""
 
 import functools
-import types
 
 import chex
 import jax
@@ -14,12 +13,10 @@ from small_models import NUM_CLASSES, ResidualNet
 from reweight_jax.configs import default
 from reweight_jax.data.batches import batch_rows, shuffled
 from reweight_jax.data.examples import Data, Examples, Splits
-from reweight_jax.errors import UserError
 from reweight_jax.history import history_means
 from reweight_jax.methods import METHODS
 from reweight_jax.reweight import normalize_weights
 from reweight_jax.train import devices as on_devices
-from reweight_jax.train.checks import batch_advice, check_batch
 from reweight_jax.train.config import make_experiment
 from reweight_jax.train.evaluate import compile_predict
 from reweight_jax.train.state import create_optimizer, create_train_state
@@ -312,21 +309,3 @@ def test_predict_pads_what_does_not_divide(num_devices):
     )
     chex.assert_shape(logits, (60, NUM_CLASSES))
     chex.assert_trees_all_close(logits, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_batch_must_divide_by_the_devices():
-    config = types.SimpleNamespace(batch_size=18)
-    with pytest.raises(UserError, match=r"config.batch_size: 18 must be divisible by the 4 dev"):
-        check_batch(config, jax.devices())
-
-
-def test_a_batch_that_a_tpu_pads_is_told():
-    config = default.get_config()
-    chips = [types.SimpleNamespace(platform="tpu")] * 4
-    for size, told in ((100, "25 examples of each chip to 128, so a batch of 512"), (512, None)):
-        config.batch_size = size
-        advice = batch_advice(config, TRAIN, chips)
-        assert advice is None if told is None else told in advice
-        assert batch_advice(config, TRAIN, jax.devices()) is None
-        table = TRAIN._replace(inputs=np.zeros((60, 3), np.float32))
-        assert batch_advice(config, table, chips) is None

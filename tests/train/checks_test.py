@@ -1,0 +1,36 @@
+"""Batches against devices: what cannot be split, and what a TPU pads."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from reweight_jax.data.examples import Examples
+from reweight_jax.errors import UserError
+from reweight_jax.train.checks import batch_advice, check_batch
+
+CHIPS = [types.SimpleNamespace(platform="tpu")] * 4
+
+
+def config(batch_size):
+    return types.SimpleNamespace(batch_size=batch_size)
+
+
+def examples(*shape):
+    label = np.zeros(8, np.int32)
+    return Examples(np.zeros((8, *shape), np.uint8), label, label, label)
+
+
+def test_batch_must_divide_by_the_devices():
+    with pytest.raises(UserError, match=r"config.batch_size: 18 must be divisible by the 4 dev"):
+        check_batch(config(18), jax.devices())
+
+
+def test_a_batch_that_a_tpu_pads_is_told():
+    images = examples(4, 4, 3)
+    told = batch_advice(config(100), images, CHIPS)
+    assert "25 examples of each chip to 128, so a batch of 512" in told
+    assert batch_advice(config(512), images, CHIPS) is None
+    assert batch_advice(config(100), images, jax.devices()) is None
+    assert batch_advice(config(100), examples(3), CHIPS) is None
