@@ -130,8 +130,10 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
                 log.write_due()  # the previous interval, while an accelerator computes the next
                 is_last = step == phase.stop
                 log.add(step, step_metrics, due=step % config.log_every_steps == 0 or is_last)
-                if is_last and phase.reviews:
-                    state = on_devices.place_state(review(experiment, state, predict), devices)
+                if is_last and phase.reviews != "never":
+                    if_better = phase.reviews == "if_better"
+                    state = review(experiment, state, predict, only_if_better=if_better)
+                    state = on_devices.place_state(state, devices)
                 evaluates = step % config.eval_every_steps == 0 or is_last
                 saves = step % config.checkpoint_every_steps == 0 or is_last
                 if evaluates or saves:

@@ -22,8 +22,9 @@ class Phase(NamedTuple):
       begin: the state that it starts from: the "last" of the previous phase, the one of the
         training that was "best" on held-out data, or "afresh", the initial one.
       examples: a name in `reweight_jax.train.selection.SELECTIONS`: what it trains on.
-      reviews: whether the model at its end passes all labels in review: from then on these margins
-        judge them. A model that was trained on the labels believed so far tells more.
+      reviews: whether the model at its end passes all labels in review, so that its margins judge
+        them from then on: "always", as one that was trained on the labels believed so far tells
+        more, "if_better" than the means so far on the calibration examples, or "never".
     """
 
     name: str
@@ -33,7 +34,7 @@ class Phase(NamedTuple):
     schedule: optax.Schedule
     begin: str = "last"
     examples: str = "train"
-    reviews: bool = False
+    reviews: str = "never"
 
 
 def phases_of(config) -> list[Phase]:
@@ -53,8 +54,8 @@ def phases_of(config) -> list[Phase]:
     phases = [Phase("last", 0, end, method, schedule, examples=examples)]
     if settle < end and method.needs_clean and config.task in JUDGED:
         phases = [
-            phases[0]._replace(name="unsettled", stop=settle),
-            Phase("last", settle, end, plain, schedule, examples="believed", reviews=True),
+            phases[0]._replace(name="unsettled", stop=settle, reviews="if_better"),
+            Phase("last", settle, end, plain, schedule, examples="believed", reviews="always"),
         ]
     constant = optax.constant_schedule(config.finetune_learning_rate)
     for begin in FINETUNE_FROM[config.finetune_from]:
@@ -65,7 +66,7 @@ def phases_of(config) -> list[Phase]:
     again |= {"retrained": config.retrain} if config.retrain != "none" else {}
     for name, examples in again.items():
         stop = end + config.num_steps
-        reviews = name == "retrained"
+        reviews = "always" if name == "retrained" else "never"
         phases.append(Phase(name, end, stop, plain, schedule, "afresh", examples, reviews))
         end = stop
     return phases

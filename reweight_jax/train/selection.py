@@ -42,21 +42,35 @@ def judge_labels(experiment, state) -> Judgement | None:
     return judge(train, calibration, **options, **config.labels)
 
 
-def review(experiment, state, predict):
+def review(experiment, state, predict, *, only_if_better: bool = False):
     """Returns the state with `state.review` of one visit to each training and calibration example.
 
     The model is in evaluation mode and its inputs are not augmented. `predict`: as
-    `evaluate.compile_predict` returns it.
+    `evaluate.compile_predict` returns it. `only_if_better`: leaves the state as it is unless the
+    calibration examples say that the model of now tells more than the means over the training so
+    far, which few visits by a model that still learns fast make poor.
     """
-    task, reviewed = experiment.task, {}
-    for split, history in state.review.items():
-        examples = getattr(experiment.splits, split)
+
+    def of_split(split):
+        task, examples = experiment.task, getattr(experiment.splits, split)
         outputs = predict(state.params["model"], state.model_state, examples.inputs)
         values = {"margin": task.margin(outputs, examples.label)}
         values |= {name: of(outputs) for name, of in task.remembered.items()}
-        sums = {name: jnp.asarray(values[name], jnp.float32) for name in history.sums}
-        reviewed[split] = History(jnp.ones(examples.size, jnp.int32), sums)
-    return state.replace(review=reviewed)
+        sums = {name: jnp.asarray(values[name], jnp.float32) for name in state.review[split].sums}
+        return History(jnp.ones(examples.size, jnp.int32), sums)
+
+    if only_if_better:
+        if "calibration" not in state.review:
+            return state
+        now = history_means(of_split("calibration"))["margin"]
+        so_far = history_means(state.calibration)["margin"]
+        if experiment.task.name == "regression":  # a distance has no sign
+            is_better = now.mean() > so_far.mean()  # not so if one was never visited: NaN
+        else:
+            is_better = np.sum(now > 0) > np.sum(so_far > 0)
+        if not is_better:
+            return state
+    return state.replace(review={split: of_split(split) for split in state.review})
 
 
 # --- What phases train on -------------------------------------------------------------------------

@@ -69,6 +69,11 @@ def believed(task, labels, margin, calibration_margin):
     return margin >= calibration_margin.min()
 
 
+# Whether the model at the end of reweighting does better on the calibration examples of the test
+# below than its beliefs so far: then it, and not they, says what is settled by.
+MODEL_KNOWS_MORE = {"classification": True, "multi_label": False, "regression": True}
+
+
 @pytest.mark.parametrize(
     ("task", "retrain"),
     [
@@ -111,8 +116,11 @@ def test_a_run_of_all_phases_is_what_numpy_finds(task, retrain, tmp_path):
             labels, keep = np.where(keep, labels, -1), keep.any(axis=1)
         return joined(train.inputs[keep], labels[keep], clean)
 
-    means = seen.means()
-    part = chosen(train.label, means["margin"], calibrated.means()["margin"], None)
+    margins = seen.means()["margin"], calibrated.means()["margin"]
+    now = [replay.margins(of.inputs, of.label) for of in (train, calibration)]
+    trusted = np.mean if task == "regression" else lambda margin: np.sum(margin > 0)
+    assert (trusted(now[1]) > trusted(margins[1])) == MODEL_KNOWS_MORE[task]
+    part = chosen(train.label, *(now if MODEL_KNOWS_MORE[task] else margins), None)
     assert part.size < 30 or task == "multi_label"
     for step in range(6, 9):  # the optimiser and the schedule go on
         rows = rows_of(part, step)
