@@ -10,7 +10,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from reweight_jax.configs import default
-from reweight_jax.data.examples import arrays_of
 from reweight_jax.data.inputs import as_inputs, like_train
 from reweight_jax.errors import UserError, choose, prefix
 from reweight_jax.labels import report
@@ -22,7 +21,7 @@ from reweight_jax.sealed import read_npz
 from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train.checkpoints import read_model
 from reweight_jax.train.config import build_model, sample_of
-from reweight_jax.train.evaluate import EVAL_BATCH_SIZE, compile_predict
+from reweight_jax.train.evaluate import compile_predict
 
 PHASES = ("last", "best", "unsettled", "finetuned_last", "finetuned_best", "plain", "retrained")
 
@@ -92,12 +91,7 @@ class Fitted:
                 as_inputs(inputs, "inputs"), self.sample, "inputs", "the training set"
             )
             self._check_tokens(inputs)
-        size = len(arrays_of(inputs)[0])
-        if batch_size is None:  # few sizes, because each is compiled
-            batch_size = min(EVAL_BATCH_SIZE, 1 << (size - 1).bit_length())
-        if batch_size not in self._compiled:
-            self._compiled[batch_size] = compile_predict(self._model, self._devices, batch_size)
-        return self._compiled[batch_size](*self._restore(step), inputs)
+        return self._predict(*self._restore(step), inputs, batch_size)
 
     def suspects(self, **rates: float) -> dict[str, list]:
         """Returns the table of suspects.csv, column by column, worst label first.
@@ -127,7 +121,7 @@ class Fitted:
 
     def _build(self, devices):
         """Makes what no pickle can hold: compiled functions and what belongs to devices."""
-        self._devices, self._compiled = list(devices), {}
+        self._devices = list(devices)
         name, model = self.config.model.name, self._given_model
         if model is None and name not in ("auto", *MODELS):
             raise UserError(
@@ -141,10 +135,11 @@ class Fitted:
         with prefix("load"):
             built = build_model(self.config, self._facts, self._devices, model)
         self._model = _predictor(built, self.task)
+        self._predict = compile_predict(self._model, self._devices)
 
     def __getstate__(self):
         self._restore("last")  # its folder may be gone when the pickle is read
-        left_out = ("_devices", "_compiled", "_model", "task")
+        left_out = ("_devices", "_predict", "_model", "task")
         state = {name: value for name, value in vars(self).items() if name not in left_out}
         variables = jax.device_get(self._variables)
         return state | {"_variables": variables, "_num_devices": len(self._devices)}

@@ -15,17 +15,17 @@ EVAL_BATCH_SIZE = 500
 EVALUATED = ("test", "hyper_val", "calibration", "clean")  # of Splits
 
 
-def compile_predict(model, devices, batch_size: int = EVAL_BATCH_SIZE):
-    """Returns predict(params, model_state, inputs [N, ...]) -> outputs [N, K] in numpy.
+def compile_predict(model, devices):
+    """Returns predict(params, model_state, inputs [N, ...], batch_size=None) -> outputs [N, K].
 
     The model is in evaluation mode, and takes inputs as they are in the data. The last batch is
-    padded. On several devices each takes its share of every batch; every process has all outputs.
+    padded. On several devices each takes its share of every batch; every process has all outputs,
+    in numpy. `batch_size` None: up to EVAL_BATCH_SIZE, of few sizes because each is compiled.
     """
 
     def step(params, model_state, inputs):
         return model.apply(params, model_state, scale_inputs(inputs), train=False, key=None)[0]
 
-    batch_size = -(-batch_size // len(devices)) * len(devices)
     if len(devices) == 1:
         compiled = jax.jit(step)
     else:
@@ -36,18 +36,21 @@ def compile_predict(model, devices, batch_size: int = EVAL_BATCH_SIZE):
             **options,
         )
 
-    def padded(rows):
+    def padded(rows, batch_size):
         rows = np.pad(rows, [(0, batch_size - len(rows))] + [(0, 0)] * (rows.ndim - 1))
         if len(devices) == 1:
             return rows
         share = rows[on_devices.own_part(batch_size, devices)]
         return share.reshape(len(on_devices.own(devices)), -1, *rows.shape[1:])
 
-    def predict(params, model_state, inputs):
+    def predict(params, model_state, inputs, batch_size=None):
         num_examples, outputs = len(arrays_of(inputs)[0]), []
+        if batch_size is None:
+            batch_size = min(EVAL_BATCH_SIZE, 1 << (num_examples - 1).bit_length())
+        batch_size = -(-batch_size // len(devices)) * len(devices)
         for start in range(0, num_examples, batch_size):
             rows = np.arange(start, min(start + batch_size, num_examples))
-            part = map_inputs(lambda array: padded(array[rows]), inputs)  # noqa: B023
+            part = map_inputs(lambda array: padded(array[rows], batch_size), inputs)  # noqa: B023
             outputs.append(np.asarray(compiled(params, model_state, part)))
         return np.concatenate(outputs)[:num_examples]
 

@@ -300,8 +300,8 @@ def test_weights_over_some_of_the_parameters(pattern, names):
 def test_predict_pads_what_does_not_divide(num_devices):
     made = experiment("baseline")
     state = create_train_state(made)
-    predict = compile_predict(made.model, jax.devices()[:num_devices], 25)
-    logits = predict(state.params["model"], state.model_state, TRAIN.inputs)
+    predict = compile_predict(made.model, jax.devices()[:num_devices])
+    logits = predict(state.params["model"], state.model_state, TRAIN.inputs, batch_size=25)
     expected = ResidualNet().apply(
         {"params": state.params["model"], **state.model_state},
         jnp.asarray(TRAIN.inputs, jnp.float32) / 255,
