@@ -18,7 +18,7 @@ from reweight_jax.train.checks import batch_advice, memory_suffices
 from reweight_jax.train.config import Experiment, load_experiment
 from reweight_jax.train.dispatch import dispatches
 from reweight_jax.train.outputs import finish
-from reweight_jax.train.selection import review
+from reweight_jax.train.selection import REVIEWS
 from reweight_jax.train.state import check_finite, create_train_state
 
 
@@ -131,8 +131,7 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
                 is_last = step == phase.stop
                 log.add(step, step_metrics, due=step % config.log_every_steps == 0 or is_last)
                 if is_last and phase.reviews != "never":
-                    if_better = phase.reviews == "if_better"
-                    state = review(experiment, state, predict, only_if_better=if_better)
+                    state = REVIEWS[phase.reviews](experiment, state, predict)
                     state = on_devices.place_state(state, devices)
                 evaluates = step % config.eval_every_steps == 0 or is_last
                 saves = step % config.checkpoint_every_steps == 0 or is_last

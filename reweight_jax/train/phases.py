@@ -22,9 +22,9 @@ class Phase(NamedTuple):
       begin: the state that it starts from: the "last" of the previous phase, the one of the
         training that was "best" on held-out data, or "afresh", the initial one.
       examples: a name in `reweight_jax.train.selection.SELECTIONS`: what it trains on.
-      reviews: whether the model at its end passes all labels in review, so that its margins judge
-        them from then on: "always", as one that was trained on the labels believed so far tells
-        more, "if_better" than the means so far on the calibration examples, or "never".
+      reviews: whether the model at its end passes all labels in review, and so judges them from
+        then on: "always", because one that was trained on the labels believed so far tells more;
+        "if_it_helps", by the calibration examples; or "never".
     """
 
     name: str
@@ -54,7 +54,7 @@ def phases_of(config) -> list[Phase]:
     phases = [Phase("last", 0, end, method, schedule, examples=examples)]
     if settle < end and method.needs_clean and config.task in JUDGED:
         phases = [
-            phases[0]._replace(name="unsettled", stop=settle, reviews="if_better"),
+            phases[0]._replace(name="unsettled", stop=settle, reviews="if_it_helps"),
             Phase("last", settle, end, plain, schedule, examples="believed", reviews="always"),
         ]
     constant = optax.constant_schedule(config.finetune_learning_rate)

@@ -1,5 +1,6 @@
 """What a run says of its labels, and which examples its later phases therefore train on."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,7 +13,7 @@ def what_is_known(experiment, state, split: str) -> dict[str, np.ndarray]:
     """Returns what is known of each example of a split, "train" or "calibration", one entry each.
 
     index, label, true_label and id if they are known, visits, and means: over the visits in
-    training, or, if the labels were reviewed, what the model of then makes of them.
+    training, or, if the labels were reviewed, what the review says.
     """
     examples = getattr(experiment.splits, split)
     known = {"index": examples.index, "label": examples.label}
@@ -42,35 +43,75 @@ def judge_labels(experiment, state) -> Judgement | None:
     return judge(train, calibration, **options, **config.labels)
 
 
-def review(experiment, state, predict, *, only_if_better: bool = False):
+def review(experiment, state, predict):
     """Returns the state with `state.review` of one visit to each training and calibration example.
 
     The model is in evaluation mode and its inputs are not augmented. `predict`: as
-    `evaluate.compile_predict` returns it. `only_if_better`: leaves the state as it is unless the
-    calibration examples say that the model of now tells more than the means over the training so
-    far, which few visits by a model that still learns fast make poor.
+    `evaluate.compile_predict` returns it.
     """
+    reviewed = {split: _now(experiment, state, predict, split) for split in state.review}
+    return _with_review(state, reviewed)
 
-    def of_split(split):
-        task, examples = experiment.task, getattr(experiment.splits, split)
-        outputs = predict(state.params["model"], state.model_state, examples.inputs)
-        values = {"margin": task.margin(outputs, examples.label)}
-        values |= {name: of(outputs) for name, of in task.remembered.items()}
-        sums = {name: jnp.asarray(values[name], jnp.float32) for name in state.review[split].sums}
-        return History(jnp.ones(examples.size, jnp.int32), sums)
 
-    if only_if_better:
-        if "calibration" not in state.review:
-            return state
-        now = history_means(of_split("calibration"))["margin"]
-        so_far = history_means(state.calibration)["margin"]
-        if experiment.task.name == "regression":  # a distance has no sign
-            is_better = now.mean() > so_far.mean()  # not so if one was never visited: NaN
-        else:
-            is_better = np.sum(now > 0) > np.sum(so_far > 0)
-        if not is_better:
-            return state
-    return state.replace(review={split: of_split(split) for split in state.review})
+def review_if_it_helps(experiment, state, predict):
+    """Returns the state with a review of which a half is the mean over the visits in training.
+
+    That mean lags behind a model that still learns fast, and the model alone repeats its own
+    mistakes. The state is left as it is unless the model of now is clearly better on the
+    calibration examples than the mean is (`knows_more`).
+    """
+    if "calibration" not in state.review or experiment.task.name == "regression":
+        return state
+    visits = {"train": state.history, "calibration": state.calibration}
+    now = _now(experiment, state, predict, "calibration")
+    means = history_means(visits["calibration"])
+    if not knows_more(now["margin"], means["margin"]):
+        return state
+    reviewed = {}
+    for split, history in visits.items():
+        now, means = _now(experiment, state, predict, split), history_means(history)
+        reviewed[split] = {
+            name: np.where(np.isnan(means[name]), values, (means[name] + values) / 2)
+            for name, values in now.items()
+        }
+    return _with_review(state, reviewed)
+
+
+# What `Phase.reviews` names -> (experiment, state, predict) -> state.
+REVIEWS = {"always": review, "if_it_helps": review_if_it_helps}
+
+
+def knows_more(now: np.ndarray, before: np.ndarray) -> bool:
+    """Returns whether margins of right labels are clearly better than others of the same labels.
+
+    By a sign test at 5%: of the examples (or tags) that only one of them gets right, enough are on
+    the side of `now`. NaN is not right.
+    """
+    from scipy.stats import binomtest
+
+    wins = int(np.sum((now > 0) & ~(before > 0)))
+    losses = int(np.sum((before > 0) & ~(now > 0)))
+    return wins > 0 and binomtest(wins, wins + losses, alternative="greater").pvalue <= 0.05
+
+
+def _now(experiment, state, predict, split):
+    """What the model of now makes of the examples of a split, as a history remembers it."""
+    task, examples = experiment.task, getattr(experiment.splits, split)
+    outputs = predict(state.params["model"], state.model_state, examples.inputs)
+    values = {"margin": task.margin(outputs, examples.label)}
+    values |= {name: of(outputs) for name, of in task.remembered.items()}
+    return {name: np.asarray(values[name], np.float32) for name in state.review[split].sums}
+
+
+def _with_review(state, reviewed):
+    return state.replace(
+        review={
+            split: History(
+                jnp.ones(len(sums["margin"]), jnp.int32), jax.tree.map(jnp.asarray, sums)
+            )
+            for split, sums in reviewed.items()
+        }
+    )
 
 
 # --- What phases train on -------------------------------------------------------------------------
