@@ -89,6 +89,7 @@ def test_regression_predicts_in_the_units_of_the_labels(shape):
     assert run.classes == ()
 
 
+@pytest.mark.slow
 def test_tokens_train_a_transformer():
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 9, size=(120, 5))

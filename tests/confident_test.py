@@ -29,6 +29,7 @@ def test_the_surest_of_each_class_that_also_win():
     np.testing.assert_array_equal(confident_rows(predict, label, 2, 100, seed=0), [0, 1, 2, 5, 7])
 
 
+@pytest.mark.slow
 def test_under_uniform_noise_it_helps_without_a_trusted_set():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 2))

@@ -34,6 +34,7 @@ def test_configs_override_and_never_add(path):
         assert f"python -m reweight_jax.main --config=configs/{path.name}" in module.__doc__
 
 
+@pytest.mark.slow
 def test_default_config_on_all_ten_digits(tmp_path):
     config = default.get_config()
     config.data.name = "digits"

@@ -6,8 +6,7 @@ blocks run in one namespace. A comment on the line before a block says what else
     <!-- file: NAME -->        the block is a file, which is written
     <!-- not run: REASON -->   the block is only read
 
-The flags and config fields of each command are parsed. The slow test runs the commands of some
-pages.
+The flags and config fields of each command are parsed; the commands of some pages are run.
 """
 
 import configparser
@@ -34,7 +33,8 @@ from reweight_jax.train.config import check_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-RUN = ["own_data", "tasks_and_models"]  # pages of which the slow test runs the commands
+RUN = ("own_data", "tasks_and_models")  # pages of which a slow test runs everything
+SLOW = ("algorithm", "labels", "scale")  # pages whose Python takes a while
 BLOCK = re.compile(
     r"(?:^<!-- (?P<kind>file|not run): (?P<note>[^>]+?) -->\n+)?"
     r"^```(?P<language>[\w{}-]*)\n(?P<text>.*?)^```$",
@@ -177,7 +177,14 @@ def tables():
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.stem, marks=pytest.mark.slow if page.stem in SLOW else ())
+        for page in PAGES
+        if page.stem not in RUN
+    ],
+)
 def test_blocks(page, monkeypatch, tmp_path):
     set_up(monkeypatch, tmp_path)
     namespace = {"__name__": "__main__"}

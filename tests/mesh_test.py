@@ -15,7 +15,6 @@ from lowering import spread
 from reweight_jax import ReweightState, reweight_step
 from reweight_jax.models.transformer import Transformer
 
-SLOW = pytest.mark.slow  # of what differs in little from what is fast
 TX = optax.sgd(0.1, momentum=0.9)
 
 
@@ -42,17 +41,10 @@ def batch_norm_case():
     return loss_fn, network.params, *batches(network, 8, 4)
 
 
-@pytest.mark.parametrize("method", ["jvp", pytest.param("lookahead", marks=SLOW)])
-@pytest.mark.parametrize("case", [transformer_case, pytest.param(batch_norm_case, marks=SLOW)])
-@pytest.mark.parametrize(
-    "axes",
-    [
-        ("data", "model"),
-        pytest.param(("model",), marks=SLOW),
-        pytest.param(("data",), marks=SLOW),
-    ],
-    ids="-".join,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["jvp", "lookahead"])
+@pytest.mark.parametrize("case", [transformer_case, batch_norm_case])
+@pytest.mark.parametrize("axes", [("data", "model"), ("model",), ("data",)], ids="-".join)
 def test_parameters_spread_over_a_mesh(x64, axes, case, method):
     loss_fn, params, batch, clean = case()
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)

@@ -19,7 +19,8 @@ from reweight_jax import (
     reweight_step,
 )
 
-SLOW = pytest.mark.slow  # a mesh of another shape
+SLOW = pytest.mark.slow  # what differs in little from what is fast
+FEW_DIFFERENCES = ((0, "lookahead"), (None, "jvp"))
 
 
 def test_normalize_weights_over_the_global_batch():
@@ -31,8 +32,14 @@ def test_normalize_weights_over_the_global_batch():
     chex.assert_trees_all_close(got(jnp.abs(gradient)), np.zeros((4, 2), np.float32))
 
 
-@both_methods
-@pytest.mark.parametrize("clean_axis", [0, None], ids=["clean_sharded", "clean_replicated"])
+@pytest.mark.parametrize(
+    ("clean_axis", "method"),
+    [
+        pytest.param(axis, method, marks=SLOW if (axis, method) in FEW_DIFFERENCES else ())
+        for axis in (0, None)
+        for method in ("lookahead", "jvp")
+    ],
+)
 def test_four_devices_are_one(x64, clean_axis, method):
     """Exactly, with BatchNorm over the axis: not only the weights, in which a factor cancels."""
     tx = optax.sgd(0.1, momentum=0.9)

@@ -126,12 +126,14 @@ def test_epsilon_gradient_is_finite_difference(x64, method):
     chex.assert_trees_all_close(got, expected, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("network", ["lenet", "conv_net", "residual_net"])
+@pytest.mark.parametrize("network", [pytest.param("lenet", marks=pytest.mark.slow), "residual_net"])
 def test_lookahead_and_jvp_agree_in_float32(network):
     assert_methods_agree(getattr(small_models, network)(), 1e-5)
 
 
-@pytest.mark.parametrize("network", ["conv_net", "residual_net"])
+@pytest.mark.parametrize(
+    "network", ["conv_net", pytest.param("residual_net", marks=pytest.mark.slow)]
+)
 def test_lookahead_and_jvp_agree_in_float64(x64, network):
     assert_methods_agree(getattr(small_models, network)(np.float64), 1e-10)
 

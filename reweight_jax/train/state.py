@@ -101,9 +101,13 @@ def create_train_state(experiment, host_input: Any = None) -> TrainState:
 
 def check_finite(state) -> None:
     """Raises UserError if a parameter is not finite: such a state must not become a checkpoint."""
-    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)]
-    if not all(jax.device_get(finite)):
+    if not _is_finite(state.params):
         raise UserError(
             f"the parameters after step {int(state.step)} are not finite; the last checkpoint "
             "before it is kept. Lower config.learning_rate, or look for bad values in the data"
         )
+
+
+@jax.jit  # one program, not two for each shape of a parameter
+def _is_finite(params):
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()

@@ -36,6 +36,7 @@ def test_self_paced_weights_minimise_their_objective():
     assert 60 < weights.sum() < 140
 
 
+@pytest.mark.slow
 def test_the_trained_mentor_is_self_paced(mentor_state):
     # Differences are 0.03 off multiples of 0.25: the closest beyond 0.2 are -0.22 and 0.28.
     axes = np.linspace(0, 10, 41), np.linspace(0.03, 9.53, 20), np.arange(3), [0, 19, 99]

@@ -116,6 +116,7 @@ def test_scores_of_flags_and_suggestions():
     assert none == {"false_alarms_5": 0, "discoveries_5": 0}
 
 
+@pytest.mark.slow
 def test_every_part_trains():
     """Ours keeps its calibration set out of training; the rows have what the table shows."""
     data = labels_data.load(TINY, "uniform", 0, {})

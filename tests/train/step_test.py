@@ -23,11 +23,11 @@ from reweight_jax.train.state import create_optimizer, create_train_state
 from reweight_jax.train.step import train_step
 
 # Methods that differ in what they do with the whole batch; the others are slow tests.
-OWN_PATHS = ("hard_mining", "s_model", "clean_only", "reweight")
+OWN_PATHS = ("hard_mining", "reweight")
 STEPS = [
     pytest.param(name, "jvp", marks=() if name in OWN_PATHS else pytest.mark.slow)
     for name in METHODS
-] + [("reweight", "lookahead")]
+] + [pytest.param("reweight", "lookahead", marks=pytest.mark.slow)]
 
 
 def examples(size, seed):
@@ -168,6 +168,7 @@ def test_one_trace_and_a_donated_state():
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
 
 
+@pytest.mark.slow
 def test_inputs_that_are_not_resident_are_taken_as_given():
     """Streamed to four devices, each dispatch ahead of its use, against the resident set."""
     made = experiment("baseline", jax.devices())

@@ -181,6 +181,7 @@ def test_when_every_checkpoint_is_damaged_it_says_so(uninterrupted, tmp_path):
     assert "Traceback" not in stopped.stderr
 
 
+@pytest.mark.slow
 def test_other_data_is_named_and_nothing_is_called_damaged(tmp_path):
     def write(rows, first=0, trusted=10):
         image = np.random.default_rng(0).integers(0, 256, (rows, 28, 28)).astype(np.uint8)
