@@ -9,7 +9,7 @@ from matplotlib.figure import Figure  # no pyplot: no global state, no display
 from reweight_jax.records.workdir import write_atomically
 
 
-def draw_run(records, result, weights, wrong, labels, classes, starts) -> dict[str, bytes]:
+def draw_run(records, result, weights, wrong, labels, classes, phases) -> dict[str, bytes]:
     """Returns the plots of a finished run: name -> PNG.
 
     Args:
@@ -18,9 +18,9 @@ def draw_run(records, result, weights, wrong, labels, classes, starts) -> dict[s
       wrong: bool [N], which labels are wrong, or None.
       labels: the training labels.
       classes: names of the outputs; () for regression.
-      starts: steps at which the phases after the first one begin.
+      phases: (name, step at which it begins) of each phase after the first one.
     """
-    pictures = {"training_curve": training_curve(records, starts)}
+    pictures = {"training_curve": training_curve(records, phases)}
     if wrong is not None and wrong.any():
         groups = {"right labels": ~wrong, "wrong labels": wrong}
     elif np.ndim(labels) == 1 and 0 < len(classes) <= 100:
@@ -36,31 +36,38 @@ def draw_run(records, result, weights, wrong, labels, classes, starts) -> dict[s
     return {name: to_png(figure) for name, figure in pictures.items()}
 
 
-def training_curve(records: list[dict], starts: list[int]) -> Figure:
-    """Draws error and losses against the step, with dotted lines at `starts`."""
+def training_curve(records: list[dict], phases: list[tuple[str, int]]) -> Figure:
+    """Draws error and losses against the step; a dotted line is where a phase begins."""
     trains = [r for r in records if r["kind"] == "train"]
     evals = [r for r in records if r["kind"] == "eval"]
     splits = {"hyper_val": "hyper-validation", "calibration": "calibration", "test": "test"}
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 4), layout="constrained")
     error_axes, loss_axes = figure.subplots(1, 2)
-    steps, eval_steps = [r["step"] for r in trains], [r["step"] for r in evals]
-    error_axes.plot(steps, [r["error"] for r in trains], lw=1, label="training batches")
+
+    def plot(axes, records, value, **style):
+        """Lines of `value(record)`, which are not joined from one phase to the next."""
+        steps = np.array([r["step"] for r in records], float)
+        ends = np.searchsorted(steps, [start for _, start in phases], side="right")
+        values = np.insert(np.array([value(r) for r in records], float), ends, np.nan)
+        axes.plot(np.insert(steps, ends, np.nan), values, **style)
+
+    plot(error_axes, trains, lambda r: r["error"], lw=1, label="training batches")
     for split, name in splits.items():
         score = next((s for s in ("error", "mae") if s in evals[-1].get(split, {})), None)
         if score:
-            errors = [r[split][score] for r in evals]
-            error_axes.plot(eval_steps, errors, marker=".", label=name)
+            plot(error_axes, evals, lambda r: r[split][score], marker=".", label=name)  # noqa: B023
     error_axes.set(xlabel="step", ylabel="error", ylim=(0, None))
     for key, name in (("plain_loss", "mean"), ("loss", "weighted")):
-        loss_axes.plot(steps, [r[key] for r in trains], lw=1, label=f"training, {name}")
+        plot(loss_axes, trains, lambda r: r[key], lw=1, label=f"training, {name}")  # noqa: B023
     if "clean" in evals[-1]:
-        losses = [r["clean"]["loss"] for r in evals]
-        loss_axes.plot(eval_steps, losses, marker=".", label="clean set")
+        plot(loss_axes, evals, lambda r: r["clean"]["loss"], marker=".", label="clean set")
     loss_axes.set(xlabel="step", ylabel="loss", yscale="log")
     for axes in (error_axes, loss_axes):
-        for start in starts:
+        for name, start in phases:
             axes.axvline(start, color="gray", lw=1, ls=":")
-        axes.legend(frameon=False)
+            place = {"rotation": 20, "transform": axes.get_xaxis_transform()}
+            axes.text(start, 1.01, name, fontsize=8, color="gray", **place)
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
     return figure
 
 

@@ -117,6 +117,7 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
         for phase in phases:
             if step >= phase.stop:
                 continue
+            bar.set_description(f"{name}, {phase.title}", refresh=False)
             if phase.begin != "last" and step == phase.start:
                 if phase.begin == "best":
                     begin = checkpoints.restore(best_step(), like=state)

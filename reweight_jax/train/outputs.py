@@ -62,7 +62,7 @@ def finish(
         folder.write(name, content)
     if draw:
         shown = (records, outcome, known["weight"], wrong, splits.train.label, experiment.classes)
-        starts = [phase.start for phase in phases[1:]]
+        starts = [(phase.title, phase.start) for phase in phases[1:]]
         for name, png in plots.draw_run(*shown, starts).items():
             folder.write(f"plots/{name}.png", png)
     if judgement:

@@ -36,6 +36,13 @@ class Phase(NamedTuple):
     examples: str = "train"
     reviews: str = "never"
 
+    @property
+    def title(self) -> str:
+        """What a reader calls it."""
+        if self.name == "last":
+            return "settled" if self.start else "training"
+        return self.name.replace("_", " ")
+
 
 def phases_of(config) -> list[Phase]:
     """Returns the training with `config.method`, then the others that `config` asks for.
