@@ -30,9 +30,11 @@ def pytest_configure(config):
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = os.environ["JAX_COMPILATION_CACHE_DIR"]  # the controller's
     else:
-        made = tempfile.TemporaryDirectory(prefix="reweight_jax_tests_", ignore_cleanup_errors=True)
-        config.add_cleanup(made.cleanup)
-        folder = made.name
+        folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")  # if several sessions share one
+        if not folder:
+            made = tempfile.TemporaryDirectory(prefix="reweight_jax_", ignore_cleanup_errors=True)
+            config.add_cleanup(made.cleanup)
+            folder = made.name
     for name, value in {
         "jax_compilation_cache_dir": folder,
         "jax_persistent_cache_min_compile_time_secs": 0.1,

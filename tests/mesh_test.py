@@ -42,9 +42,11 @@ def batch_norm_case():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["jvp", "lookahead"])
+@pytest.mark.parametrize(
+    ("axes", "method"),
+    [(("data", "model"), "jvp"), (("data", "model"), "lookahead"), (("data",), "jvp")],
+)
 @pytest.mark.parametrize("case", [transformer_case, batch_norm_case])
-@pytest.mark.parametrize("axes", [("data", "model"), ("model",), ("data",)], ids="-".join)
 def test_parameters_spread_over_a_mesh(x64, axes, case, method):
     loss_fn, params, batch, clean = case()
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
