@@ -23,6 +23,9 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of the time here is XLA's, compiling: less optimised, the suite runs twice as fast.
 jax.config.update("jax_disable_most_optimizations", True)
+if jax.__version_info__ < (0, 11):  # and without these, which later versions always use, again
+    flag = "--xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
 
 def pytest_configure(config):
