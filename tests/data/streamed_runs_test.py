@@ -34,8 +34,11 @@ def assert_same_run(config, tmp_path, monkeypatch, devices=ONE_DEVICE, *, lazy=T
         lazy_digits(monkeypatch, np.asarray)
     config.data.update({"resident": False, "workers": workers})
     result = train_and_evaluate(config, tmp_path / "streamed", devices)
-    state = saved(tmp_path / "streamed", config.num_steps)
-    chex.assert_trees_all_equal(state, saved(tmp_path / "resident", config.num_steps))
+    state, other = (saved(tmp_path / name, config.num_steps) for name in ("streamed", "resident"))
+    # Without fusion emitters (conftest.py) the two programs may round these sums differently.
+    beliefs = [of["history"]["sums"].pop("log_probability") for of in (state, other)]
+    chex.assert_trees_all_close(*beliefs, rtol=1e-6)
+    chex.assert_trees_all_equal(state, other)
     assert records(tmp_path / "streamed") == records(tmp_path / "resident")
     # Of lazy inputs other rows are in the fingerprint, so that the run has another identity.
     assert without_times(result) | {"run": ""} == without_times(expected) | {"run": ""}
