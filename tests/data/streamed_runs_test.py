@@ -18,6 +18,10 @@ from reweight_jax.train.loop import train_and_evaluate
 DIGITS = sources.digits(None)
 
 
+# A LeNet, compiled without fusion emitters (conftest.py), rounds differently in the two programs.
+MLP = {"model.name": "mlp"}
+
+
 def lazy_digits(monkeypatch, wrap):
     """Makes the training images lazy: they are read from wrap(array). Returns that source."""
     source = wrap(DIGITS["train"].inputs)
@@ -34,11 +38,8 @@ def assert_same_run(config, tmp_path, monkeypatch, devices=ONE_DEVICE, *, lazy=T
         lazy_digits(monkeypatch, np.asarray)
     config.data.update({"resident": False, "workers": workers})
     result = train_and_evaluate(config, tmp_path / "streamed", devices)
-    state, other = (saved(tmp_path / name, config.num_steps) for name in ("streamed", "resident"))
-    # Without fusion emitters (conftest.py) the two programs may round these sums differently.
-    beliefs = [of["history"]["sums"].pop("log_probability") for of in (state, other)]
-    chex.assert_trees_all_close(*beliefs, rtol=1e-6)
-    chex.assert_trees_all_equal(state, other)
+    state = saved(tmp_path / "streamed", config.num_steps)
+    chex.assert_trees_all_equal(state, saved(tmp_path / "resident", config.num_steps))
     assert records(tmp_path / "streamed") == records(tmp_path / "resident")
     # Of lazy inputs other rows are in the fingerprint, so that the run has another identity.
     assert without_times(result) | {"run": ""} == without_times(expected) | {"run": ""}
@@ -50,7 +51,7 @@ def assert_same_run(config, tmp_path, monkeypatch, devices=ONE_DEVICE, *, lazy=T
     [("baseline", True), pytest.param("resample", False, marks=pytest.mark.slow)],
 )
 def test_streamed_runs_are_resident_ones(method, lazy, digits_config, tmp_path, monkeypatch):
-    config = digits_config(method=method, steps_per_dispatch=2)
+    config = digits_config(method=method, steps_per_dispatch=2, **MLP)
     state = assert_same_run(config, tmp_path, monkeypatch, lazy=lazy)
     assert state["history"]["visits"].sum() == 72
     seen = (state["history"]["visits"] > 0).sum()  # of 96, or 100 with the clean ones
