@@ -37,8 +37,8 @@ def get_config() -> ConfigDict:
     config.weight_decay = 0.0  # L2 coefficient on kernels, in the update only
 
     # Settling, ours and not the paper's: from this fraction of num_steps on, plain training on the
-    # examples whose labels the model has believed so far and on the clean ones. 1: the paper's
-    # method. It is for methods with a clean gradient; others are plain all the time.
+    # clean examples and on those whose labels the model has believed so far (see docs/labels.md).
+    # 1: the paper's method. It is for methods with a clean gradient; others are plain all the time.
     config.settle_at = 1.0
     # Whether a step takes a batch as it is if no example of it is helpful: "uniform". "keep": as in
     # the paper, such a step changes nothing.

@@ -30,14 +30,11 @@ if jax.__version_info__ < (0, 11):  # and without these, which later versions al
 
 def pytest_configure(config):
     """One cache of compiled programs for all workers and the processes that tests start."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = os.environ["JAX_COMPILATION_CACHE_DIR"]  # the controller's
-    else:
-        folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")  # if several sessions share one
-        if not folder:
-            made = tempfile.TemporaryDirectory(prefix="reweight_jax_", ignore_cleanup_errors=True)
-            config.add_cleanup(made.cleanup)
-            folder = made.name
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")  # the controller's, or of many sessions
+    if not folder:
+        made = tempfile.TemporaryDirectory(prefix="reweight_jax_tests_", ignore_cleanup_errors=True)
+        config.add_cleanup(made.cleanup)
+        folder = made.name
     for name, value in {
         "jax_compilation_cache_dir": folder,
         "jax_persistent_cache_min_compile_time_secs": 0.1,

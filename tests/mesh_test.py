@@ -44,7 +44,12 @@ def batch_norm_case():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("axes", "method"),
-    [(("data", "model"), "jvp"), (("data", "model"), "lookahead"), (("data",), "jvp")],
+    [
+        (("data", "model"), "jvp"),
+        (("data", "model"), "lookahead"),
+        (("data",), "jvp"),
+        (("model",), "jvp"),
+    ],
 )
 @pytest.mark.parametrize("case", [transformer_case, batch_norm_case])
 def test_parameters_spread_over_a_mesh(x64, axes, case, method):

@@ -26,6 +26,11 @@ class TrustsItself(ReweightClassifier):
         return super().fit(X, y, X, y)
 
 
+class TrustsItselfRegressor(ReweightRegressor):
+    def fit(self, X, y):
+        return super().fit(X, y, X, y)
+
+
 # No check is expected to fail; those of pandas and of the array API are skipped without these.
 @pytest.mark.slow
 @parametrize_with_checks([ReweightClassifier(**PLAIN)])
@@ -34,7 +39,13 @@ def test_scikit_learn_takes_it_for_an_estimator(estimator, check):
 
 
 @pytest.mark.slow
-@parametrize_with_checks([ReweightRegressor(**PLAIN), TrustsItself(**SMALL)])
+@parametrize_with_checks(
+    [
+        ReweightRegressor(**PLAIN),
+        TrustsItself(**SMALL),
+        TrustsItselfRegressor(**SMALL | {"learning_rate": 0.02, "num_steps": 200}),
+    ]
+)
 def test_scikit_learn_takes_all_of_them_for_estimators(estimator, check):
     check(estimator)
 

@@ -51,14 +51,15 @@ def training_curve(records: list[dict], phases: list[tuple[str, int]]) -> Figure
         values = np.insert(np.array([value(r) for r in records], float), ends, np.nan)
         axes.plot(np.insert(steps, ends, np.nan), values, **style)
 
-    plot(error_axes, trains, lambda r: r["error"], lw=1, label="training batches")
+    thin = {"lw": 1, "marker": ".", "ms": 2}  # a phase may have a single record
+    plot(error_axes, trains, lambda r: r["error"], label="training batches", **thin)
     for split, name in splits.items():
         score = next((s for s in ("error", "mae") if s in evals[-1].get(split, {})), None)
         if score:
             plot(error_axes, evals, lambda r: r[split][score], marker=".", label=name)  # noqa: B023
     error_axes.set(xlabel="step", ylabel="error", ylim=(0, None))
     for key, name in (("plain_loss", "mean"), ("loss", "weighted")):
-        plot(loss_axes, trains, lambda r: r[key], lw=1, label=f"training, {name}")  # noqa: B023
+        plot(loss_axes, trains, lambda r: r[key], label=f"training, {name}", **thin)  # noqa: B023
     if "clean" in evals[-1]:
         plot(loss_axes, evals, lambda r: r["clean"]["loss"], marker=".", label="clean set")
     loss_axes.set(xlabel="step", ylabel="loss", yscale="log")

@@ -132,8 +132,9 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
                 is_last = step == phase.stop
                 log.add(step, step_metrics, due=step % config.log_every_steps == 0 or is_last)
                 if is_last and phase.reviews != "never":
-                    state = REVIEWS[phase.reviews](experiment, state, predict)
-                    state = on_devices.place_state(state, devices)
+                    with log.paused():
+                        state = REVIEWS[phase.reviews](experiment, state, predict)
+                        state = on_devices.place_state(state, devices)
                 evaluates = step % config.eval_every_steps == 0 or is_last
                 saves = step % config.checkpoint_every_steps == 0 or is_last
                 if evaluates or saves:

@@ -62,8 +62,8 @@ def finish(
         folder.write(name, content)
     if draw:
         shown = (records, outcome, known["weight"], wrong, splits.train.label, experiment.classes)
-        starts = [(phase.title, phase.start) for phase in phases[1:]]
-        for name, png in plots.draw_run(*shown, starts).items():
+        begins = [(phase.title, phase.start) for phase in phases[1:]]
+        for name, png in plots.draw_run(*shown, begins).items():
             folder.write(f"plots/{name}.png", png)
     if judgement:
         for name, content in report.render(folder.path, result=outcome).items():

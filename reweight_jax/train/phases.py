@@ -24,7 +24,8 @@ class Phase(NamedTuple):
       examples: a name in `reweight_jax.train.selection.SELECTIONS`: what it trains on.
       reviews: whether the model at its end passes all labels in review, and so judges them from
         then on: "always", because one that was trained on the labels believed so far tells more;
-        "if_it_helps", by the calibration examples; or "never".
+        "if_it_helps", if it is clearly better than the means on the calibration examples; or
+        "never".
     """
 
     name: str
@@ -38,7 +39,7 @@ class Phase(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What a reader calls it."""
+        """Its name in plots and in the progress bar."""
         if self.name == "last":
             return "settled" if self.start else "training"
         return self.name.replace("_", " ")

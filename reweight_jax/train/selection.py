@@ -1,12 +1,12 @@
 """What a run says of its labels, and which examples its later phases therefore train on."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from reweight_jax.data.examples import Examples, concatenate
 from reweight_jax.history import History, history_means
 from reweight_jax.labels.quality import JUDGED, Judgement, judge
+from reweight_jax.train import hosts
 
 
 def what_is_known(experiment, state, split: str) -> dict[str, np.ndarray]:
@@ -49,30 +49,33 @@ def review(experiment, state, predict):
     The model is in evaluation mode and its inputs are not augmented. `predict`: as
     `evaluate.compile_predict` returns it.
     """
-    reviewed = {split: _now(experiment, state, predict, split) for split in state.review}
+    reviewed = {split: _current(experiment, state, predict, split) for split in state.review}
     return _with_review(state, reviewed)
 
 
 def review_if_it_helps(experiment, state, predict):
     """Returns the state with a review of which a half is the mean over the visits in training.
 
-    That mean lags behind a model that still learns fast, and the model alone repeats its own
-    mistakes. The state is left as it is unless the model of now is clearly better on the
-    calibration examples than the mean is (`knows_more`).
+    That mean lags behind a model that still learns fast, and the model by itself repeats its own
+    mistakes. Examples that were in no batch are judged by the model alone. The state is left as it
+    is unless the current model is clearly better on the calibration examples than the mean is
+    (`knows_more`); always so for regression, whose margins are never positive.
     """
-    if "calibration" not in state.review or experiment.task.name == "regression":
+    if "calibration" not in state.review:
         return state
     visits = {"train": state.history, "calibration": state.calibration}
-    now = _now(experiment, state, predict, "calibration")
-    means = history_means(visits["calibration"])
-    if not knows_more(now["margin"], means["margin"]):
+    current = {"calibration": _current(experiment, state, predict, "calibration")}
+    before = history_means(visits["calibration"])["margin"]
+    # Sums may be rounded differently by two processes, and what follows is of all of them.
+    if not hosts.from_first(lambda: knows_more(current["calibration"]["margin"], before)):
         return state
+    current["train"] = _current(experiment, state, predict, "train")
     reviewed = {}
     for split, history in visits.items():
-        now, means = _now(experiment, state, predict, split), history_means(history)
+        means = history_means(history)
         reviewed[split] = {
             name: np.where(np.isnan(means[name]), values, (means[name] + values) / 2)
-            for name, values in now.items()
+            for name, values in current[split].items()
         }
     return _with_review(state, reviewed)
 
@@ -81,21 +84,24 @@ def review_if_it_helps(experiment, state, predict):
 REVIEWS = {"always": review, "if_it_helps": review_if_it_helps}
 
 
-def knows_more(now: np.ndarray, before: np.ndarray) -> bool:
+def knows_more(current: np.ndarray, before: np.ndarray) -> bool:
     """Returns whether margins of right labels are clearly better than others of the same labels.
 
     By a sign test at 5%: of the examples (or tags) that only one of them gets right, enough are on
-    the side of `now`. NaN is not right.
+    the side of `current`. Where one is NaN, neither is right.
     """
     from scipy.stats import binomtest
 
-    wins = int(np.sum((now > 0) & ~(before > 0)))
-    losses = int(np.sum((before > 0) & ~(now > 0)))
-    return wins > 0 and binomtest(wins, wins + losses, alternative="greater").pvalue <= 0.05
+    known = ~(np.isnan(current) | np.isnan(before))
+    wins = int(np.sum(known & (current > 0) & (before <= 0)))
+    losses = int(np.sum(known & (before > 0) & (current <= 0)))
+    if not wins:
+        return False
+    return bool(binomtest(wins, wins + losses, alternative="greater").pvalue <= 0.05)
 
 
-def _now(experiment, state, predict, split):
-    """What the model of now makes of the examples of a split, as a history remembers it."""
+def _current(experiment, state, predict, split):
+    """Returns what the current model makes of the examples of a split, as a history holds it."""
     task, examples = experiment.task, getattr(experiment.splits, split)
     outputs = predict(state.params["model"], state.model_state, examples.inputs)
     values = {"margin": task.margin(outputs, examples.label)}
@@ -104,14 +110,11 @@ def _now(experiment, state, predict, split):
 
 
 def _with_review(state, reviewed):
-    return state.replace(
-        review={
-            split: History(
-                jnp.ones(len(sums["margin"]), jnp.int32), jax.tree.map(jnp.asarray, sums)
-            )
-            for split, sums in reviewed.items()
-        }
-    )
+    review = {}
+    for split, values in reviewed.items():
+        sums = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
+        review[split] = History(jnp.ones(len(values["margin"]), jnp.int32), sums)
+    return state.replace(review=review)
 
 
 # --- What phases train on -------------------------------------------------------------------------

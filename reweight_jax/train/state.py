@@ -31,7 +31,7 @@ class TrainState:
       history: what is remembered of each training example.
       calibration: likewise of each calibration example; () without any.
       review: {"train": History, "calibration": History}, of one visit by the model at the end of
-        the last phase that reviews the labels, of none before.
+        the last phase that reviewed the labels, of none before; see `selection.REVIEWS`.
     """
 
     params: Any
@@ -110,4 +110,5 @@ def check_finite(state) -> None:
 
 @jax.jit  # one program, not two for each shape of a parameter
 def _is_finite(params):
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]
+    return jnp.all(jnp.array([True, *finite]))

@@ -1,5 +1,8 @@
 """Settling, plain and retrained phases: what they train on, where they start, what they leave."""
 
+import shutil
+
+import chex
 import numpy as np
 import pytest
 from judged_runs import (
@@ -174,6 +177,26 @@ def test_labels_are_settled_by_the_model_of_now_too_if_it_clearly_knows_more(tas
         means = state[name]["sums"]["margin"] / visits
         margins = (means + replay.margins(of.inputs, of.label)) / 2
         np.testing.assert_allclose(review["sums"]["margin"], margins * helps, **CLOSE)
+    end = saved(tmp_path, 9)
+    shutil.rmtree(tmp_path / "checkpoints" / "9")  # as if it was killed between the phases
+    run((train, clean, calibration), tmp_path, task, **fields)
+    chex.assert_trees_all_equal(saved(tmp_path, 9), end)
+
+
+def test_what_was_in_no_batch_is_settled_by_the_model_alone(tmp_path):
+    """24 examples and 4 steps of 4: a third of them has no visit, nor have calibration examples."""
+    train, clean = examples("classification", 24, 0, wrong=0.35), examples("classification", 30, 1)
+    calibration = examples("classification", 300, 2)
+    fields = {"method": "reweight", "settle_at": 4 / 9, "batch_size": 4, "momentum": 0.0}
+    run((train, clean, calibration), tmp_path, **fields)
+    state, replay = saved(tmp_path, 4), Replay("classification", train)
+    replay.w = np.asarray(state["params"]["model"]["w"])
+    for split, of in (("train", train), ("calibration", calibration)):
+        history = state[{"train": "history"}.get(split, split)]
+        assert 0 < np.sum(history["visits"] == 0) < of.size
+        current, total = replay.margins(of.inputs, of.label), history["sums"]["margin"]
+        expected = np.where(history["visits"] == 0, current, (total + current) / 2)
+        np.testing.assert_allclose(state["review"][split]["sums"]["margin"], expected, **CLOSE)
 
 
 def test_knowing_more_is_a_sign_test():
@@ -186,8 +209,8 @@ def test_knowing_more_is_a_sign_test():
     for wins, losses, more in ((5, 0, True), (4, 0, False), (5, 1, False), (7, 1, True)):
         assert knows_more(*margins(wins, losses)) == more
     assert not knows_more(*margins(0, 0))
-    assert not knows_more(-np.ones(9), np.full(9, np.nan))
-    assert knows_more(np.ones(9), np.full(9, np.nan))  # of no visit
+    assert not knows_more(np.ones(9), np.full(9, np.nan))  # of no visit
+    assert knows_more(np.ones(9), np.r_[np.full(4, np.nan), -np.ones(5)])
 
 
 def test_where_nothing_is_believed_all_is_kept(tmp_path):
