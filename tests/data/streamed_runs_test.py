@@ -4,6 +4,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from as_compiled import as_compiled
 from watched import Damaged, Watched, assert_no_workers
 from whole_runs import ONE_DEVICE, records, saved, without_times
 
@@ -16,10 +17,6 @@ from reweight_jax.train.config import check_config
 from reweight_jax.train.loop import train_and_evaluate
 
 DIGITS = sources.digits(None)
-
-
-# A LeNet, compiled without fusion emitters (conftest.py), rounds differently in the two programs.
-MLP = {"model.name": "mlp"}
 
 
 def lazy_digits(monkeypatch, wrap):
@@ -47,11 +44,15 @@ def assert_same_run(config, tmp_path, monkeypatch, devices=ONE_DEVICE, *, lazy=T
 
 
 @pytest.mark.parametrize(
-    "method, lazy",
-    [("baseline", True), pytest.param("resample", False, marks=pytest.mark.slow)],
+    "method, lazy, model",
+    [
+        ("baseline", True, "mlp"),
+        pytest.param("baseline", True, "lenet", marks=as_compiled),
+        pytest.param("resample", False, "lenet", marks=[pytest.mark.slow, as_compiled]),
+    ],
 )
-def test_streamed_runs_are_resident_ones(method, lazy, digits_config, tmp_path, monkeypatch):
-    config = digits_config(method=method, steps_per_dispatch=2, **MLP)
+def test_streamed_runs_are_resident_ones(method, lazy, model, digits_config, tmp_path, monkeypatch):
+    config = digits_config(method=method, steps_per_dispatch=2, **{"model.name": model})
     state = assert_same_run(config, tmp_path, monkeypatch, lazy=lazy)
     assert state["history"]["visits"].sum() == 72
     seen = (state["history"]["visits"] > 0).sum()  # of 96, or 100 with the clean ones
