@@ -57,9 +57,9 @@ def review_if_it_helps(experiment, state, predict):
     """Returns the state with a review of which a half is the mean over the visits in training.
 
     That mean lags behind a model that still learns fast, and the model by itself repeats its own
-    mistakes. Examples that were in no batch are judged by the model alone. The state is left as it
-    is unless the current model is clearly better on the calibration examples than the mean is
-    (`knows_more`); always so for regression, whose margins are never positive.
+    mistakes. For an example that was in no batch the model's value counts. The state changes only
+    if the current model is clearly better on the calibration examples than the mean (`knows_more`);
+    never for regression, whose margins are not positive.
     """
     if "calibration" not in state.review:
         return state

@@ -201,7 +201,7 @@ def test_what_was_in_no_batch_is_settled_by_the_model_alone(tmp_path):
 
 def test_knowing_more_is_a_sign_test():
     def margins(wins, losses):
-        """Of two models, of which one alone is right `wins` times and the other `losses` times."""
+        """Of two models: `wins` times only one is right, `losses` times only the other."""
         now, before = np.array([1.0] * wins + [-1.0] * losses), np.ones(3)
         return np.append(now, before), np.append(-now, before)
 
