@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 import types
+import warnings
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -112,7 +113,8 @@ def run(main, *, resumes: bool = False) -> None:
     """
     startup.prepare()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # see reweight_jax/__init__.py
-    logging.set_verbosity(logging.ERROR)  # warnings of TFDS and orbax are not for the user
+    logging.set_verbosity(logging.FATAL)  # TFDS and orbax also raise what they log as an error
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
     def main_and_flush(argv):
         main(argv)
@@ -124,14 +126,18 @@ def run(main, *, resumes: bool = False) -> None:
     try:
         app.run(main_and_flush, flags_parser=_parse)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _end(f"error: {error}", 1)
     except KeyboardInterrupt:
         rest = ": the same command goes on from the last checkpoint" if resumes else ""
-        print(f"\ninterrupted{rest}", file=sys.stderr)
-        sys.exit(130)
+        _end(f"\ninterrupted{rest}", 130)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the process ends
+
+
+def _end(text, status):
+    print(text, file=sys.stderr)
+    sys.excepthook = lambda *_: None  # of what libraries in C still do while the process ends
+    sys.exit(status)
 
 
 class _ConfigParser(flags.ArgumentParser):

@@ -32,6 +32,7 @@ class MetricsWriter:
         for self._checksum, record in _read_lines(text, "the last checkpoint's metrics"):
             self.records.append(record)
         workdir.write("metrics.jsonl", text)
+        self._workdir = workdir
         self._path = workdir.path / "metrics.jsonl" if workdir.writes else os.devnull
         self._events = None
         with writing(workdir.path):
@@ -43,7 +44,11 @@ class MetricsWriter:
                 self._events.write_event(Event(step=step + 1, session_log=start))
 
     def write(self, record: dict) -> None:
-        """Writes a record: "step", "kind", and numbers, lists of numbers or dicts of numbers."""
+        """Writes a record: "step", "kind", and numbers, lists of numbers or dicts of numbers.
+
+        UserError if it cannot, or if the folder is gone: it would be made again, without its lock.
+        """
+        self._workdir.check_there()
         # Each checksum also covers the line before: none can go missing, or be there twice.
         sealed = seal(record, after=self._checksum)
         self._checksum = sealed["checksum"]

@@ -12,7 +12,7 @@ import filelock
 from reweight_jax.configs import default
 from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS
-from reweight_jax.paths import expand
+from reweight_jax.paths import expand, place
 from reweight_jax.sealed import DamagedError, checksum, read_sealed, seal
 
 # Fields that change no number of a run: what is logged, how data is read, and the place of files:
@@ -38,7 +38,11 @@ class Workdir:
     def __init__(self, path: str | os.PathLike, config, facts: dict, *, writes: bool = True):
         """`config`: ConfigDict of the run; `facts`: what of the data it depends on, JSON."""
         self.path = expand(path, "--workdir").absolute()
-        self.writes = writes
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError:  # orbax cannot write to it
+            raise UserError(f"--workdir {self.path}: a run's folder must be UTF-8") from None
+        self.writes, self._place = writes, None
         self.content = json.loads(json.dumps(json.loads(config.to_json()) | {"dataset": facts}))
 
     @contextlib.contextmanager
@@ -55,6 +59,9 @@ class Workdir:
                 try:
                     self.path.mkdir(parents=True, exist_ok=True)
                     stack.enter_context(_lock(self.path))
+                    self._place = place(self.path)
+                    for left in [*self.path.glob(".*.part"), *self.path.glob("plots/.*.part")]:
+                        left.unlink()  # of a process that was killed
                 except OSError as error:
                     raise UserError(f"--workdir {self.path}: cannot be used ({error})") from None
                 self._check_kinds()
@@ -109,6 +116,17 @@ class Workdir:
     def write_config(self) -> None:
         """Writes config.json, which says from then on which run the folder holds."""
         self.write("config.json", json.dumps(seal(self.content), indent=2, sort_keys=True) + "\n")
+
+    def check_there(self) -> None:
+        """Raises UserError if the folder was moved or emptied since it was locked."""
+        with writing(self.path):
+            if self._place and not self._is_ours():
+                raise UserError(
+                    f"--workdir {self.path}: was moved or emptied while the run was going on"
+                )
+
+    def _is_ours(self):
+        return place(self.path) == self._place and (self.path / "config.json").exists()
 
     def write(self, name: str, content: str | bytes) -> None:
         """Writes a file of the folder, whole or not at all; UserError if it cannot."""

@@ -8,6 +8,7 @@ import contextlib
 import os
 import pathlib
 import shutil
+import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Collection
@@ -21,7 +22,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from reweight_jax.errors import UserError
 from reweight_jax.sealed import DamagedError, seal, unseal
-from reweight_jax.train import hosts
+from reweight_jax.train import hosts, orbax_threads
 
 KEEP = 3  # the last one, and two to fall back on; those of `Checkpoints.keep` besides
 SLACK = 1_000_000  # bytes of a checkpoint that are not of its arrays, and of what follows it
@@ -51,6 +52,7 @@ class Checkpoints:
     def _open(self):
         with _writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self._folder).close()  # orbax's threads would wait for ever
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(n=KEEP), self._kept]),
             create=False,
@@ -62,12 +64,15 @@ class Checkpoints:
         return ocp.CheckpointManager(self._folder, options=options)
 
     def __enter__(self):
+        self._threads = contextlib.ExitStack()
+        self._threads.enter_context(orbax_threads.quiet())
         return self
 
     def __exit__(self, *exception):
-        if self._manager:
-            with _writing(self._folder):
-                self._manager.close()
+        with self._threads:
+            if self._manager:
+                with _writing(self._folder):
+                    self._manager.close()
 
     def keep(self, steps: Collection[int | None]) -> None:
         """Keeps the checkpoints of `steps` from now on, in place of those named before."""
@@ -91,7 +96,7 @@ class Checkpoints:
             self._manager.save(int(state.step), args=ocp.args.Composite(**args))
 
     def _check_space(self, num_bytes):
-        # Orbax's threads would print tracebacks of their own on a disk that gets full.
+        # Orbax's threads cannot go on from a disk that gets full.
         with _writing(self._folder):
             free = shutil.disk_usage(self._folder).free
         if free < num_bytes + SLACK:
@@ -256,7 +261,10 @@ def _damage_named(folder, step):
 def _writing(folder):
     """Names an error of orbax's writer, which also tells of one in the background, in one line."""
     try:
-        yield
+        with orbax_threads.uninterrupted():
+            yield
+    except UserError:
+        raise
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder}: a checkpoint cannot be written ({reason})") from error

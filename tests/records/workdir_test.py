@@ -187,3 +187,38 @@ def test_write_atomically_leaves_the_old_file_or_the_new_one(tmp_path, monkeypat
     assert (tmp_path / "a" / "b.txt").read_text() == "old"
     assert kinds == ["file", "folder", "file"]
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.txt"]
+
+
+def test_a_folder_that_was_moved_or_emptied_is_not_written_to(digits_config, tmp_path):
+    workdir = Workdir(tmp_path / "run", digits_config(), FACTS)
+    with workdir.locked():
+        workdir.write_config()
+        workdir.check_there()
+        (tmp_path / "run").rename(tmp_path / "moved")
+        with pytest.raises(UserError, match="run: cannot be written"):
+            workdir.check_there()
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "config.json").touch()
+        with pytest.raises(UserError, match="was moved or emptied"):
+            workdir.check_there()
+        (tmp_path / "run" / "config.json").unlink()
+        (tmp_path / "run").rmdir()
+        (tmp_path / "moved").rename(tmp_path / "run")
+        workdir.check_there()
+        (tmp_path / "run" / "config.json").unlink()
+        with pytest.raises(UserError, match="was moved or emptied"):
+            workdir.check_there()
+
+
+def test_half_written_files_of_a_killed_process_are_removed(digits_config, tmp_path):
+    left = [tmp_path / ".config.json.99999.part", tmp_path / "plots" / ".weights.png.99999.part"]
+    (tmp_path / "plots").mkdir()
+    for path in left:
+        path.touch()
+    with Workdir(tmp_path, digits_config(), FACTS).locked():
+        assert not any(path.exists() for path in left)
+
+
+def test_the_name_of_a_folder_is_utf8(digits_config, tmp_path):
+    with pytest.raises(UserError, match="must be UTF-8"):
+        Workdir(f"{tmp_path}/\udcff", digits_config(), FACTS)

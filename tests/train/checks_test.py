@@ -8,7 +8,7 @@ import pytest
 
 from reweight_jax.data.examples import Examples
 from reweight_jax.errors import UserError
-from reweight_jax.train.checks import batch_advice, check_batch
+from reweight_jax.train.checks import batch_advice, check_batch, memory_suffices
 
 CHIPS = [types.SimpleNamespace(platform="tpu")] * 4
 
@@ -34,3 +34,12 @@ def test_a_batch_that_a_tpu_pads_is_told():
     assert batch_advice(config(512), images, CHIPS) is None
     assert batch_advice(config(100), images, jax.devices()) is None
     assert batch_advice(config(100), examples(3), CHIPS) is None
+
+
+def test_a_device_without_enough_memory_is_told_what_would_help():
+    too_much = jax.jit(lambda: jax.numpy.ones((2**20, 2**20), np.float32))  # 4 TiB
+    with (
+        pytest.raises(UserError, match=r"out of memory .* config.batch_size below 18, or with"),
+        memory_suffices(config(18)),
+    ):
+        too_much()
