@@ -40,7 +40,14 @@ def test_an_output_file_is_one_that_can_be_written(monkeypatch, tmp_path):
         ([CONFIG, "--config.optimizer=lion"], ["config.optimizer", "adam, sgd"]),
         ([CONFIG, "--config.model.name=vgg"], ["config.model.name", "'vgg'", "lenet"]),
         ([CONFIG, "--config.model.dtype=int8"], ["config.model.dtype", "bfloat16, float32"]),
-        ([CONFIG, "--config.epsilon_method=x"], ["config.epsilon_method", "jvp, lookahead"]),
+        (
+            [CONFIG, "--config.epsilon_method=x"],
+            ["config.epsilon_method", "jvp, layerwise, lookahead"],
+        ),
+        (
+            [CONFIG, "--config.epsilon_method=layerwise", "--config.model.name=resnet"],
+            ["config.epsilon_method: layerwise: BatchNorm couples the examples; use 'jvp'"],
+        ),
         ([CONFIG, "--config.epsilon_over=("], ["config.epsilon_over: '('"]),
         ([CONFIG, "--config.epsilon_over=no"], ["config.epsilon_over: 'no' matches none", "/bias"]),
         ([CONFIG, "--config.data.clean_in_train=x"], ["clean_in_train", "always, baselines"]),

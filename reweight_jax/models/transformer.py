@@ -31,9 +31,7 @@ class Transformer(nn.Module):
         """Returns outputs [N, K] of tokens int [N, T]; T is the length it was initialised with."""
         known = tokens != PADDING
         x = nn.Embed(self.vocabulary, self.features, dtype=self.dtype)(tokens)
-        shape = (tokens.shape[1], self.features)
-        position = self.param("position", nn.initializers.normal(0.02), shape)
-        x = x + position.astype(self.dtype)[None]
+        x = _Positions(name="positions")(x)
         dropout = functools.partial(nn.Dropout, self.dropout, deterministic=not train)
         mask = known[:, None, None]  # [N, heads, queries, keys]
         for _ in range(self.num_layers):
@@ -48,6 +46,15 @@ class Transformer(nn.Module):
         count = jnp.maximum(jnp.sum(known, axis=1, keepdims=True), 1)  # a sequence may be empty
         x = jnp.sum(jnp.where(known[..., None], x, 0), axis=1) / count.astype(self.dtype)
         return nn.Dense(self.num_outputs, dtype=self.dtype)(x).astype(jnp.float32)
+
+
+class _Positions(nn.Module):
+    """Adds a learned vector for each position. A layer, as `reweight_jax.layerwise` wants them."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        position = self.param("position", nn.initializers.normal(0.02), x.shape[1:])
+        return x + position.astype(x.dtype)[None]
 
 
 def transformer(config, num_outputs, dtype, on_cpu) -> Transformer:

@@ -74,7 +74,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "variant": _file_name,
     "task": _name(TASKS),
     "method": _name(METHODS),
-    "epsilon_method": _name(("lookahead", "jvp")),
+    "epsilon_method": _name(("lookahead", "jvp", "layerwise")),
     "epsilon_over": _pattern,
     "seed": _number(0, 1 << 32),
     "lr_schedule": _name(LR_SCHEDULES),

@@ -13,9 +13,10 @@ from reweight_jax.data.fingerprint import fingerprint
 from reweight_jax.data.splits import CLEAN_MISSING, load, with_clean_in_train
 from reweight_jax.errors import UserError, prefix
 from reweight_jax.labels.quality import JUDGED
+from reweight_jax.layerwise import layerwise
 from reweight_jax.methods import METHODS, Method
 from reweight_jax.models import Model
-from reweight_jax.reweight import select_params
+from reweight_jax.parameters import select_params
 from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.augmentation import Augment, augmentation
@@ -116,6 +117,9 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
     if config.epsilon_over and method.needs_clean:
         with prefix("config.epsilon_over"):
             select_params({"model": params, "method": ()}, config.epsilon_over)
+    if config.epsilon_method == "layerwise" and method.needs_clean:
+        with prefix("config.epsilon_method"):
+            jax.eval_shape(functools.partial(_by_layers, built), sample)
     augment = augmentation(config.data.crop_padding, config.data.flip)
     fields = (config, splits, dataset.classes, task, built, method, phases)
     return Experiment(*fields, devices, augment, sample, remembered, facts, dataset.ids)
@@ -124,6 +128,16 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
 def _params_and_outputs(model, inputs):
     params, model_state = model.init(jax.random.key(0), inputs)
     return params, model.apply(params, model_state, inputs, train=False, key=None)[0]
+
+
+def _by_layers(model, inputs):
+    params, model_state = model.init(jax.random.key(0), inputs)
+
+    def loss_fn(params, inputs):
+        outputs, _ = model.apply(params, model_state, inputs, train=True, key=jax.random.key(0))
+        return outputs[:, 0], None
+
+    return layerwise(loss_fn, params, inputs)[0]
 
 
 def facts_of(config, dataset: Data, splits: Splits) -> dict:

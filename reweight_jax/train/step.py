@@ -70,7 +70,7 @@ def train_step(
         return local if axis_name is None else jax.lax.all_gather(local, axis_name, tiled=True)
 
     batch = batch | {"inputs": augment(train_key, batch["inputs"], batch["place"])}
-    linearized = linearize_losses(loss_fn, state.params, batch)
+    linearized = linearize_losses(loss_fn, state.params, batch, method=epsilon_method)
     gradient = None
     if clean_batch is not None:
         inputs = augment(clean_key, clean_batch["inputs"], clean_batch["place"])

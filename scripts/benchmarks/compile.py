@@ -90,7 +90,7 @@ def experiments(devices) -> dict[tuple[str, str], Any]:
         kind, percent, sizes = NETWORKS[name]
         m = max(_BATCH.value * percent // 100, 1)
         network = benchmark.network(kind, _DTYPE.value, _BATCH.value, m, **sizes)
-        for step in _STEPS.value:
+        for step in filter(benchmark.steps_of(network).__contains__, _STEPS.value):
             make = functools.partial(
                 benchmark.create_experiment, network, step, devices, _NUM_TRAIN.value
             )

@@ -22,6 +22,7 @@ STEPS = {
     "plain": ("baseline", "jvp"),
     "jvp": ("reweight", "jvp"),
     "lookahead": ("reweight", "lookahead"),
+    "layerwise": ("reweight", "layerwise"),
 }
 
 
@@ -57,6 +58,12 @@ def network(name: str, dtype: str = "float32", n: int = 100, m: int = 100, **siz
         model = {"name": name, "dtype": dtype, "num_layers": 12, "num_heads": 12, "features": 768}
         return Network(model | {"vocabulary": 30_000} | sizes, (128,), 10, n, m)
     return Network(model, (32, 32, 3), 10, n, m)
+
+
+def steps_of(network: Network) -> list[str]:
+    """Returns the names in STEPS that the network can take: layerwise only without BatchNorm."""
+    has_batch_norm = "resnet" in network.model["name"]
+    return [name for name in STEPS if name != "layerwise" or not has_batch_norm]
 
 
 class Program(NamedTuple):

@@ -100,7 +100,7 @@ def measure(network, rounds: int) -> dict:
     """Returns {step: numbers} of one network, the table's columns."""
     if _DEVICES.value:
         return measure_devices(network, rounds)
-    programs = {name: benchmark.compile_step(network, name) for name in benchmark.STEPS}
+    programs = {name: benchmark.compile_step(network, name) for name in benchmark.steps_of(network)}
     runs = {name: program.run for name, program in programs.items()}
     if _TORCH.value:
         runs |= torch_programs(network)

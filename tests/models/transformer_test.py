@@ -65,7 +65,7 @@ def by_numpy(params, tokens):
     def dense(x, p):
         return x @ p["kernel"] + p["bias"]
 
-    x = params["Embed_0"]["embedding"][tokens] + params["position"][: len(tokens)]
+    x = params["Embed_0"]["embedding"][tokens] + params["positions"]["position"][: len(tokens)]
     for layer in range(2):
         y = norm(x, params[f"LayerNorm_{2 * layer}"])
         attention = params[f"MultiHeadDotProductAttention_{layer}"]
@@ -103,8 +103,10 @@ def test_padding_at_the_front_or_between_is_not_seen(params):
         outputs_of(changed, tokens), outputs_of(params, tokens), rtol=1e-5, atol=1e-5
     )
     # Not a constant, which LayerNorm takes away.
-    position = params["position"].at[:4].multiply(-5.0)
-    moved = outputs_of(params | {"position": position}, tokens) - outputs_of(params, tokens)
+    position = params["positions"]["position"].at[:4].multiply(-5.0)
+    moved = outputs_of(params | {"positions": {"position": position}}, tokens) - outputs_of(
+        params, tokens
+    )
     np.testing.assert_allclose(moved[0], 0, atol=1e-5)
     assert np.abs(moved[1:]).max() > 0.01
 
@@ -114,7 +116,7 @@ def test_order_matters_and_only_by_the_positions(params):
     reversed_tokens = tokens[:, ::-1]
     outputs = outputs_of(params, tokens)
     assert np.abs(outputs_of(params, reversed_tokens) - outputs).max() > 0.01
-    reversed_params = params | {"position": params["position"][::-1]}
+    reversed_params = params | {"positions": {"position": params["positions"]["position"][::-1]}}
     np.testing.assert_allclose(
         outputs_of(reversed_params, reversed_tokens), outputs, rtol=1e-4, atol=1e-5
     )
