@@ -5,7 +5,7 @@ import numpy as np
 from reweight_jax.labels import conformal
 
 SHIFT = 0.2  # total variation distance of class shares from which calibration is weighted
-RELIABLE = 0.75  # share of the calibration examples with a positive margin, likewise
+RELIABLE = 0.75  # share of the calibration examples with a positive margin, likewise, and `border`
 MAX_WEIGHT = 5.0
 FEW = 20  # calibration examples, of all classes or of one
 LOW = 0.1  # p-values by which wrong labels are noticed at all
@@ -28,11 +28,36 @@ def scores(examples: dict[str, np.ndarray]) -> np.ndarray:
     return np.where(lowest == np.inf, np.nan, lowest)
 
 
+def border(score: np.ndarray, calibration: np.ndarray) -> float:
+    """Returns the margin above which a label is believed: 0, or less if calibration says so.
+
+    A model that contradicts many right labels (clearly more than 1 - RELIABLE of those of the
+    calibration set, by a binomial test at 5%) would lose them with a border of 0. Then it is where
+    the share of the training scores below it exceeds that of the calibration scores most, as the
+    statistic of Kolmogorov and Smirnov has it: below it wrong labels are denser than right ones.
+    Fewer than FEW calibration examples say nothing.
+
+    Args:
+      score: float [N], margins of the training labels.
+      calibration: float [n], those of right labels.
+    """
+    from scipy.stats import binomtest
+
+    right, n = int(np.sum(calibration > 0)), len(calibration)
+    if n < FEW or binomtest(right, n, RELIABLE, alternative="less").pvalue > 0.05:
+        return 0.0
+    values = np.unique(np.concatenate([score, calibration]))
+    below = [np.searchsorted(np.sort(of), values) / len(of) for of in (score, calibration)]
+    lowest_kept = values[np.argmax(below[0] - below[1])]
+    return min(0.0, float(np.nextafter(lowest_kept, -np.inf)))
+
+
 class Reference:
     """How training scores are compared with calibration scores.
 
     Attributes:
       size: n.
+      score: float [n], of the calibration examples.
       by: "all", "class" or "weighted".
       p_value: float [N], of the training labels.
     """
@@ -41,7 +66,8 @@ class Reference:
         calibration_score = scores(calibration)
         known = ~np.isnan(calibration_score)
         calibration_score = calibration_score[known]
-        self.size, self.by, self.weight = len(calibration_score), "all", None
+        self.score, self.size = calibration_score, len(calibration_score)
+        self.by, self.weight = "all", None
         # Those of training and of calibration examples: one group, unless compared by class.
         label_pair = label, np.asarray(calibration["label"])[known]
         self.groups = np.zeros(len(score), int), np.zeros(self.size, int)

@@ -44,10 +44,21 @@ def health(
     if METHODS[config.method].needs_clean:
         found += [_saturated(evals), _unhelpful(trains), _starved(trains, result, trusted)]
         found += [_few_effective(trains, config)]
+    found += [_not_settled(result)]
     found += [_has_learnt_nothing(trusted, config.task)]
     found += [_doubted(trusted, config.task, classes), _few_trusted(trusted)]
     found += [_plain_is_better(result, config, trusted)]
     return [sentence for sentence in found if sentence]
+
+
+def _not_settled(result):
+    if result.get("settled", True):
+        return None
+    return (
+        "After config.settle_at of the steps the model contradicted too many of the calibration "
+        "examples to settle on the labels that it believes, and reweighting went on. More steps or "
+        "a larger model may help; config.compare_plain tells whether plain training is better."
+    )
 
 
 def _saturated(evals):

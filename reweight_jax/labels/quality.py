@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from reweight_jax.labels import conformal
-from reweight_jax.labels.calibrated import ADVICE, Reference, scores
+from reweight_jax.labels.calibrated import ADVICE, Reference, border, scores
 
 OUTLIER = 0.9973  # the probability of 3 standard deviations
 
@@ -37,9 +37,9 @@ class Judgement(NamedTuple):
       p_value: float [N], the conformal p-value of 'this label is right'; None without calibration.
       is_suspect: bool [N].
       keep: bool [N] ([N, K] for multi_label), what to train on: the labels that the model believes,
-        of a positive margin; all of them if the calibration set gives no reason to think that any
-        are wrong (`Reference.finds_wrong_labels`). regression: those not suspect; without
-        calibration those of a positive mean alignment, if it is known.
+        of a positive margin, or one above `calibrated.border`; all of them if the calibration set
+        gives no reason to think that any are wrong (`Reference.finds_wrong_labels`). regression:
+        those not suspect; without calibration those of a positive mean alignment, if it is known.
       order: int [N], positions of the examples, worst first: by p-value, then by score.
       summary: a dict for JSON.
     """
@@ -96,7 +96,7 @@ def judge(
     if not seen.all():
         reason = "in no batch, or have no known tag" if task == "multi_label" else "in no batch"
         notes.append(f"{np.sum(~seen):,} of {len(score):,} examples are not judged: {reason}.")
-    rule, rate, rate_90, by = "margin", None, None, "all"
+    rule, rate, rate_90, by, believed = "margin", None, None, "all", 0.0
     if num_calibration and seen.any():
         discovers = false_discovery_rate > 0
         rule = "false_discovery_rate" if discovers else "false_alarm_rate"
@@ -113,6 +113,14 @@ def judge(
         finds_wrong = reference.finds_wrong_labels()
         rate_90 = None if discovers else reference.rate_bound(rate)
         notes += reference.notes(rate, discovers, bool(suspect.any()))
+        if task == "classification":
+            believed = border(score[seen], reference.score)
+        if believed < 0:
+            notes.append(
+                f"The model contradicts {np.mean(reference.score <= 0):.0%} of the calibration "
+                f"examples, whose labels are right. Labels are believed from {believed:.2f} "
+                "on, in place of 0, and none is relabelled."
+            )
     else:
         suspect[seen] = plain_threshold(score[seen], task, num_outputs)
         notes.append(
@@ -122,7 +130,7 @@ def judge(
     # A NaN is sorted last; among equal examples the first one comes first.
     order = np.lexsort((score,) if p_value is None else (score, p_value))
     suggested = _suggested_label(examples, seen, suspect, task)
-    keep = np.asarray(examples["margin"]) > 0
+    keep = np.asarray(examples["margin"]) > believed
     if task == "regression":  # a distance has no sign
         helpful = examples["alignment"] > 0 if "alignment" in examples else ~suspect
         keep = ~suspect if num_calibration else helpful
@@ -131,6 +139,7 @@ def judge(
     summary = {"num_examples": len(score), "num_calibration": num_calibration}
     summary |= {"rule": rule, "rate": rate, "rate_90": rate_90, "by": by, "wrong": wrong}
     summary |= {"num_suspects": int(suspect.sum()), "finds_wrong": finds_wrong, "notes": notes}
+    summary["border"] = believed
     if task == "classification":
         summary |= _counts(label, suggested, suspect, num_outputs)
     quality = np.exp(score) if task == "regression" else expit(score)

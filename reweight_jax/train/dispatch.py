@@ -31,6 +31,8 @@ def dispatches(
     the phase. Streamed inputs are read ahead until `stack` is closed. What the phase trains on is
     chosen by `state`, that of its start or of any of its steps.
     """
+    if phase.examples == "believed" and not state.settles:
+        phase = phase._replace(method=experiment.phases[0].method, examples="train")
     config, method, devices = experiment.config, phase.method, experiment.devices
     splits, seed, n = experiment.splits, config.seed, config.batch_size
     train, is_first = SELECTIONS[phase.examples](experiment, state), phase.start == 0

@@ -19,7 +19,7 @@ from reweight_jax.train.config import Experiment, load_experiment
 from reweight_jax.train.dispatch import dispatches
 from reweight_jax.train.outputs import finish
 from reweight_jax.train.selection import REVIEWS
-from reweight_jax.train.state import check_finite, create_train_state
+from reweight_jax.train.state import KEPT, check_finite, create_train_state
 
 
 def train_and_evaluate(config, workdir: str | os.PathLike, devices=None) -> dict:
@@ -117,13 +117,13 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
         for phase in phases:
             if step >= phase.stop:
                 continue
-            bar.set_description(f"{name}, {phase.title}", refresh=False)
+            bar.set_description(f"{name}, {phase.title(bool(state.settles))}", refresh=False)
             if phase.begin != "last" and step == phase.start:
                 if phase.begin == "best":
                     begin = checkpoints.restore(best_step(), like=state)
                 else:
                     begin = create_train_state(experiment, host_input)
-                kept = {name: getattr(state, name) for name in ("history", "calibration", "review")}
+                kept = {name: getattr(state, name) for name in KEPT}
                 state = begin.replace(step=jnp.asarray(step), **kept)
                 state = on_devices.place_state(state, devices)
             for end, dispatch in dispatches(experiment, phase, step, state, stack):

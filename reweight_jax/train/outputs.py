@@ -37,6 +37,8 @@ def finish(
     known = what_is_known(experiment, state, "train")
     stops = {phase.name: phase.stop for phase in phases}
     outcome = result.build_result(config, records, experiment.task, stops, experiment.devices)
+    if phases[0].name == "unsettled":
+        outcome["settled"] = bool(state.settles)
     if judgement:
         statistics = evaluation.suspect_statistics(judgement, splits.train)
         outcome["labels"] = judgement.summary | statistics
@@ -62,7 +64,7 @@ def finish(
         folder.write(name, content)
     if draw:
         shown = (records, outcome, known["weight"], wrong, splits.train.label, experiment.classes)
-        begins = [(phase.title, phase.start) for phase in phases[1:]]
+        begins = [(phase.title(bool(state.settles)), phase.start) for phase in phases[1:]]
         for name, png in plots.draw_run(*shown, begins).items():
             folder.write(f"plots/{name}.png", png)
     if judgement:

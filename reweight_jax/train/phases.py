@@ -22,10 +22,8 @@ class Phase(NamedTuple):
       begin: the state that it starts from: the "last" of the previous phase, the one of the
         training that was "best" on held-out data, or "afresh", the initial one.
       examples: a name in `reweight_jax.train.selection.SELECTIONS`: what it trains on.
-      reviews: whether the model at its end passes all labels in review, and so judges them from
-        then on: "always", because one that was trained on the labels believed so far tells more;
-        "if_it_helps", if it is clearly better than the means on the calibration examples; or
-        "never".
+      reviews: a name in `reweight_jax.train.selection.REVIEWS`: whether the model at its end passes
+        all labels in review, and so judges them from then on. "never": it does not.
     """
 
     name: str
@@ -37,11 +35,10 @@ class Phase(NamedTuple):
     examples: str = "train"
     reviews: str = "never"
 
-    @property
-    def title(self) -> str:
-        """Its name in plots and in the progress bar."""
+    def title(self, settles: bool) -> str:
+        """Its name in plots and in the progress bar; `settles`: of the run's state."""
         if self.name == "last":
-            return "settled" if self.start else "training"
+            return ("settled" if settles else "not settled") if self.start else "training"
         return self.name.replace("_", " ")
 
 
@@ -62,8 +59,8 @@ def phases_of(config) -> list[Phase]:
     phases = [Phase("last", 0, end, method, schedule, examples=examples)]
     if settle < end and method.needs_clean and config.task in JUDGED:
         phases = [
-            phases[0]._replace(name="unsettled", stop=settle, reviews="if_it_helps"),
-            Phase("last", settle, end, plain, schedule, examples="believed", reviews="always"),
+            phases[0]._replace(name="unsettled", stop=settle, reviews="to_settle"),
+            Phase("last", settle, end, plain, schedule, examples="believed", reviews="if_settled"),
         ]
     constant = optax.constant_schedule(config.finetune_learning_rate)
     for begin in FINETUNE_FROM[config.finetune_from]:

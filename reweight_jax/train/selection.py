@@ -80,8 +80,24 @@ def review_if_it_helps(experiment, state, predict):
     return _with_review(state, reviewed)
 
 
+def to_settle(experiment, state, predict):
+    """Reviews if it helps, and decides whether what is known of the labels is enough to settle on.
+
+    It is not if the calibration examples, whose labels are right, are too often contradicted
+    (`calibrated.border`): most of the right labels that are hard to learn would be lost.
+    """
+    state = review_if_it_helps(experiment, state, predict)
+    settles = hosts.from_first(lambda: judge_labels(experiment, state).summary["border"] == 0)
+    return state.replace(settles=jnp.asarray(settles))
+
+
+def if_settled(experiment, state, predict):
+    """Reviews: a model that was trained on the labels believed tells more than the means before."""
+    return (review if state.settles else review_if_it_helps)(experiment, state, predict)
+
+
 # What `Phase.reviews` names -> (experiment, state, predict) -> state.
-REVIEWS = {"always": review, "if_it_helps": review_if_it_helps}
+REVIEWS = {"always": review, "to_settle": to_settle, "if_settled": if_settled}
 
 
 def knows_more(current: np.ndarray, before: np.ndarray) -> bool:
@@ -135,8 +151,13 @@ def kept(experiment, state) -> Examples:
 
 
 def relabelled(experiment, state) -> Examples:
-    """Returns all training examples, with other labels than those not kept, and the clean ones."""
+    """Returns all training examples, with other labels than those not kept, and the clean ones.
+
+    Those not kept are left out if the model is no better judge: if it contradicts right labels.
+    """
     judgement, train = judge_labels(experiment, state), experiment.splits.train
+    if judgement.summary["border"] < 0:
+        return kept(experiment, state)
     keep = judgement.keep.reshape(-1, *judgement.keep.shape[1:] or [1] * (train.label.ndim - 1))
     label = np.where(keep, train.label, judgement.suggested_label).astype(train.label.dtype)
     train = train._replace(label=label)

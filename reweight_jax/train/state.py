@@ -15,6 +15,7 @@ OPTIMIZERS = {
     "sgd": lambda schedule, momentum: optax.sgd(schedule, momentum=momentum or None),
     "adam": lambda schedule, momentum: optax.adam(schedule, b1=momentum),
 }
+KEPT = ("history", "calibration", "review", "settles")  # by a phase that begins afresh
 
 
 @flax.struct.dataclass
@@ -32,6 +33,8 @@ class TrainState:
       calibration: likewise of each calibration example; () without any.
       review: {"train": History, "calibration": History}, of one visit by the model at the end of
         the last phase that reviewed the labels, of none before; see `selection.REVIEWS`.
+      settles: bool [], whether the phase that trains on the labels believed does so; if not, it
+        goes on as the one before it. Decided at its start; see `selection.to_settle`.
     """
 
     params: Any
@@ -43,6 +46,7 @@ class TrainState:
     history: History
     calibration: History | tuple = ()
     review: dict[str, History] = flax.struct.field(default_factory=dict)
+    settles: jax.Array | bool = True
 
 
 def create_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -96,6 +100,7 @@ def create_train_state(experiment, host_input: Any = None) -> TrainState:
             for name, examples in (("train", train), ("calibration", calibration))
             if examples is not None
         },
+        settles=jnp.ones((), bool),
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 
 from reweight_jax.labels import quality
+from reweight_jax.labels.calibrated import border
 
 
 def classes(label, margin, **more):
@@ -85,13 +86,52 @@ def test_all_are_kept_unless_more_than_chance_are_low():
         right = drawn(rng, (250, 250), (2, 2))
         judged = judge(right, trusted)
         kept.append(judged.keep.all())
-        assert judged.keep.all() or (judged.keep == (right["margin"] > 0)).all()
+        assert (
+            judged.keep.all() or (judged.keep == (right["margin"] > judged.summary["border"])).all()
+        )
         wrong = rng.random(500) < 0.2
         noisy = classes(right["label"], right["margin"] - 5 * wrong)
         judged = judge(noisy, trusted)
         assert judged.summary["finds_wrong"] is True
-        np.testing.assert_array_equal(judged.keep, noisy["margin"] > 0)
+        np.testing.assert_array_equal(judged.keep, noisy["margin"] > judged.summary["border"])
     assert np.mean(kept) >= 0.85  # 0.9 is promised; the binomial's deviation is 0.03
+
+
+def test_the_border_is_below_zero_only_if_right_labels_are_clearly_contradicted():
+    # A binomial test at 5% against 0.75: of 30 at least 18 must be right, of 100 at least 68.
+    for n, right in ((30, 18), (100, 68), (19, 0)):
+        margins = np.r_[np.ones(right), -np.ones(n - right)]
+        assert border(np.linspace(-3, 3, 50), margins) == 0
+    assert border(np.linspace(-3, 3, 50), np.r_[np.ones(67), -np.ones(33)]) < 0
+
+
+def test_the_border_is_where_the_shares_below_it_differ_most():
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        right, calibration = rng.normal(-0.5, 1, 300), rng.normal(-0.5, 1, 60)
+        score = np.r_[right, rng.normal(-2.5, 1, 200)]
+        got = border(score, calibration)
+        assert -3 < got <= 0
+
+        def gap(at):
+            return np.mean(score <= at) - np.mean(calibration <= at)  # noqa: B023
+
+        best = max(gap(at) for at in np.r_[score, calibration])
+        # It is never above 0, where the model itself believes the labels.
+        assert gap(got) == pytest.approx(best) or got == 0
+    # Without wrong labels nothing is below it.
+    same = rng.normal(-1, 1, 60)
+    assert (same > border(same, same)).all()
+
+
+def test_what_a_weak_model_says_is_told():
+    rng = np.random.default_rng(4)
+    trusted, examples = drawn(rng, (25, 25), (3, 3)), drawn(rng, (250, 250), (3, 3))
+    examples["margin"][::3] -= 3  # of wrong labels
+    judged = judge(examples, trusted)
+    share = np.mean(trusted["margin"] <= 0)
+    assert judged.summary["border"] < 0 and judged.summary["finds_wrong"]
+    assert any(f"contradicts {share:.0%} of the calibration" in n for n in judged.summary["notes"])
 
 
 def test_a_small_case_by_hand():

@@ -183,6 +183,29 @@ def test_labels_are_settled_by_the_model_of_now_too_if_it_clearly_knows_more(tas
     chex.assert_trees_all_equal(saved(tmp_path, 9), end)
 
 
+def test_a_model_that_contradicts_right_labels_goes_on_reweighting(tmp_path):
+    """And adds no visit while it does."""
+    train, clean = examples("classification", 24, 0, wrong=0.35), examples("classification", 6, 1)
+    calibration, replay = examples("classification", 300, 2), Replay("classification", train)
+    least = replay.outputs(calibration.inputs).argmin(1)  # which it is not trained to say
+    calibration = calibration._replace(label=least.astype(np.int32))
+    fields = {"method": "reweight", "settle_at": 2 / 3, "learning_rate": 1e-2}
+    result = run((train, clean, calibration), tmp_path, **fields)
+    for step in range(9):
+        rows = rows_of(train, step)
+        x, y = train.inputs[rows], train.label[rows]
+        helpful = np.maximum(replay.products(x, y, clean), 0)
+        replay.step(x, y, 1e-2, helpful / helpful.sum())
+    np.testing.assert_allclose(saved(tmp_path, 9)["params"]["model"]["w"], replay.w, **CLOSE)
+    assert result["settled"] is False and not saved(tmp_path, 9)["settles"]
+    assert npz(tmp_path / "examples.npz")["visits"].tolist() == [2] * 24
+    assert any("reweighting went on" in sentence for sentence in result["health"])
+    end = saved(tmp_path, 9)
+    shutil.rmtree(tmp_path / "checkpoints" / "9")
+    run((train, clean, calibration), tmp_path, **fields)
+    chex.assert_trees_all_equal(saved(tmp_path, 9), end)
+
+
 def test_what_was_in_no_batch_is_settled_by_the_model_alone(tmp_path):
     """24 examples and 4 steps of 4: a third of them has no visit, nor have calibration examples."""
     train, clean = examples("classification", 24, 0, wrong=0.35), examples("classification", 30, 1)
