@@ -80,12 +80,17 @@ class Module:
         )
 
     def collectives(self) -> dict[str, int]:
-        """Returns how many there are of each kind, those in a loop once."""
-        counts = collections.Counter(
-            instruction.op.removesuffix("-start")
-            for instructions in self.computations.values()
-            for instruction in instructions
-        )
+        """Returns how many there are of each kind, those in a loop once.
+
+        A TPU spreads one over the fusions that run meanwhile; its parts name the same chain.
+        """
+        found = {
+            (instruction.op.removesuffix("-start"), chain[1] if chain else (name, i))
+            for name, instructions in self.computations.items()
+            for i, instruction in enumerate(instructions)
+            for chain in [re.search(r'chain_id="(\d+)"', instruction.rest)]
+        }
+        counts = collections.Counter(kind for kind, _ in found)
         return {kind: counts[kind] for kind in COLLECTIVES if counts[kind]}
 
     def kernels(self, computation: str | None = None) -> tuple[int, float]:

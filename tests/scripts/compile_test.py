@@ -66,6 +66,14 @@ def test_cycles_and_collectives_of_a_tpu():
     assert module.collectives() == {"all-reduce": 1}
 
 
+def test_the_parts_of_a_collective_count_once():
+    part = '= f32[8]{0} all-gather(%a), frontend_attributes={chain_id="CHAIN"}'
+    chains = [part.replace("CHAIN", chain) for chain in "0010"]
+    lines = [f"  %g.{i} {text}" for i, text in enumerate([*chains, "= f32[8]{0} all-gather(%a)"])]
+    text = "\n".join(["HloModule m", "", "ENTRY %main (a: f32[8]) -> f32[8] {", *lines, "}"])
+    assert Module(text).collectives() == {"all-gather": 3}
+
+
 def test_kernels_and_bytes_of_a_gpu():
     """Of the gathered set, only the rows count."""
     number, moved = Module(GPU).kernels()
