@@ -46,7 +46,7 @@ class TrainState:
     history: History
     calibration: History | tuple = ()
     review: dict[str, History] = flax.struct.field(default_factory=dict)
-    settles: jax.Array | bool = True
+    settles: jax.Array = flax.struct.field(default_factory=lambda: jnp.ones((), bool))
 
 
 def create_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -100,7 +100,6 @@ def create_train_state(experiment, host_input: Any = None) -> TrainState:
             for name, examples in (("train", train), ("calibration", calibration))
             if examples is not None
         },
-        settles=jnp.ones((), bool),
     )
 
 
