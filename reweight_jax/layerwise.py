@@ -9,11 +9,22 @@ Goodfellow ("Efficient per-example gradient computations", 2015) has the idea fo
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from reweight_jax.reweight import (
+    LinearizedLosses,
+    LossFn,
+    Params,
+    check_losses,
+    linearize_losses,
+)
+
+TOLERANCE = 0.05  # of `verify`, relative: bfloat16 is off by 0.01, what is wrong by 0.1 and more
 
 
 class _Layer(NamedTuple):
@@ -45,8 +56,13 @@ class _Layer(NamedTuple):
         return self.module.apply({"params": params}, *args, **kwargs, method=self.method)
 
 
-def layerwise(loss_fn, params, batch):
-    """Returns (losses, jvp, vjp, aux) of a batch: what `reweight_jax.linearize_losses` computes.
+def layerwise(loss_fn: LossFn, params: Params, batch: Any) -> LinearizedLosses:
+    """Returns what `reweight_jax.linearize_losses` does, for a model whose examples do not mix.
+
+    Not every model that it is wrong for is an error: call `verify` once on some rows before. It is
+    wrong if the loss of an example depends on other examples (a normalisation over the batch), or
+    if a parameter is also read outside the module that owns it (`h @ embed.embedding.T`; the
+    method `embed.attend` is right).
 
     Args:
       loss_fn: (params, batch) -> (losses [n], aux), which applies Flax linen modules.
@@ -57,7 +73,8 @@ def layerwise(loss_fn, params, batch):
     Raises:
       ValueError: a parameter that belongs to no such layer (of an nnx module, for example, or of a
         module with others inside), BatchNorm, or a layer whose outputs do not begin with n
-        examples.
+        examples. Errors of Flax and JAX for a layer that draws random numbers, keeps other
+        variables, or is inside `jax.lax.scan` or `jax.vmap`.
     """
     leaves, structure = jax.tree.flatten(params)
     position = {id(leaf): i for i, leaf in enumerate(leaves)}
@@ -125,7 +142,44 @@ def layerwise(loss_fn, params, batch):
                 gradient[layer.where[name]] += value
         return jax.tree.unflatten(structure, gradient)
 
-    return losses, jvp, vjp, aux
+    return LinearizedLosses(losses, aux, jvp, vjp)
+
+
+def verify(loss_fn: LossFn, params: Params, batch: Any) -> None:
+    """Raises ValueError if `layerwise` does not compute the derivatives of this model.
+
+    Compares with `linearize_losses` at parameters near `params`, on arrays, not under `jax.jit`.
+    Take at least three rows, of another number than any other dimension has.
+    """
+    keys = iter(jax.random.split(jax.random.key(0), 2 * len(jax.tree.leaves(params))))
+
+    def noise(leaf):
+        return jax.random.normal(next(keys), leaf.shape, leaf.dtype)
+
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * noise(leaf), params)  # zeros would hide much
+    tangent = jax.tree.map(noise, params)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def derivatives(linearize, params, batch):
+        of = linearize(loss_fn, params, batch)
+        return of.jvp(tangent), of.vjp(
+            jnp.linspace(0.5, 2.0, len(of.losses), dtype=of.losses.dtype)
+        )
+
+    try:
+        found = derivatives(layerwise, params, batch)
+    except ValueError:
+        raise
+    except Exception as error:  # of Flax or JAX, in a model of the user's
+        raise ValueError(f"layerwise: {' '.join(str(error).split())[:200]}; use 'jvp'") from error
+    expected = derivatives(linearize_losses, params, batch)
+    for got, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        difference = jnp.linalg.norm((got - right).astype(jnp.float32).ravel())
+        if not difference <= TOLERANCE * jnp.linalg.norm(right.astype(jnp.float32).ravel()) + 1e-6:
+            raise ValueError(
+                "layerwise: its derivatives are wrong for this model: its examples depend on each "
+                "other, or it reads parameters outside their modules; use 'jvp'"
+            )
 
 
 def _own_parameters(module):
@@ -133,7 +187,7 @@ def _own_parameters(module):
     if module.scope is None:
         return {}
     params = module.variables.get("params", {})
-    return {} if any(isinstance(value, dict) for value in params.values()) else params
+    return {} if any(isinstance(value, Mapping) for value in params.values()) else params
 
 
 def _scale(weights, delta):
@@ -142,6 +196,7 @@ def _scale(weights, delta):
 
 def _check(losses, shapes, layers, params):
     """Raises ValueError if the layers do not add up to the derivative of each loss."""
+    check_losses(losses)
     found = {i for layer in layers for i in layer.where.values()}
     paths = [
         jax.tree_util.keystr(path, simple=True, separator="/")
@@ -155,6 +210,8 @@ def _check(losses, shapes, layers, params):
     for layer, outputs in zip(layers, shapes, strict=True):
         name = type(layer.module).__name__
         for output in jax.tree.leaves(outputs):
+            if not jnp.issubdtype(output.dtype, jnp.inexact):
+                raise ValueError(f"layerwise: {name} returns {output.dtype}; use 'jvp'")
             if output.shape[:1] != losses.shape[:1]:
                 raise ValueError(
                     f"layerwise: {name} returns {list(output.shape)}, which does not begin with "

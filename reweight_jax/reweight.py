@@ -15,6 +15,7 @@ give `axis_name`: batches are then the device's equal share, `params` are the sa
 and every sum over examples becomes a sum over all devices.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,8 +24,6 @@ import jax.numpy as jnp
 import optax
 
 from reweight_jax.bad_rows import bad_rows, replace_rows
-from reweight_jax.layerwise import layerwise
-from reweight_jax.parameters import select_params
 
 Params = Any
 LossFn = Callable[[Params, Any], tuple[jax.Array, Any]]
@@ -58,18 +57,10 @@ class LinearizedLosses(NamedTuple):
     vjp: Callable[[jax.Array], Params]
 
 
-def linearize_losses(
-    loss_fn: LossFn, params: Params, batch: Any, *, method: str = "jvp"
-) -> LinearizedLosses:
-    """Returns the losses (Algorithm 1, line 4) and their derivative from one forward pass.
-
-    If `method` is "layerwise", from one backward pass besides: see `reweight_jax.layerwise`.
-    """
-    if method == "layerwise":
-        losses, jvp, vjp, aux = layerwise(loss_fn, params, batch)
-        return LinearizedLosses(_check_losses(losses), aux, jvp, vjp)
+def linearize_losses(loss_fn: LossFn, params: Params, batch: Any) -> LinearizedLosses:
+    """Returns the losses (Algorithm 1, line 4) and their derivative from one forward pass."""
     losses, jvp, aux = jax.linearize(lambda p: loss_fn(p, batch), params, has_aux=True)
-    _check_losses(losses)
+    check_losses(losses)
     transpose = jax.linear_transpose(jvp, params)
     return LinearizedLosses(losses, aux, jvp, lambda weights: transpose(weights)[0])
 
@@ -113,8 +104,8 @@ def epsilon_gradient(
       [n], this device's share if `axis_name` is given. NaN for an example of no finite loss.
 
     Raises:
-      ValueError: unknown method, an `over` that matches no parameter, a loss that is not one number
-        per example, or a model that "layerwise" is not for.
+      ValueError: unknown method, an `over` that matches no parameter, or a loss that is not one
+        number per example.
     """
     if over:
         params, join = select_params(params, over)
@@ -124,11 +115,11 @@ def epsilon_gradient(
             return whole_loss_fn(join(part), examples)
 
     if linearized is None:
-        linearized, batch = _linearize_good_rows(loss_fn, params, batch, axis_name, method)
+        linearized, batch = _linearize_good_rows(loss_fn, params, batch, axis_name)
     losses = linearized.losses
     if method == "lookahead":
         result = _lookahead(loss_fn, params, batch, clean_batch, losses, lookahead_lr, axis_name)
-    elif method in ("jvp", "layerwise"):
+    elif method == "jvp":
         # d/d(eps_i) at 0 = -alpha <grad f_i, g>: one forward-mode product gives all n of them.
         gradient = jax.grad(_clean_loss, argnums=1)(loss_fn, params, clean_batch, axis_name)
         # A border saves a CPU 4% of ResNet-32's time; it would cost a GPU 2% more bytes.
@@ -136,7 +127,7 @@ def epsilon_gradient(
         gradient = jax.lax.platform_dependent(_psum(gradient, axis_name), **border)
         result = -lookahead_lr * linearized.jvp(gradient)
     else:
-        raise ValueError(f"unknown method {method!r}; valid: 'lookahead', 'jvp', 'layerwise'")
+        raise ValueError(f"unknown method {method!r}; valid: 'lookahead', 'jvp'")
     return jnp.where(jnp.isfinite(losses), result, jnp.nan)
 
 
@@ -204,7 +195,7 @@ def reweight_step(
     Raises:
       ValueError: as `epsilon_gradient`.
     """
-    linearized, batch = _linearize_good_rows(loss_fn, state.params, batch, axis_name, method)
+    linearized, batch = _linearize_good_rows(loss_fn, state.params, batch, axis_name)  # line 4
     options = {"method": method, "lookahead_lr": lookahead_lr, "over": over}
     options |= {"axis_name": axis_name, "linearized": linearized}
     gradient = epsilon_gradient(loss_fn, state.params, batch, clean_batch, **options)  # lines 5-10
@@ -248,7 +239,22 @@ def apply_weights(
     return state, _psum(jnp.sum(weights * losses), axis_name)
 
 
-def _check_losses(losses):
+def select_params(params: Params, pattern: str) -> tuple[dict[str, jax.Array], Callable]:
+    """Returns (part, join): {path: leaf} of the matching leaves, and part -> whole params.
+
+    `pattern` is a regular expression, searched for in paths such as "Conv_0/kernel". Raises
+    ValueError, which lists the paths, if it matches none.
+    """
+    paths, treedef = jax.tree_util.tree_flatten_with_path(params)
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+    part = {name: leaf for name, leaf in named.items() if re.search(pattern, name)}
+    if not part:
+        raise ValueError(f"{pattern!r} matches none of the parameters: {', '.join(named)}")
+    return part, lambda part: jax.tree.unflatten(treedef, (named | part).values())
+
+
+def check_losses(losses: jax.Array) -> jax.Array:
+    """Returns `losses`; ValueError if they are not one number for each example."""
     if losses.ndim != 1:
         raise ValueError(
             f"loss_fn must return one loss per example, shape [n]; it returned {losses.shape}. "
@@ -257,11 +263,11 @@ def _check_losses(losses):
     return losses
 
 
-def _linearize_good_rows(loss_fn, params, batch, axis_name, method):
+def _linearize_good_rows(loss_fn, params, batch, axis_name):
     """`linearize_losses` of the batch with its bad rows replaced, their loss NaN; that batch."""
-    is_bad = bad_rows(lambda b: _check_losses(loss_fn(params, b)[0]), batch, axis_name=axis_name)
+    is_bad = bad_rows(lambda b: check_losses(loss_fn(params, b)[0]), batch, axis_name=axis_name)
     batch = replace_rows(batch, is_bad, axis_name=axis_name)
-    linearized = linearize_losses(loss_fn, params, batch, method=method)
+    linearized = linearize_losses(loss_fn, params, batch)
     losses = jnp.where(is_bad, jnp.nan, linearized.losses)
     return linearized._replace(losses=losses), batch
 

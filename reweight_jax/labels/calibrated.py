@@ -5,7 +5,7 @@ import numpy as np
 from reweight_jax.labels import conformal
 
 SHIFT = 0.2  # total variation distance of class shares from which calibration is weighted
-RELIABLE = 0.75  # share of the calibration examples with a positive margin, likewise, and `border`
+RELIABLE = 0.75  # share of the calibration examples with a positive margin; see `contradicts` too
 MAX_WEIGHT = 5.0
 FEW = 20  # calibration examples, of all classes or of one
 LOW = 0.1  # p-values by which wrong labels are noticed at all
@@ -28,23 +28,31 @@ def scores(examples: dict[str, np.ndarray]) -> np.ndarray:
     return np.where(lowest == np.inf, np.nan, lowest)
 
 
+def contradicts(calibration: np.ndarray) -> bool:
+    """Returns whether a model clearly contradicts more right labels than 1 - RELIABLE.
+
+    By a binomial test at 5% of the margins of the calibration set, float [n]. Fewer than FEW say
+    nothing.
+    """
+    from scipy.stats import binomtest
+
+    right, n = int(np.sum(calibration > 0)), len(calibration)
+    return n >= FEW and bool(binomtest(right, n, RELIABLE, alternative="less").pvalue <= 0.05)
+
+
 def border(score: np.ndarray, calibration: np.ndarray) -> float:
     """Returns the margin above which a label is believed: 0, or less if calibration says so.
 
-    A model that contradicts many right labels (clearly more than 1 - RELIABLE of those of the
-    calibration set, by a binomial test at 5%) would lose them with a border of 0. Then it is where
-    the share of the training scores below it exceeds that of the calibration scores most, as the
-    statistic of Kolmogorov and Smirnov has it: below it wrong labels are denser than right ones.
-    Fewer than FEW calibration examples say nothing.
+    A model that `contradicts` many right labels would lose them with a border of 0. Then it is
+    where the share of the training scores below it exceeds that of the calibration scores most, as
+    the statistic of Kolmogorov and Smirnov has it: below it wrong labels are denser than right
+    ones.
 
     Args:
       score: float [N], margins of the training labels.
       calibration: float [n], those of right labels.
     """
-    from scipy.stats import binomtest
-
-    right, n = int(np.sum(calibration > 0)), len(calibration)
-    if n < FEW or binomtest(right, n, RELIABLE, alternative="less").pvalue > 0.05:
+    if not contradicts(calibration):
         return 0.0
     values = np.unique(np.concatenate([score, calibration]))
     below = [np.searchsorted(np.sort(of), values) / len(of) for of in (score, calibration)]

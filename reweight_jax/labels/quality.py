@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from reweight_jax.labels import conformal
-from reweight_jax.labels.calibrated import ADVICE, Reference, border, scores
+from reweight_jax.labels.calibrated import ADVICE, Reference, border, contradicts, scores
 
 OUTLIER = 0.9973  # the probability of 3 standard deviations
 
@@ -97,6 +97,7 @@ def judge(
         reason = "in no batch, or have no known tag" if task == "multi_label" else "in no batch"
         notes.append(f"{np.sum(~seen):,} of {len(score):,} examples are not judged: {reason}.")
     rule, rate, rate_90, by, believed = "margin", None, None, "all", 0.0
+    contradicted = False
     if num_calibration and seen.any():
         discovers = false_discovery_rate > 0
         rule = "false_discovery_rate" if discovers else "false_alarm_rate"
@@ -114,12 +115,12 @@ def judge(
         rate_90 = None if discovers else reference.rate_bound(rate)
         notes += reference.notes(rate, discovers, bool(suspect.any()))
         if task == "classification":
+            contradicted = contradicts(reference.score)
             believed = border(score[seen], reference.score)
-        if believed < 0:
+        if contradicted:
             notes.append(
                 f"The model contradicts {np.mean(reference.score <= 0):.0%} of the calibration "
-                f"examples, whose labels are right. Labels are believed from {believed:.2f} "
-                "on, in place of 0, and none is relabelled."
+                "examples, whose labels are right: do not relabel by it."
             )
     else:
         suspect[seen] = plain_threshold(score[seen], task, num_outputs)
@@ -139,7 +140,7 @@ def judge(
     summary = {"num_examples": len(score), "num_calibration": num_calibration}
     summary |= {"rule": rule, "rate": rate, "rate_90": rate_90, "by": by, "wrong": wrong}
     summary |= {"num_suspects": int(suspect.sum()), "finds_wrong": finds_wrong, "notes": notes}
-    summary["border"] = believed
+    summary |= {"border": believed, "contradicted": contradicted}
     if task == "classification":
         summary |= _counts(label, suggested, suspect, num_outputs)
     quality = np.exp(score) if task == "regression" else expit(score)

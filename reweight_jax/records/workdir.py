@@ -60,13 +60,20 @@ class Workdir:
                     self.path.mkdir(parents=True, exist_ok=True)
                     stack.enter_context(_lock(self.path))
                     self._place = place(self.path)
-                    for left in [*self.path.glob(".*.part"), *self.path.glob("plots/.*.part")]:
-                        left.unlink()  # of a process that was killed
                 except OSError as error:
                     raise UserError(f"--workdir {self.path}: cannot be used ({error})") from None
                 self._check_kinds()
                 self._check_config()
+                self._remove_parts()
             yield
+
+    def _remove_parts(self):
+        """Removes what `write_atomically` left of a process that was killed."""
+        for folder in (self.path, self.path / "plots"):
+            for left in folder.glob(".*.part"):
+                if left.name.split(".")[-2].isdecimal():
+                    with writing(left):
+                        left.unlink()
 
     def _check_kinds(self):
         """Raises UserError, before hours of training, for a name that cannot be written later."""
@@ -131,6 +138,8 @@ class Workdir:
     def write(self, name: str, content: str | bytes) -> None:
         """Writes a file of the folder, whole or not at all; UserError if it cannot."""
         if self.writes:
+            if name != "config.json":  # which says that the folder is ours
+                self.check_there()
             with writing(self.path / name):
                 write_atomically(self.path / name, content)
 

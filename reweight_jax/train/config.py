@@ -5,6 +5,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from reweight_jax import models
@@ -13,10 +14,10 @@ from reweight_jax.data.fingerprint import fingerprint
 from reweight_jax.data.splits import CLEAN_MISSING, load, with_clean_in_train
 from reweight_jax.errors import UserError, prefix
 from reweight_jax.labels.quality import JUDGED
-from reweight_jax.layerwise import layerwise
+from reweight_jax.layerwise import verify
 from reweight_jax.methods import METHODS, Method
-from reweight_jax.models import Model
-from reweight_jax.parameters import select_params
+from reweight_jax.models import Model, scale_inputs
+from reweight_jax.reweight import select_params
 from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.augmentation import Augment, augmentation
@@ -119,7 +120,8 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
             select_params({"model": params, "method": ()}, config.epsilon_over)
     if config.epsilon_method == "layerwise" and method.needs_clean:
         with prefix("config.epsilon_method"):
-            jax.eval_shape(functools.partial(_by_layers, built), sample)
+            one = build_model(config, facts, devices[:1], model, splits.train.inputs)
+            _verify_layerwise(one, splits.train)
     augment = augmentation(config.data.crop_padding, config.data.flip)
     fields = (config, splits, dataset.classes, task, built, method, phases)
     return Experiment(*fields, devices, augment, sample, remembered, facts, dataset.ids)
@@ -130,14 +132,18 @@ def _params_and_outputs(model, inputs):
     return params, model.apply(params, model_state, inputs, train=False, key=None)[0]
 
 
-def _by_layers(model, inputs):
-    params, model_state = model.init(jax.random.key(0), inputs)
+def _verify_layerwise(model, train):
+    """Raises ValueError if the layer-by-layer derivative is wrong for a model, of one device."""
+    rows = np.arange(min(7, train.size))
+    inputs = scale_inputs(train.take(rows).in_memory().inputs)
+    params, model_state = jax.jit(model.init)(jax.random.key(0), inputs)
 
     def loss_fn(params, inputs):
-        outputs, _ = model.apply(params, model_state, inputs, train=True, key=jax.random.key(0))
-        return outputs[:, 0], None
+        options = {"train": True, "key": jax.random.key(1)}
+        outputs, _ = model.apply(params, model_state, inputs, **options)
+        return jnp.sum(jnp.sin(outputs + jnp.arange(outputs.shape[1])[None]), axis=1), None
 
-    return layerwise(loss_fn, params, inputs)[0]
+    verify(loss_fn, params, inputs)
 
 
 def facts_of(config, dataset: Data, splits: Splits) -> dict:

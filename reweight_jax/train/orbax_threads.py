@@ -6,23 +6,34 @@ import sys
 import threading
 import traceback
 
+_lock = threading.Lock()
+_before: list = []  # the hooks before the first of the runs that are going on, once for each
+
 
 @contextlib.contextmanager
 def quiet():
     """Lets the threads fail without a traceback: orbax raises their errors again where it saves."""
-    hooks = threading.excepthook, sys.excepthook
+    with _lock:
+        hooks = _before[0] if _before else (threading.excepthook, sys.excepthook)
+        _before.append(hooks)
 
     def thread_failed(arguments):
         frames = traceback.extract_tb(arguments.exc_traceback)
-        if not any("orbax" in frame.filename for frame in frames):
+        if not any("/orbax/checkpoint/" in frame.filename for frame in frames):
             hooks[0](arguments)
 
-    threading.excepthook = thread_failed
-    sys.excepthook = lambda *_: None  # tensorstore's; an exception of ours comes to it afterwards
+    def failed(kind, error, trace):
+        if "Event loop is closed" not in str(error):  # of tensorstore's callbacks
+            hooks[1](kind, error, trace)
+
+    threading.excepthook, sys.excepthook = thread_failed, failed
     try:
         yield
     finally:
-        threading.excepthook, sys.excepthook = hooks
+        with _lock:
+            _before.pop()
+            if not _before:
+                threading.excepthook, sys.excepthook = hooks
 
 
 @contextlib.contextmanager

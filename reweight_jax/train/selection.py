@@ -83,11 +83,11 @@ def review_if_it_helps(experiment, state, predict):
 def to_settle(experiment, state, predict):
     """Reviews if it helps, and decides whether what is known of the labels is enough to settle on.
 
-    It is not if the calibration examples, whose labels are right, are too often contradicted
-    (`calibrated.border`): most of the right labels that are hard to learn would be lost.
+    It is not if the model contradicts too many calibration examples, whose labels are right
+    (`calibrated.contradicts`): the right labels that are hard to learn would be lost.
     """
     state = review_if_it_helps(experiment, state, predict)
-    settles = hosts.from_first(lambda: judge_labels(experiment, state).summary["border"] == 0)
+    settles = hosts.from_first(lambda: not judge_labels(experiment, state).summary["contradicted"])
     return state.replace(settles=jnp.asarray(settles))
 
 
@@ -156,7 +156,7 @@ def relabelled(experiment, state) -> Examples:
     Those not kept are left out if the model is no better judge: if it contradicts right labels.
     """
     judgement, train = judge_labels(experiment, state), experiment.splits.train
-    if judgement.summary["border"] < 0:
+    if judgement.summary["contradicted"]:
         return kept(experiment, state)
     keep = judgement.keep.reshape(-1, *judgement.keep.shape[1:] or [1] * (train.label.ndim - 1))
     label = np.where(keep, train.label, judgement.suggested_label).astype(train.label.dtype)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from reweight_jax.history import add_visits, alignment
+from reweight_jax.layerwise import layerwise
 from reweight_jax.methods.base import Context, Method
 from reweight_jax.models import Model, scale_inputs
 from reweight_jax.reweight import apply_weights, epsilon_gradient, linearize_losses
@@ -40,7 +41,8 @@ def train_step(
       clean_batch: likewise, m examples of the clean set; None if neither the method nor the
         history needs its gradient.
       model, task, method, tx: of the run; tx is the optax optimiser.
-      epsilon_method, epsilon_over: `method` and `over` of `reweight_jax.epsilon_gradient`.
+      epsilon_method, epsilon_over: `method` and `over` of `reweight_jax.epsilon_gradient`;
+        "layerwise" is "jvp" with `reweight_jax.layerwise.layerwise` for what it linearises.
       on_zero_weights: "uniform" weighs a batch without a helpful example uniformly; "keep" does not
         learn from it.
       remember: whether the batch is added to `state.history`.
@@ -70,12 +72,15 @@ def train_step(
         return local if axis_name is None else jax.lax.all_gather(local, axis_name, tiled=True)
 
     batch = batch | {"inputs": augment(train_key, batch["inputs"], batch["place"])}
-    linearized = linearize_losses(loss_fn, state.params, batch, method=epsilon_method)
+    by_layers = epsilon_method == "layerwise" and method.needs_clean
+    linearize = layerwise if by_layers else linearize_losses
+    linearized = linearize(loss_fn, state.params, batch)
     gradient = None
     if clean_batch is not None:
         inputs = augment(clean_key, clean_batch["inputs"], clean_batch["place"])
         batches, options = (batch, clean_batch | {"inputs": inputs}), {"over": epsilon_over}
-        options |= {"method": epsilon_method, "axis_name": axis_name, "linearized": linearized}
+        options |= {"method": {"layerwise": "jvp"}.get(epsilon_method, epsilon_method)}
+        options |= {"axis_name": axis_name, "linearized": linearized}
         gradient = gather(epsilon_gradient(loss_fn, state.params, *batches, **options))
     losses, labels = gather(linearized.losses), gather(batch["label"])
     context = Context(losses, labels, method_key, state.step, state.method_state, gradient)

@@ -196,6 +196,9 @@ def test_a_folder_that_was_moved_or_emptied_is_not_written_to(digits_config, tmp
         workdir.check_there()
         (tmp_path / "run").rename(tmp_path / "moved")
         with pytest.raises(UserError, match="run: cannot be written"):
+            workdir.write("result.json", "{}")
+        assert not (tmp_path / "run").exists()
+        with pytest.raises(UserError, match="run: cannot be written"):
             workdir.check_there()
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "config.json").touch()
@@ -212,11 +215,13 @@ def test_a_folder_that_was_moved_or_emptied_is_not_written_to(digits_config, tmp
 
 def test_half_written_files_of_a_killed_process_are_removed(digits_config, tmp_path):
     left = [tmp_path / ".config.json.99999.part", tmp_path / "plots" / ".weights.png.99999.part"]
+    (tmp_path / ".film.mkv.part").touch()  # somebody else's
     (tmp_path / "plots").mkdir()
     for path in left:
         path.touch()
     with Workdir(tmp_path, digits_config(), FACTS).locked():
         assert not any(path.exists() for path in left)
+        assert (tmp_path / ".film.mkv.part").exists()
 
 
 def test_the_name_of_a_folder_is_utf8(digits_config, tmp_path):
