@@ -126,18 +126,14 @@ def run(main, *, resumes: bool = False) -> None:
     try:
         app.run(main_and_flush, flags_parser=_parse)
     except UserError as error:
-        _end(f"error: {error}", 1)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         rest = ": the same command goes on from the last checkpoint" if resumes else ""
-        _end(f"\ninterrupted{rest}", 130)
+        print(f"\ninterrupted{rest}", file=sys.stderr)
+        sys.exit(130)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the process ends
-
-
-def _end(text, status):
-    print(text, file=sys.stderr)
-    sys.excepthook = lambda *_: None  # of what libraries in C still do while the process ends
-    sys.exit(status)
 
 
 class _ConfigParser(flags.ArgumentParser):

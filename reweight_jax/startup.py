@@ -7,6 +7,7 @@ import ctypes
 import importlib.util
 import os
 import sys
+import threading
 
 import jax
 
@@ -36,19 +37,25 @@ def keep_output_from_failing() -> None:
         stream = getattr(sys, name) or open(os.devnull, "w")
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # of a file whose name is no text
-        setattr(sys, name, _Stream(stream))
+        setattr(sys, name, _Stream(stream, of_python=name == "stderr"))
 
 
 class _Stream:
-    """A text stream; what cannot be written is lost, and the first error is kept."""
+    """A text stream; what cannot be written is lost, and the first error is kept.
 
-    def __init__(self, stream):
-        self._stream, self.error = stream, None
+    `of_python`: threads that Python has not started are not heard: when a save has failed,
+    tensorstore's print tracebacks of a loop that is closed.
+    """
+
+    def __init__(self, stream, of_python):
+        self._stream, self._of_python, self.error = stream, of_python, None
 
     def __getattr__(self, name):
         return getattr(self._stream, name)
 
     def write(self, text):
+        if self._of_python and threading.current_thread().name.startswith("Dummy-"):
+            return len(text)
         return self._try(self._stream.write, text)
 
     def flush(self):

@@ -2,38 +2,34 @@
 
 import contextlib
 import signal
-import sys
 import threading
 import traceback
 
+
 _lock = threading.Lock()
-_before: list = []  # the hooks before the first of the runs that are going on, once for each
+_before: list = []  # the hook before the first of the runs that are going on, once for each
 
 
 @contextlib.contextmanager
 def quiet():
     """Lets the threads fail without a traceback: orbax raises their errors again where it saves."""
     with _lock:
-        hooks = _before[0] if _before else (threading.excepthook, sys.excepthook)
-        _before.append(hooks)
+        hook = _before[0] if _before else threading.excepthook
+        _before.append(hook)
 
     def thread_failed(arguments):
         frames = traceback.extract_tb(arguments.exc_traceback)
         if not any("/orbax/checkpoint/" in frame.filename for frame in frames):
-            hooks[0](arguments)
+            hook(arguments)
 
-    def failed(kind, error, trace):
-        if "Event loop is closed" not in str(error):  # of tensorstore's callbacks
-            hooks[1](kind, error, trace)
-
-    threading.excepthook, sys.excepthook = thread_failed, failed
+    threading.excepthook = thread_failed
     try:
         yield
     finally:
         with _lock:
             _before.pop()
             if not _before:
-                threading.excepthook, sys.excepthook = hooks
+                threading.excepthook = hook
 
 
 @contextlib.contextmanager
