@@ -5,7 +5,6 @@ import signal
 import threading
 import traceback
 
-
 _lock = threading.Lock()
 _before: list = []  # the hook before the first of the runs that are going on, once for each
 
