@@ -71,7 +71,7 @@ def test_a_folder_that_goes_away_ends_the_run(happens, tmp_path):
             time.sleep(0.01)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 1, error
-    # While a checkpoint is written, orbax's threads may say more before it: see docs/reliability.md.
+    # While a checkpoint is written, orbax's threads may say more: see docs/reliability.md.
     lines = [line for line in error.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and str(tmp_path / "run") in lines[0], error
 
