@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from reweight_jax import configs, startup
 from reweight_jax.errors import UserError, one_line
 from reweight_jax.paths import expand, open_regular
+from reweight_jax.train.orbax_threads import end_process
 
 
 def check_arguments(argv, config) -> None:
@@ -114,6 +115,7 @@ def run(main, *, resumes: bool = False) -> None:
     startup.prepare()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # see reweight_jax/__init__.py
     logging.set_verbosity(logging.FATAL)  # TFDS and orbax also raise what they log as an error
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited")  # orbax's, in a failed save
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
     def main_and_flush(argv):
@@ -127,11 +129,11 @@ def run(main, *, resumes: bool = False) -> None:
         app.run(main_and_flush, flags_parser=_parse)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        end_process(1)
     except KeyboardInterrupt:
         rest = ": the same command goes on from the last checkpoint" if resumes else ""
         print(f"\ninterrupted{rest}", file=sys.stderr)
-        sys.exit(130)
+        end_process(130)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the process ends
 

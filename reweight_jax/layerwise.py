@@ -1,10 +1,10 @@
 """The derivative of per-example losses, layer by layer: exact, and cheaper without BatchNorm.
 
-If the loss of an example depends on that example alone, one backward pass with ones as cotangents
-gives d f_i / d(output of a layer) for all examples and layers. The directional derivative of f_i is
-then the sum over the layers of the inner product of this and the layer's own tangent, its input
-being constant: one product a layer, where forward mode through the network needs two. The weighted
-gradient needs no other backward pass either: its cotangents are those, times the weights.
+Let the loss of each example depend on that example alone. One backward pass, with ones as
+cotangents, then gives the derivative of each loss by the outputs of every layer. Its inner product
+with a layer's own tangent, the input of the layer being constant, is this layer's share of the
+directional derivative. That is one product for each layer; forward mode through the network needs
+two. The weighted gradient takes the same derivatives, times the weights.
 Goodfellow ("Efficient per-example gradient computations", 2015) has the idea for gradient norms.
 """
 
@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
+from reweight_jax.errors import one_line
 from reweight_jax.reweight import (
     LinearizedLosses,
     LossFn,
@@ -24,11 +26,14 @@ from reweight_jax.reweight import (
     linearize_losses,
 )
 
-TOLERANCE = 0.05  # of `verify`, relative: bfloat16 is off by 0.01, what is wrong by 0.1 and more
+# Of `verify`, relative to a parameter's gradient: LeNet in bfloat16 is off by 0.011; an embedding
+# that is read outside its module by 0.77.
+TOLERANCE = 0.05
+NOISE = 1e-3  # relative to the whole gradient: some parameters have none, such as a bias of keys
 
 
 class _Layer(NamedTuple):
-    """One call of a linen module that owns parameters: what is the same in every trace.
+    """One call of a linen module that owns parameters, without the arrays among its arguments.
 
     Attributes:
       module: unbound.
@@ -79,9 +84,12 @@ def layerwise(loss_fn: LossFn, params: Params, batch: Any) -> LinearizedLosses:
     leaves, structure = jax.tree.flatten(params)
     position = {id(leaf): i for i, leaf in enumerate(leaves)}
 
+    layers: list[_Layer] = []  # of the last trace
+
     def run(probes):
-        """The losses, with a probe added to the outputs of each layer, and the layers."""
-        layers, inputs, outputs, inside = [], [], [], []
+        """The losses, with a probe added to the outputs of each layer."""
+        layers.clear()
+        inputs, outputs, inside = [], [], []
 
         def intercept(call, args, kwargs, context):
             if isinstance(context.module, nn.BatchNorm):
@@ -106,19 +114,12 @@ def layerwise(loss_fn: LossFn, params: Params, batch: Any) -> LinearizedLosses:
 
         with nn.intercept_methods(intercept):
             losses, aux = loss_fn(params, batch)
-        return losses, (aux, inputs, outputs), layers
+        return losses, (aux, inputs, outputs)
 
-    found = []  # `eval_shape` and `vjp` return arrays only
-
-    def arrays_of(probes):
-        losses, rest, found[:] = run(probes)
-        return losses, rest
-
-    losses, (_, _, shapes) = jax.eval_shape(lambda: arrays_of(None))
-    layers = list(found)
+    losses, (_, _, shapes) = jax.eval_shape(lambda: run(None))
     _check(losses, shapes, layers, params)
     probes = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    losses, backward, (aux, inputs, _) = jax.vjp(arrays_of, probes, has_aux=True)
+    losses, backward, (aux, inputs, _) = jax.vjp(run, probes, has_aux=True)
     (deltas,) = backward(jnp.ones_like(losses))
     calls = list(zip(layers, inputs, deltas, strict=True))
 
@@ -162,24 +163,28 @@ def verify(loss_fn: LossFn, params: Params, batch: Any) -> None:
     @functools.partial(jax.jit, static_argnums=0)
     def derivatives(linearize, params, batch):
         of = linearize(loss_fn, params, batch)
-        return of.jvp(tangent), of.vjp(
-            jnp.linspace(0.5, 2.0, len(of.losses), dtype=of.losses.dtype)
-        )
+        weights = jnp.linspace(0.5, 2.0, len(of.losses), dtype=of.losses.dtype)
+        return of.jvp(tangent), of.vjp(weights)
 
     try:
         found = derivatives(layerwise, params, batch)
     except ValueError:
         raise
     except Exception as error:  # of Flax or JAX, in a model of the user's
-        raise ValueError(f"layerwise: {' '.join(str(error).split())[:200]}; use 'jvp'") from error
+        raise ValueError(f"layerwise: {one_line(error)}; use 'jvp'") from error
     expected = derivatives(linearize_losses, params, batch)
-    for got, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        difference = jnp.linalg.norm((got - right).astype(jnp.float32).ravel())
-        if not difference <= TOLERANCE * jnp.linalg.norm(right.astype(jnp.float32).ravel()) + 1e-6:
-            raise ValueError(
-                "layerwise: its derivatives are wrong for this model: its examples depend on each "
-                "other, or it reads parameters outside their modules; use 'jvp'"
-            )
+    for ours, theirs in zip(found, expected, strict=True):  # products, and gradients
+        whole = _norm(theirs)
+        for got, right in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            if not _norm(got - right) <= TOLERANCE * _norm(right) + NOISE * whole:
+                raise ValueError(
+                    "layerwise: its derivatives are wrong for this model: its examples depend on "
+                    "each other, or it reads parameters outside their modules; use 'jvp'"
+                )
+
+
+def _norm(tree):
+    return jnp.linalg.norm(ravel_pytree(tree)[0].astype(jnp.float32))
 
 
 def _own_parameters(module):

@@ -29,6 +29,6 @@ def open_regular(path: str | os.PathLike, mode: str = "rb", **options):
 
 
 def place(path: str | os.PathLike) -> tuple[int, int]:
-    """Returns what tells a folder from another one of the same name; OSError if it is not there."""
+    """Returns (device, inode) of a folder, another one's differ; OSError if it is not there."""
     status = os.stat(path)
     return status.st_dev, status.st_ino

@@ -48,6 +48,10 @@ def test_an_output_file_is_one_that_can_be_written(monkeypatch, tmp_path):
             [CONFIG, "--config.epsilon_method=layerwise", "--config.model.name=resnet"],
             ["config.epsilon_method: layerwise: BatchNorm couples the examples; use 'jvp'"],
         ),
+        (
+            [CONFIG, "--config.epsilon_method=layerwise", "--config.epsilon_over=Dense"],
+            ["config.epsilon_over: layerwise takes all parameters"],
+        ),
         ([CONFIG, "--config.epsilon_over=("], ["config.epsilon_over: '('"]),
         ([CONFIG, "--config.epsilon_over=no"], ["config.epsilon_over: 'no' matches none", "/bias"]),
         ([CONFIG, "--config.data.clean_in_train=x"], ["clean_in_train", "always, baselines"]),

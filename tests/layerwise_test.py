@@ -17,6 +17,7 @@ from reweight_jax import (
     ReweightState,
     apply_weights,
     epsilon_gradient,
+    fit,
     linearize_losses,
     normalize_weights,
 )
@@ -92,6 +93,13 @@ def test_it_is_forward_mode(x64, make, tolerance):
     verify(loss_fn, network.params, batch)
 
 
+def test_rounding_is_not_taken_for_an_error():
+    """The bias of the keys has no gradient but rounding."""
+    network = tokens_of(Transformer(3, 7, 2, 4, 64, dtype=jnp.bfloat16), np.float32)
+    batch, _ = batches(network, 7, 1)
+    verify(network.loss_fn({}, jax.random.key(0)), network.params, batch)
+
+
 def test_a_step_of_ones_own(x64):
     """As docs/algorithm.md says; on four devices as on one."""
     network, tx = small_models.conv_net(np.float64), optax.sgd(0.1)
@@ -118,6 +126,19 @@ def test_a_step_of_ones_own(x64):
     )(network.params, split(batch), split(clean))
     chex.assert_trees_all_close(four[1].reshape(-1), weights, rtol=1e-9)
     chex.assert_trees_all_close(jax.tree.map(lambda x: x[3], four[0]), params, rtol=1e-9)
+
+
+def test_a_run_has_the_weights_of_forward_mode():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 4)).astype(np.float32)
+    label = (x[:, 0] > 0).astype(int)
+    options = {"clean": (x[:10], label[:10]), "num_steps": 20, "progress": False, "plots": False}
+    jvp, got = (
+        fit(None, (x[10:], label[10:]), epsilon_method=method, **options).examples["weight"]
+        for method in ("jvp", "layerwise")
+    )
+    assert np.ptp(jvp) > 0.1
+    np.testing.assert_allclose(got, jvp, rtol=1e-3, atol=1e-5)
 
 
 def test_it_takes_fewer_operations():

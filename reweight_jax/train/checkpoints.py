@@ -263,8 +263,6 @@ def _writing(folder):
     try:
         with orbax_threads.uninterrupted():
             yield
-    except UserError:
-        raise
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder}: a checkpoint cannot be written ({reason})") from error

@@ -119,6 +119,8 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
         with prefix("config.epsilon_over"):
             select_params({"model": params, "method": ()}, config.epsilon_over)
     if config.epsilon_method == "layerwise" and method.needs_clean:
+        if config.epsilon_over:  # a part of the parameters is linearised by itself
+            raise UserError("config.epsilon_over: layerwise takes all parameters; use 'jvp'")
         with prefix("config.epsilon_method"):
             one = build_model(config, facts, devices[:1], model, splits.train.inputs)
             _verify_layerwise(one, splits.train)

@@ -1,9 +1,13 @@
-"""The threads in which orbax writes a checkpoint: what they print, and what Ctrl-C does to them."""
+"""The threads in which orbax writes a checkpoint: what they print, Ctrl-C, and how they end."""
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 import traceback
+
+PATIENCE = 3.0  # seconds
 
 _lock = threading.Lock()
 _before: list = []  # the hook before the first of the runs that are going on, once for each
@@ -17,8 +21,7 @@ def quiet():
         _before.append(hook)
 
     def thread_failed(arguments):
-        frames = traceback.extract_tb(arguments.exc_traceback)
-        if not any("/orbax/checkpoint/" in frame.filename for frame in frames):
+        if not _is_of_orbax(traceback.walk_tb(arguments.exc_traceback)):
             hook(arguments)
 
     threading.excepthook = thread_failed
@@ -55,3 +58,21 @@ def uninterrupted():
         signal.signal(signal.SIGINT, handler)
     if interrupts:
         handler(*interrupts[0])
+
+
+def end_process(status: int) -> None:
+    """Raises SystemExit, and ends the process if it then has to wait for threads of orbax.
+
+    They wait ten minutes and more for what a thread that has failed will never do.
+    """
+    frames = sys._current_frames()
+    others = [t for t in threading.enumerate() if not t.daemon and t.ident in frames]
+    if any(_is_of_orbax(traceback.walk_stack(frames[thread.ident])) for thread in others):
+        timer = threading.Timer(PATIENCE, os._exit, [status])
+        timer.daemon = True
+        timer.start()
+    sys.exit(status)
+
+
+def _is_of_orbax(frames):
+    return any("/orbax/checkpoint/" in frame.f_code.co_filename for frame, _ in frames)

@@ -72,15 +72,15 @@ def train_step(
         return local if axis_name is None else jax.lax.all_gather(local, axis_name, tiled=True)
 
     batch = batch | {"inputs": augment(train_key, batch["inputs"], batch["place"])}
-    by_layers = epsilon_method == "layerwise" and method.needs_clean
-    linearize = layerwise if by_layers else linearize_losses
+    linearize = linearize_losses
+    if epsilon_method == "layerwise":  # for plain steps it saves nothing
+        epsilon_method, linearize = "jvp", layerwise if method.needs_clean else linearize_losses
     linearized = linearize(loss_fn, state.params, batch)
     gradient = None
     if clean_batch is not None:
         inputs = augment(clean_key, clean_batch["inputs"], clean_batch["place"])
         batches, options = (batch, clean_batch | {"inputs": inputs}), {"over": epsilon_over}
-        options |= {"method": {"layerwise": "jvp"}.get(epsilon_method, epsilon_method)}
-        options |= {"axis_name": axis_name, "linearized": linearized}
+        options |= {"method": epsilon_method, "axis_name": axis_name, "linearized": linearized}
         gradient = gather(epsilon_gradient(loss_fn, state.params, *batches, **options))
     losses, labels = gather(linearized.losses), gather(batch["label"])
     context = Context(losses, labels, method_key, state.step, state.method_state, gradient)

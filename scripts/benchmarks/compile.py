@@ -79,6 +79,12 @@ COLUMNS = {
 RATIOS = {"cycles": "x cycles", "flops": "x FLOP", "bytes": "x bytes"}
 
 
+def steps_of(name: str) -> list[str]:
+    """Returns those of --steps that a network of NETWORKS can take."""
+    possible = benchmark.steps_of(benchmark.network(NETWORKS[name][0]))
+    return [step for step in _STEPS.value if step in possible]
+
+
 def experiments(devices) -> dict[tuple[str, str], Any]:
     """Returns (name, step) -> function that makes the experiment on `devices`."""
     if _CONFIG.value:
@@ -90,7 +96,7 @@ def experiments(devices) -> dict[tuple[str, str], Any]:
         kind, percent, sizes = NETWORKS[name]
         m = max(_BATCH.value * percent // 100, 1)
         network = benchmark.network(kind, _DTYPE.value, _BATCH.value, m, **sizes)
-        for step in filter(benchmark.steps_of(network).__contains__, _STEPS.value):
+        for step in steps_of(name):
             make = functools.partial(
                 benchmark.create_experiment, network, step, devices, _NUM_TRAIN.value
             )
@@ -127,6 +133,8 @@ def main(argv):
     for flag, table in ((_NETWORKS, NETWORKS), (_STEPS, benchmark.STEPS)):
         for name in flag.value:
             choose(f"--{flag.name}", name, table)
+    if not _CONFIG.value and not any(map(steps_of, _NETWORKS.value)):
+        raise UserError("--steps: layerwise is not for networks with BatchNorm")
     devices = topology(_TARGET.value, math.prod(shape) if shape else _CHIPS.value)
     mesh = jax.sharding.Mesh(np.reshape(devices, shape), ("data", "model")) if shape else None
     memory = (_MEMORY.value or 0) * 2**30 or TARGETS[_TARGET.value].memory

@@ -30,7 +30,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/trusted_size", "Folder of finish
 _OUTPUT = flags.DEFINE_string("output", "runs/results", "Folder of the table and the picture.")
 _ONLY = flags.DEFINE_list("only", ["mnist", "features"], "Data sets.")
 _SIZES = flags.DEFINE_list("sizes", ["10", "30", "100", "300", "1000"], "Trusted examples, in all.")
-_SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... that are run.", 1)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... that are run.", 1, 100)
 _TRAIN = flags.DEFINE_bool("train", True, "Whether to run what is missing, or only make tables.")
 _FILES = {
     name: flags.DEFINE_string(name, "", f"An npz file of {what}; as of labels.py.")

@@ -1,6 +1,8 @@
 """What orbax's threads print, and when Ctrl-C takes effect."""
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -49,3 +51,28 @@ def test_ctrl_c_waits_and_a_second_one_does_not(monkeypatch):
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("path, ends", [("/x/orbax/checkpoint/a.py", True), ("/x/mine.py", False)])
+def test_a_process_does_not_wait_for_threads_of_orbax(path, ends):
+    """It waits for other threads: those that wait for ever keep it."""
+    code = f"""
+import sys, threading
+from reweight_jax.train import orbax_threads
+orbax_threads.PATIENCE = 0.1
+begun, scope = threading.Event(), {{"event": threading.Event()}}
+exec(compile("def wait(begun): begun.set(); event.wait()", {path!r}, "exec"), scope)
+threading.Thread(target=scope["wait"], args=[begun]).start()
+begun.wait()
+orbax_threads.end_process(7)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        if ends:
+            assert process.wait(60) == 7
+        else:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(10)
+    finally:
+        process.kill()
+        process.wait()
