@@ -64,15 +64,17 @@ begun, scope = threading.Event(), {{"event": threading.Event()}}
 exec(compile("def wait(begun): begun.set(); event.wait()", {path!r}, "exec"), scope)
 threading.Thread(target=scope["wait"], args=[begun]).start()
 begun.wait()
+print("begun", flush=True)
 orbax_threads.end_process(7)
 """
-    process = subprocess.Popen([sys.executable, "-c", code])
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     try:
+        assert process.stdout.readline() == b"begun\n"
         if ends:
             assert process.wait(60) == 7
         else:
             with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(10)
+                process.wait(2)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
