@@ -55,9 +55,10 @@ def _not_settled(result):
     if result.get("settled", True):
         return None
     return (
-        "After config.settle_at of the steps the model contradicted too many of the calibration "
-        "examples to settle on the labels that it believes, and reweighting went on. More steps or "
-        "a larger model may help; config.compare_plain tells whether plain training is better."
+        "After config.settle_at of the steps the model still learnt fast, or contradicted many of "
+        "the calibration examples. So the run did not settle on the labels that it believes, and "
+        "reweighting went on. More steps or a larger model may help; config.compare_plain tells "
+        "whether plain training is better."
     )
 
 

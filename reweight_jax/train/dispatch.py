@@ -32,11 +32,11 @@ def dispatches(
     chosen by `state`, that of its start or of any of its steps.
     """
     if phase.examples == "believed" and not state.settles:
-        phase = phase._replace(method=experiment.phases[0].method, examples="train")
+        phase = experiment.phases[0]._replace(start=phase.start, stop=phase.stop)
     config, method, devices = experiment.config, phase.method, experiment.devices
     splits, seed, n = experiment.splits, config.seed, config.batch_size
-    train, is_first = SELECTIONS[phase.examples](experiment, state), phase.start == 0
-    observes = is_first and "alignment" in experiment.remembered
+    train = SELECTIONS[phase.examples](experiment, state)
+    observes = phase.remembers and "alignment" in experiment.remembered
     clean = splits.clean if method.needs_clean or observes else None
     step_function = step_of(experiment, phase)
     resident = config.data.resident or phase.examples == "clean"
@@ -45,7 +45,7 @@ def dispatches(
     clean_rows_of = clean and shuffled(clean.label, seed, "clean")
     m = clean and min(config.clean_batch_size, clean.size)
     most = config.steps_per_dispatch or (1 if on_devices.on_cpu(devices) else STEPS_PER_DISPATCH)
-    due = _chunks_due(experiment) if is_first and splits.calibration else lambda step: 0
+    due = _chunks_due(experiment) if phase.remembers and splits.calibration else lambda step: 0
     lengths = functools.partial(_lengths, start, phase.stop, most, config.log_every_steps, due)
     inputs: Iterator[Any] = itertools.repeat(None)  # a resident set needs only the rows
     if not resident:
@@ -55,7 +55,7 @@ def dispatches(
         parts = (itertools.islice(batches, k) for k in lengths())
         stacked = (map_inputs(lambda *arrays: np.stack(arrays), *part) for part in parts)
         inputs = on_devices.put_ahead(stacked, devices)
-    observe = _observer(experiment) if is_first and splits.calibration else None
+    observe = _observer(experiment) if phase.remembers and splits.calibration else None
     step = start
     for k in lengths():
         rows = batch_rows(rows_of, step, k, n)
@@ -81,7 +81,7 @@ def step_of(experiment: Experiment, phase: Phase):
         epsilon_method=config.epsilon_method,
         epsilon_over=config.epsilon_over,
         on_zero_weights=config.on_zero_weights,
-        remember=phase.start == 0,
+        remember=phase.remembers,
         augment=experiment.augment,
         axis_name=on_devices.axis_name(experiment.devices),
     )

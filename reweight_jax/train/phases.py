@@ -24,6 +24,7 @@ class Phase(NamedTuple):
       examples: a name in `reweight_jax.train.selection.SELECTIONS`: what it trains on.
       reviews: a name in `reweight_jax.train.selection.REVIEWS`: whether the model at its end passes
         all labels in review, and so judges them from then on. "never": it does not.
+      remembers: whether its steps add to what is remembered of each example.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Phase(NamedTuple):
     begin: str = "last"
     examples: str = "train"
     reviews: str = "never"
+    remembers: bool = False
 
     def title(self, settles: bool) -> str:
         """Its name in plots and in the progress bar; `settles`: of the run's state."""
@@ -47,7 +49,8 @@ def phases_of(config) -> list[Phase]:
 
     The training is one phase, "last", or two: "unsettled" and "last", if `config.settle_at` is
     below 1, the method has a clean gradient, and the task is not one of the user's own, whose
-    margins may mean anything. Only the first phase of a run adds to what is remembered.
+    margins may mean anything. Only the first phase of a run adds to what is remembered, and the
+    second one if it goes on reweighting because the run does not settle.
     """
     schedule, method, plain = (
         learning_rate_schedule(config),
@@ -56,7 +59,7 @@ def phases_of(config) -> list[Phase]:
     )
     examples = "clean" if method.trains_on_clean else "train"
     end, settle = config.num_steps, max(1, round(config.settle_at * config.num_steps))
-    phases = [Phase("last", 0, end, method, schedule, examples=examples)]
+    phases = [Phase("last", 0, end, method, schedule, examples=examples, remembers=True)]
     if settle < end and method.needs_clean and config.task in JUDGED:
         phases = [
             phases[0]._replace(name="unsettled", stop=settle, reviews="to_settle"),

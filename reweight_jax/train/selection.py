@@ -8,6 +8,9 @@ from reweight_jax.history import History, history_means
 from reweight_jax.labels.quality import JUDGED, Judgement, judge
 from reweight_jax.train import hosts
 
+LEARNS_FAST = 0.05  # share of the labels that the model believes now and did not on the mean
+SAMPLE = 10_000  # training examples that tell
+
 
 def what_is_known(experiment, state, split: str) -> dict[str, np.ndarray]:
     """Returns what is known of each example of a split, "train" or "calibration", one entry each.
@@ -49,88 +52,56 @@ def review(experiment, state, predict):
     The model is in evaluation mode and its inputs are not augmented. `predict`: as
     `evaluate.compile_predict` returns it.
     """
-    reviewed = {split: _current(experiment, state, predict, split) for split in state.review}
-    return _with_review(state, reviewed)
-
-
-def review_if_it_helps(experiment, state, predict):
-    """Returns the state with a review of which a half is the mean over the visits in training.
-
-    That mean lags behind a model that still learns fast, and the model by itself repeats its own
-    mistakes. For an example that was in no batch the model's value counts. The state changes only
-    if the current model is clearly better on the calibration examples than the mean (`knows_more`);
-    never for regression, whose margins are not positive.
-    """
-    if "calibration" not in state.review:
-        return state
-    visits = {"train": state.history, "calibration": state.calibration}
-    current = {"calibration": _current(experiment, state, predict, "calibration")}
-    before = history_means(visits["calibration"])["margin"]
-    # Sums may be rounded differently by two processes, and what follows is of all of them.
-    if not hosts.from_first(lambda: knows_more(current["calibration"]["margin"], before)):
-        return state
-    current["train"] = _current(experiment, state, predict, "train")
-    reviewed = {}
-    for split, history in visits.items():
-        means = history_means(history)
-        reviewed[split] = {
-            name: np.where(np.isnan(means[name]), values, (means[name] + values) / 2)
-            for name, values in current[split].items()
-        }
-    return _with_review(state, reviewed)
+    task, reviewed = experiment.task, {}
+    for split, history in state.review.items():
+        examples = getattr(experiment.splits, split)
+        outputs = predict(state.params["model"], state.model_state, examples.inputs)
+        values = {"margin": task.margin(outputs, examples.label)}
+        values |= {name: of(outputs) for name, of in task.remembered.items()}
+        sums = {name: jnp.asarray(values[name], jnp.float32) for name in history.sums}
+        reviewed[split] = History(jnp.ones(examples.size, jnp.int32), sums)
+    return state.replace(review=reviewed)
 
 
 def to_settle(experiment, state, predict):
-    """Reviews if it helps, and decides whether what is known of the labels is enough to settle on.
+    """Decides whether what is known of the labels is enough to settle on them: `state.settles`.
 
     It is not if the model contradicts too many calibration examples, whose labels are right
-    (`calibrated.contradicts`): the right labels that are hard to learn would be lost.
+    (`calibrated.contradicts`), or still learns fast: then the mean margins are those of a model
+    that knew less. In both cases the right labels that are hard to learn would be lost.
     """
-    state = review_if_it_helps(experiment, state, predict)
-    settles = hosts.from_first(lambda: not judge_labels(experiment, state).summary["contradicted"])
-    return state.replace(settles=jnp.asarray(settles))
+    more = more_believed(experiment, state, predict)
+
+    def is_enough():
+        contradicted = judge_labels(experiment, state).summary["contradicted"]
+        return bool(more <= LEARNS_FAST) and not contradicted
+
+    return state.replace(settles=jnp.asarray(hosts.from_first(is_enough)))
+
+
+def more_believed(experiment, state, predict) -> float:
+    """Returns the share of the training labels (or tags) with a positive margin, now minus before.
+
+    Before: on the mean over the visits. An example without a visit was not believed. At most SAMPLE
+    examples are asked, in equal steps of the row. 0 for regression, whose margins are not positive.
+    """
+    train = experiment.splits.train
+    rows = np.unique(np.linspace(0, train.size - 1, SAMPLE).astype(int))
+    asked = train.take(rows)
+    outputs = predict(state.params["model"], state.model_state, asked.inputs)
+    now = np.asarray(experiment.task.margin(outputs, asked.label)) > 0
+    before = history_means(state.history)["margin"][rows] > 0
+    known = asked.label >= 0 if experiment.config.task == "multi_label" else True
+    return np.mean(now, where=known) - np.mean(before, where=known)
 
 
 def if_settled(experiment, state, predict):
     """Reviews: a model that was trained on the labels believed tells more than the means before."""
-    return (review if state.settles else review_if_it_helps)(experiment, state, predict)
+    return review(experiment, state, predict) if state.settles else state
 
 
 # What `Phase.reviews` names -> (experiment, state, predict) -> state.
 REVIEWS = {"always": review, "to_settle": to_settle, "if_settled": if_settled}
-
-
-def knows_more(current: np.ndarray, before: np.ndarray) -> bool:
-    """Returns whether margins of right labels are clearly better than others of the same labels.
-
-    By a sign test at 5%: of the examples (or tags) that only one of them gets right, enough are on
-    the side of `current`. Where one is NaN, neither is right.
-    """
-    from scipy.stats import binomtest
-
-    known = ~(np.isnan(current) | np.isnan(before))
-    wins = int(np.sum(known & (current > 0) & (before <= 0)))
-    losses = int(np.sum(known & (before > 0) & (current <= 0)))
-    if not wins:
-        return False
-    return bool(binomtest(wins, wins + losses, alternative="greater").pvalue <= 0.05)
-
-
-def _current(experiment, state, predict, split):
-    """Returns what the current model makes of the examples of a split, as a history holds it."""
-    task, examples = experiment.task, getattr(experiment.splits, split)
-    outputs = predict(state.params["model"], state.model_state, examples.inputs)
-    values = {"margin": task.margin(outputs, examples.label)}
-    values |= {name: of(outputs) for name, of in task.remembered.items()}
-    return {name: np.asarray(values[name], np.float32) for name in state.review[split].sums}
-
-
-def _with_review(state, reviewed):
-    review = {}
-    for split, values in reviewed.items():
-        sums = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
-        review[split] = History(jnp.ones(len(values["margin"]), jnp.int32), sums)
-    return state.replace(review=review)
 
 
 # --- What phases train on -------------------------------------------------------------------------

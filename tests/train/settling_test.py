@@ -10,6 +10,8 @@ from judged_runs import (
     Sums,
     all_tasks,
     examples,
+    experiment,
+    last_state,
     npz,
     rows_of,
     run,
@@ -17,10 +19,16 @@ from judged_runs import (
 from whole_runs import saved
 
 from reweight_jax.configs import default
+from reweight_jax.train import selection
 from reweight_jax.train.phases import phases_of
-from reweight_jax.train.selection import knows_more
 
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
+
+
+@pytest.fixture
+def settles_early(monkeypatch):
+    """In 6 steps of 9 every model still learns fast."""
+    monkeypatch.setattr(selection, "LEARNS_FAST", 1.0)
 
 
 def test_phases_of_a_config():
@@ -85,7 +93,7 @@ def believed(task, labels, margin, calibration_margin):
         ("regression", "relabel"),
     ],
 )
-def test_a_run_of_all_phases_is_what_numpy_finds(task, retrain, tmp_path):
+def test_a_run_of_all_phases_is_what_numpy_finds(task, retrain, tmp_path, settles_early):
     """Reweighted, settled, plain and retrained, with momentum along a cosine."""
     train, clean = examples(task, 24, 0, wrong=0.35), examples(task, 6, 1)
     calibration, test = examples(task, 6, 2), examples(task, 50, 4)
@@ -156,35 +164,52 @@ def test_a_run_of_all_phases_is_what_numpy_finds(task, retrain, tmp_path):
         np.testing.assert_allclose(arrays["margin"], margins, **CLOSE)
 
 
+def reweighted(task, train, clean, calibration, rate, **fields):
+    """A run of nine steps of reweighting in numpy: (model, after six steps, sums of all visits)."""
+    replay, seen, calibrated = Replay(task, train, momentum=0.0), Sums(24), Sums(calibration.size)
+    for step in range(9):
+        if step == 6:
+            current = replay.margins(train.inputs, train.label)
+            before = seen.means()["margin"]
+        rows = rows_of(train, step)
+        x, y = train.inputs[rows], train.label[rows]
+        seen.add(rows, replay.beliefs(x, y))
+        helpful = np.maximum(replay.products(x, y, clean), 0)
+        replay.step(x, y, rate, helpful / helpful.sum())
+        rows = rows_of(calibration, step, size=2, stream="calibration")
+        calibrated.add(rows, replay.beliefs(calibration.inputs[rows], calibration.label[rows]))
+    return replay, (current, before), (seen, calibrated)
+
+
 @pytest.mark.parametrize("task", all_tasks)
 @pytest.mark.parametrize("rate", [0.2, 1e-4])
-def test_labels_are_settled_by_the_model_of_now_too_if_it_clearly_knows_more(task, rate, tmp_path):
-    """Half and half with the means, which begin with a model that knows nothing."""
-    train, clean = examples(task, 24, 0, wrong=0.35), examples(task, 30, 1)
-    calibration = examples(task, 300, 2)
+def test_a_model_that_learns_fast_goes_on_reweighting_and_remembering(task, rate, tmp_path):
+    train, clean = examples(task, 24, 0, wrong=0.35), examples(task, 6, 1)
+    calibration = examples(task, 6, 2)
     fields = {"method": "reweight", "settle_at": 2 / 3, "momentum": 0.0, "learning_rate": rate}
-    run((train, clean, calibration), tmp_path, task, **fields)
-    state, replay = saved(tmp_path, 6), Replay(task, train)
-    replay.w = np.asarray(state["params"]["model"]["w"])
-    helps = rate == 0.2 and task != "regression"
-    for split, of, name in (
-        ("train", train, "history"),
-        ("calibration", calibration, "calibration"),
-    ):
-        visits, review = state[name]["visits"], state["review"][split]
-        np.testing.assert_array_equal(review["visits"], int(helps))
-        visits = visits.reshape(-1, *[1] * (state[name]["sums"]["margin"].ndim - 1))
-        means = state[name]["sums"]["margin"] / visits
-        margins = (means + replay.margins(of.inputs, of.label)) / 2
-        np.testing.assert_allclose(review["sums"]["margin"], margins * helps, **CLOSE)
+    result = run((train, clean, calibration), tmp_path, task, **fields)
+    replay, (now, before), sums = reweighted(task, train, clean, calibration, rate)
+    known = train.label >= 0 if task == "multi_label" else np.ones_like(now, bool)
+    assert np.abs(now[known]).min() > 1e-4
+    more = np.mean(now[known] > 0) - np.mean(before[known] > 0)
+    settles = more <= 0.05
+    assert settles == (rate == 1e-4 or task == "regression")
+    assert result["settled"] == settles == saved(tmp_path, 9)["settles"]
+    if settles:
+        assert npz(tmp_path / "examples.npz")["visits"].tolist() == [2] * 24
+        return
+    np.testing.assert_allclose(saved(tmp_path, 9)["params"]["model"]["w"], replay.w, **CLOSE)
+    for name, of in zip(("examples", "calibration"), sums, strict=True):
+        arrays = npz(tmp_path / f"{name}.npz")
+        assert set(arrays["visits"]) == {3}
+        np.testing.assert_allclose(arrays["margin"], of.means()["margin"], **CLOSE)
     end = saved(tmp_path, 9)
     shutil.rmtree(tmp_path / "checkpoints" / "9")  # as if it was killed between the phases
     run((train, clean, calibration), tmp_path, task, **fields)
     chex.assert_trees_all_equal(saved(tmp_path, 9), end)
 
 
-def test_a_model_that_contradicts_right_labels_goes_on_reweighting(tmp_path):
-    """And adds no visit while it does."""
+def test_a_model_that_contradicts_right_labels_goes_on_reweighting(tmp_path, settles_early):
     train, clean = examples("classification", 24, 0, wrong=0.35), examples("classification", 6, 1)
     calibration, replay = examples("classification", 300, 2), Replay("classification", train)
     least = replay.outputs(calibration.inputs).argmin(1)  # which it is not trained to say
@@ -198,7 +223,7 @@ def test_a_model_that_contradicts_right_labels_goes_on_reweighting(tmp_path):
         replay.step(x, y, 1e-2, helpful / helpful.sum())
     np.testing.assert_allclose(saved(tmp_path, 9)["params"]["model"]["w"], replay.w, **CLOSE)
     assert result["settled"] is False and not saved(tmp_path, 9)["settles"]
-    assert npz(tmp_path / "examples.npz")["visits"].tolist() == [2] * 24
+    assert npz(tmp_path / "examples.npz")["visits"].tolist() == [3] * 24
     assert any("reweighting went on" in sentence for sentence in result["health"])
     end = saved(tmp_path, 9)
     shutil.rmtree(tmp_path / "checkpoints" / "9")
@@ -206,37 +231,43 @@ def test_a_model_that_contradicts_right_labels_goes_on_reweighting(tmp_path):
     chex.assert_trees_all_equal(saved(tmp_path, 9), end)
 
 
-def test_what_was_in_no_batch_is_settled_by_the_model_alone(tmp_path):
-    """24 examples and 4 steps of 4: a third of them has no visit, nor have calibration examples."""
-    train, clean = examples("classification", 24, 0, wrong=0.35), examples("classification", 30, 1)
-    calibration = examples("classification", 300, 2)
-    fields = {"method": "reweight", "settle_at": 4 / 9, "batch_size": 4, "momentum": 0.0}
-    run((train, clean, calibration), tmp_path, **fields)
-    state, replay = saved(tmp_path, 4), Replay("classification", train)
-    replay.w = np.asarray(state["params"]["model"]["w"])
-    for split, of in (("train", train), ("calibration", calibration)):
-        history = state[{"train": "history"}.get(split, split)]
-        assert 0 < np.sum(history["visits"] == 0) < of.size
-        current, total = replay.margins(of.inputs, of.label), history["sums"]["margin"]
-        expected = np.where(history["visits"] == 0, current, (total + current) / 2)
-        np.testing.assert_allclose(state["review"][split]["sums"]["margin"], expected, **CLOSE)
+def test_what_was_in_no_batch_was_not_believed(tmp_path):
+    """24 examples and 4 steps of 4: a third of them has no visit. Nothing is learnt."""
+    train, clean = examples("classification", 24, 0, wrong=0.35), examples("classification", 6, 1)
+    fields = {"method": "reweight", "settle_at": 4 / 9, "batch_size": 4, "learning_rate": 1e-6}
+    result = run((train, clean), tmp_path, **fields)
+    unseen = saved(tmp_path, 4)["history"]["visits"] == 0
+    margins = Replay("classification", train).margins(train.inputs, train.label)
+    assert np.abs(margins).min() > 1e-5  # one parameter moves by less
+    assert np.sum(margins[unseen] > 0) > 0.05 * train.size
+    assert result["settled"] is False
 
 
-def test_knowing_more_is_a_sign_test():
-    def margins(wins, losses):
-        """Of two models: `wins` times only one is right, `losses` times only the other."""
-        now, before = np.array([1.0] * wins + [-1.0] * losses), np.ones(3)
-        return np.append(now, before), np.append(-now, before)
+def test_few_examples_tell_whether_a_model_learns_fast(tmp_path, monkeypatch):
+    """Rows 0, 11 and 23 are asked, of which the model has got to believe the first one."""
+    monkeypatch.setattr(selection, "SAMPLE", 3)
+    train, clean = examples("classification", 24, 0), examples("classification", 6, 1)
+    made = experiment((train, clean), settle_at=2 / 3)
+    state = last_state(made)
+    margins = {0: -1.0, 11: 1.0, 23: -1.0}
+    sums, visits = np.full(24, -9.0, np.float32), np.full(24, 2)
+    for row, margin in margins.items():
+        sums[row] = 2 * margin
+    history = state.history._replace(visits=visits, sums=state.history.sums | {"margin": sums})
 
-    # 1/32; 1/16; 7/64; 9/256.
-    for wins, losses, more in ((5, 0, True), (4, 0, False), (5, 1, False), (7, 1, True)):
-        assert knows_more(*margins(wins, losses)) == more
-    assert not knows_more(*margins(0, 0))
-    assert not knows_more(np.ones(9), np.full(9, np.nan))  # of no visit
-    assert knows_more(np.ones(9), np.r_[np.full(4, np.nan), -np.ones(5)])
+    def predict(params, model_state, inputs):
+        np.testing.assert_array_equal(inputs, train.inputs[[0, 11, 23]])
+        beliefs = np.zeros((3, 3), np.float32)
+        label = train.label[[0, 11, 23]]
+        beliefs[[0, 1], label[:2]] = 5.0
+        beliefs[2, (label[2] + 1) % 3] = 5.0
+        return beliefs
+
+    more = selection.more_believed(made, state.replace(history=history), predict)
+    assert more == pytest.approx(1 / 3)
 
 
-def test_where_nothing_is_believed_all_is_kept(tmp_path):
+def test_where_nothing_is_believed_all_is_kept(tmp_path, settles_early):
     """All labels are of the class that the first parameters find least probable."""
     train, clean = examples("classification", 24, 0), examples("classification", 6, 1)
     replay = Replay("classification", train)
