@@ -75,10 +75,10 @@ class Reference:
         known = ~np.isnan(calibration_score)
         calibration_score = calibration_score[known]
         self.score, self.size = calibration_score, len(calibration_score)
-        self.by, self.weight = "all", None
+        self.by, label_pair = "all", (label, np.asarray(calibration["label"])[known])
         # Those of training and of calibration examples: one group, unless compared by class.
-        label_pair = label, np.asarray(calibration["label"])[known]
         self.groups = np.zeros(len(score), int), np.zeros(self.size, int)
+        weight, self.weight = np.ones(len(score)), np.ones(self.size)
         self.min_size, self.absent = self.size, ()
         if task == "classification":
             counts = np.bincount(label_pair[1], minlength=num_outputs)
@@ -100,20 +100,15 @@ class Reference:
                 # Nothing is known of an absent class, and little of one that looks absent.
                 weights = np.clip(np.where(counts > 0, weights, 1.0), 1 / MAX_WEIGHT, MAX_WEIGHT)
                 weight, self.weight = weights[label_pair[0]], weights[label_pair[1]]
-        if self.by == "weighted":
-            common = calibration_score, self.weight
-            self.p_value = conformal.weighted_p_values(score, weight, *common)
-            self._own = conformal.weighted_p_values(calibration_score, self.weight, *common)
-        else:
-            (group, own_group), function = self.groups, conformal.conformal_p_values
-            self.p_value = function(score, calibration_score, group, own_group)
-            self._own = function(calibration_score, calibration_score, own_group, own_group)
+        of_calibration = calibration_score, self.weight, self.groups[1]
+        self.p_value = conformal.p_values(score, weight, self.groups[0], *of_calibration)
+        self._own = conformal.p_values(*of_calibration, *of_calibration)
 
     def _by_group(self):
-        """(p-values, calibration's p-values, weights or None) of each group."""
+        """(p-values, calibration's p-values and their weights) of each group."""
         for name in np.unique(self.groups[0]):
-            of_group = self._own[self.groups[1] == name]
-            yield self.p_value[self.groups[0] == name], of_group, self.weight
+            members = self.groups[1] == name
+            yield self.p_value[self.groups[0] == name], self._own[members], self.weight[members]
 
     def share_wrong(self) -> dict[str, float]:
         return conformal.share_wrong(self._by_group(), len(self.p_value))

@@ -15,56 +15,35 @@ LAMBDA = 0.1  # see `share_wrong`
 NUM_DRAWS = 10_000
 
 
-def conformal_p_values(
+def p_values(
     scores: np.ndarray,
+    weight: np.ndarray,
+    group: np.ndarray,
     calibration: np.ndarray,
-    group: np.ndarray | None = None,
-    calibration_group: np.ndarray | None = None,
+    calibration_weight: np.ndarray,
+    calibration_group: np.ndarray,
 ) -> np.ndarray:
     """Returns the p-value of each score, float [N]; low scores have low p-values.
 
     Args:
       scores: float [N].
-      calibration: float [n], scores of right labels.
+      weight: float [N], how many times more frequent the example's kind is among the scores to
+        judge than among the calibration scores; ones if both are alike. This is weighted conformal
+        prediction (Tibshirani et al., "Conformal prediction under covariate shift", NeurIPS 2019).
       group: int [N]; each score is compared with the calibration scores of its own group only, so
-        that `rate` holds in every group (Vovk's Mondrian conformal prediction). None: one group.
-      calibration_group: int [n], likewise. A group without calibration scores has p-values of 1.
+        that `rate` holds in every group (Vovk's Mondrian conformal prediction).
+      calibration, calibration_weight, calibration_group: [n], likewise, of right labels. A group
+        without calibration scores has p-values of 1.
     """
-    if group is None:
-        group, calibration_group = np.zeros(len(scores), int), np.zeros(len(calibration), int)
-    by_score = np.lexsort((calibration, calibration_group))
-    calibration, calibration_group = calibration[by_score], calibration_group[by_score]
-    by_group = np.argsort(group, kind="stable")
-    names, starts = np.unique(group[by_group], return_index=True)
-    p_values = np.empty(len(scores))
-    for name, rows in zip(names, np.split(by_group, starts[1:]), strict=False):
-        start, stop = np.searchsorted(calibration_group, [name, name + 1])
-        count = np.searchsorted(calibration[start:stop], scores[rows], side="right")
-        # A division of integers: equal to a `rate` such as 0.05 whenever it should be.
-        p_values[rows] = (1 + count) / (1 + stop - start)
-    return p_values
-
-
-def weighted_p_values(
-    scores: np.ndarray,
-    weight: np.ndarray,
-    calibration: np.ndarray,
-    calibration_weight: np.ndarray,
-) -> np.ndarray:
-    """Returns p-values, float [N], where a calibration score counts as much as its weight.
-
-    Weighted conformal prediction (Tibshirani et al., "Conformal prediction under covariate shift",
-    NeurIPS 2019): the weight is how many times more frequent the example's kind is among the scores
-    to judge than among the calibration scores.
-
-    Args:
-      scores, weight: float [N].
-      calibration, calibration_weight: float [n].
-    """
-    by_score = np.argsort(calibration, kind="stable")
-    totals = np.concatenate([[0.0], np.cumsum(calibration_weight[by_score])])
-    below = totals[np.searchsorted(calibration[by_score], scores, side="right")]
-    return (below + weight) / (totals[-1] + weight)
+    found = np.ones(len(scores))
+    for name in np.unique(group):
+        rows, members = np.flatnonzero(group == name), np.flatnonzero(calibration_group == name)
+        members = members[np.argsort(calibration[members], kind="stable")]
+        totals = np.concatenate([[0.0], np.cumsum(calibration_weight[members])])
+        below = totals[np.searchsorted(calibration[members], scores[rows], side="right")]
+        # Of ones the sums are whole: equal to a `rate` such as 0.05 whenever it should be.
+        found[rows] = (below + weight[rows]) / (totals[-1] + weight[rows])
+    return found
 
 
 def benjamini_hochberg(p_values: np.ndarray, rate: float) -> np.ndarray:
@@ -128,7 +107,7 @@ def effective_number(weight: np.ndarray) -> float:
     return float(weight.sum() ** 2 / np.sum(weight**2))
 
 
-def right_labels(rng, p_values, calibration_p_values, calibration_weight=None):
+def right_labels(rng, p_values, calibration_p_values, weight):
     """Returns (point, draws): how many of N labels are right, an upper estimate after Storey.
 
     Storey, "A direct approach to false discovery rates" (2002): the p-values above LAMBDA are those
@@ -139,15 +118,12 @@ def right_labels(rng, p_values, calibration_p_values, calibration_weight=None):
       rng: numpy generator.
       p_values: float [N] of a group.
       calibration_p_values: float [n], those of the group's calibration scores among themselves.
-      calibration_weight: float [n] if p-values are weighted. Then n is Kish's effective number, and
-        the distribution of V an approximation.
+      weight: float [n], of the calibration scores. If they differ, n is Kish's effective number,
+        and the distribution of V an approximation.
 
     Returns:
       The estimate, and NUM_DRAWS draws of it that have its uncertainty, float [NUM_DRAWS].
     """
-    weight = calibration_weight
-    if weight is None:
-        weight = np.ones(len(calibration_p_values))
     n = effective_number(weight)
     # With one or two calibration scores the smallest p-value is above LAMBDA.
     cut = max(LAMBDA, 1 / (n + 1))
