@@ -99,14 +99,14 @@ class Fitted:
         `pandas.DataFrame(run.suspects())` is the same as a DataFrame. `rates`: false_alarm_rate or
         false_discovery_rate, if they shall not be those of `config.labels`.
         """
-        _, examples, judgement = report.judge_run(self.workdir, **rates)
+        *_, examples, judgement = report.judge_run(self.workdir, **rates)
         return suspects_table(examples, judgement, self.classes)
 
     def report(self, path: str | os.PathLike, **rates: float) -> pathlib.Path:
         """Writes label_report.html as the file `path`, and returns it; `rates` as in `suspects`."""
-        path, page = expand(path), report.render(self.workdir, **rates)
+        path, (files, _) = expand(path), report.render(self.workdir, **rates)
         try:
-            write_atomically(path, page["label_report.html"])
+            write_atomically(path, files["label_report.html"])
         except OSError as error:
             raise UserError(f"{path}: the report cannot be written there ({error})") from None
         return path

@@ -34,8 +34,8 @@ def main(argv):
         "false_alarm_rate": _FALSE_ALARM_RATE.value,
         "false_discovery_rate": _FALSE_DISCOVERY_RATE.value,
     }
-    summary = report.judge_run(folder, **rates)[2].summary
-    files = report.render(folder, **rates)
+    files, judgement = report.render(folder, **rates)
+    summary = judgement.summary
     output = cli.make_folder("--output", _OUTPUT.value or folder)
     for name, content in files.items():
         with writing(output / name):

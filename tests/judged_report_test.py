@@ -7,6 +7,7 @@ import pytest
 from commands import assert_one_line, command
 
 from reweight_jax import UserError, fit, load
+from reweight_jax.labels import report
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,11 @@ def test_the_report_is_a_file(workdir, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         load(workdir).report(tmp_path / "file" / "page.html")
+
+
+def test_what_a_run_writes_is_what_its_folder_renders(workdir):
+    for name, content in report.render(workdir)[0].items():
+        assert (workdir / name).read_bytes() == content
 
 
 def test_the_command_writes_both_at_another_rate(workdir, tmp_path):

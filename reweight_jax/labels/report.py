@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from reweight_jax.data.examples import map_inputs
 from reweight_jax.errors import UserError, prefix
 from reweight_jax.labels import quality, sections
 from reweight_jax.labels.calibrated import scores
@@ -35,15 +36,13 @@ NUM_CARDS = 200
 def judge_run(
     folder: pathlib.Path,
     *,
-    result: dict | None = None,
     false_alarm_rate: float | None = None,
     false_discovery_rate: float | None = None,
-) -> tuple[dict, dict, quality.Judgement]:
-    """Returns (config, examples, judgement) of a finished run, from its folder alone.
+) -> tuple[dict, dict, dict, quality.Judgement]:
+    """Returns (config, result, examples, judgement) of a finished run, from its folder alone.
 
     Args:
       folder: of the run. Read are config.json, result.json, examples.npz and calibration.npz.
-      result: the contents of result.json, if it is not written yet.
       false_alarm_rate, false_discovery_rate: of `quality.judge`; None: those of the config. A
         false-alarm rate that is given sets the other one to 0, if that is not given too.
 
@@ -51,9 +50,7 @@ def judge_run(
       UserError: a file is missing or damaged, or a rate cannot be used.
     """
     folder = pathlib.Path(folder)
-    config = _read(read_sealed, folder / "config.json")
-    if result is None:
-        result = _read(read_sealed, folder / "result.json")
+    config, result = (_read(read_sealed, folder / f"{name}.json") for name in ("config", "result"))
     if false_discovery_rate is None and false_alarm_rate is not None:
         false_discovery_rate = 0.0
     rates = {"false_alarm_rate": false_alarm_rate, "false_discovery_rate": false_discovery_rate}
@@ -65,50 +62,57 @@ def judge_run(
         rates = {name: rate for name, rate in rates.items() if rate is not None}
         options = {"task": config["task"], "num_outputs": config["dataset"]["num_outputs"]}
         with prefix(str(folder)):
-            return config, examples, quality.judge(examples, calibration, **options, **rates)
+            judgement = quality.judge(examples, calibration, **options, **rates)
+        return config, result, examples, judgement
     except (AttributeError, KeyError, IndexError, TypeError) as error:
         raise UserError(f"{folder}: a run of another version, or damaged ({error!r})") from None
 
 
 def render(
-    folder: pathlib.Path, *, result: dict | None = None, **rates: float | None
-) -> dict[str, bytes]:
-    """Returns suspects.csv and label_report.html of a finished run: name -> content.
+    folder: pathlib.Path, **rates: float | None
+) -> tuple[dict[str, bytes], quality.Judgement]:
+    """Returns the `pages` of a finished run and the judgement in them.
 
     Args:
       folder: of the run. Read are suspect_inputs.npz and what `judge_run` reads.
-      result: the contents of result.json, if it is not written yet.
       **rates: as in `judge_run`.
 
     Raises:
       UserError: a file is missing or damaged, or a rate cannot be used.
     """
     folder = pathlib.Path(folder)
-    if result is None:
-        result = _read(read_sealed, folder / "result.json")
-    config, examples, judgement = judge_run(folder, result=result, **rates)
+    config, result, examples, judgement = judge_run(folder, **rates)
     suspects = _read(read_npz, folder / "suspect_inputs.npz", result, missing={})
+    rows = suspects.pop("row", None)
+    nested = {name.partition(".")[2]: array for name, array in suspects.items() if "." in name}
+    inputs = nested or suspects.get("input")
     try:
-        classes, columns = (tuple(config["dataset"][name]) for name in ("classes", "columns"))
-        rows = suspects.pop("row", None)
-        nested = {name.partition(".")[2]: array for name, array in suspects.items() if "." in name}
-        page = report_html(
-            examples,
-            judgement,
-            task=config["task"],
-            classes=classes,
-            columns=columns,
-            inputs=nested or suspects.get("input"),
-            rows=rows,
-            title=f"Label report: {config.get('name', folder.name)}",
-            health=result.get("health", ()),
-            result=result,
-        )
-        table = suspects_table(examples, judgement, classes)
+        return pages(config, result, examples, judgement, inputs, rows), judgement
     except (KeyError, IndexError, TypeError) as error:
         raise UserError(f"{folder}: a run of another version, or damaged ({error!r})") from None
+
+
+def pages(config, result, examples, judgement, inputs, rows) -> dict[str, bytes]:
+    """Returns suspects.csv and label_report.html: name -> content.
+
+    `config` is the content of config.json; the other arguments are those of `report_html`.
+    """
+    classes, columns = (tuple(config["dataset"][name]) for name in ("classes", "columns"))
+    page = report_html(
+        examples,
+        judgement,
+        task=config["task"],
+        classes=classes,
+        columns=columns,
+        inputs=inputs,
+        rows=rows,
+        title=f"Label report: {config['name']}",
+        health=result.get("health", ()),
+        result=result,
+    )
+    table = suspects_csv(suspects_table(examples, judgement, classes))
     # A file name need not be valid text.
-    return {"suspects.csv": suspects_csv(table), "label_report.html": page.encode(errors="replace")}
+    return {"suspects.csv": table, "label_report.html": page.encode(errors="replace")}
 
 
 def report_html(
@@ -145,7 +149,7 @@ def report_html(
         rank = np.empty(len(judgement.order), np.int64)
         rank[judgement.order] = np.arange(len(rank))
         places = np.argsort(rank[rows], kind="stable")[:NUM_CARDS]
-        rows, inputs = rows[places], _take(inputs, places)
+        rows, inputs = rows[places], map_inputs(lambda a: np.asarray(a)[places], inputs)
     parts = {
         "title": html.escape(title),
         "summary": sections.summary(examples, judgement, health),
@@ -252,12 +256,6 @@ def _policy(style, script):
 
 def _resource(name):
     return (importlib.resources.files(__package__) / name).read_text(encoding="utf-8")
-
-
-def _take(inputs, places):
-    if isinstance(inputs, dict):
-        return {name: np.asarray(array)[places] for name, array in inputs.items()}
-    return np.asarray(inputs)[places]
 
 
 def _read(reader, path, *arguments, missing=...):

@@ -68,7 +68,8 @@ def finish(
         for name, png in plots.draw_run(*shown, begins).items():
             folder.write(f"plots/{name}.png", png)
     if judgement:
-        for name, content in report.render(folder.path, result=outcome).items():
+        pages = report.pages(folder.content, outcome, known, judgement, inputs, rows)
+        for name, content in pages.items():
             folder.write(name, content)
     folder.write("result.json", result.to_json(seal(outcome)))
     return outcome

@@ -233,14 +233,15 @@ def run_folder(tmp_path):
 
 
 def test_a_finished_run_is_rendered_from_its_folder(run_folder):
-    content = report.render(run_folder)
+    content, judged = report.render(run_folder)
     assert set(content) == {"suspects.csv", "label_report.html"}
     assert len(content["suspects.csv"].splitlines()) == 401
     parsed = Page(content["label_report.html"].decode())
     assert "false-discovery rate" in " ".join(parsed.text)
     assert [block["name"] for block in parsed.data["cards"][0]["inputs"]] == ["t", "x"]
     flagged = content["suspects.csv"].count(b",True,")
-    other = report.render(run_folder, false_alarm_rate=0.3)
+    assert flagged == judged.summary["num_suspects"]
+    other, _ = report.render(run_folder, false_alarm_rate=0.3)
     assert "30% (false-alarm rate)" in " ".join(Page(other["label_report.html"].decode()).text)
     assert other["suspects.csv"].count(b",True,") > flagged
     # The decisions of one report are those of the other.
@@ -252,7 +253,7 @@ def test_what_is_missing_or_damaged_is_named(run_folder):
         report.render(run_folder, false_alarm_rate=2.0)
     for name in ("calibration.npz", "suspect_inputs.npz"):  # as of a run that has none
         (run_folder / name).unlink()
-    parsed = Page(report.render(run_folder)["label_report.html"].decode())
+    parsed = Page(report.render(run_folder)[0]["label_report.html"].decode())
     assert "No calibration examples" in " ".join(parsed.text)
     assert len(parsed.data["cards"]) == 200
     (run_folder / "examples.npz").write_bytes(b"PK")
