@@ -1,6 +1,7 @@
 """The folder of a run: its lock, whether it may be used, its config.json, and atomic writes."""
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import platform
 import time
 
 import filelock
+from flax.traverse_util import flatten_dict
 
 from reweight_jax.configs import default
 from reweight_jax.errors import UserError
@@ -24,6 +26,10 @@ FREE |= {"data.resident", "data.workers", "data.data_dir", "data.corrections"} |
 LATER = {"num_steps", "compare_plain", "retrain"}
 LATER |= {"finetune_from", "finetune_steps", "finetune_learning_rate"}
 LATER |= {"labels.false_alarm_rate", "labels.false_discovery_rate"}
+
+
+# {"a": {"b": 1}} -> {"a.b": 1}
+flatten = functools.partial(flatten_dict, sep=".")
 
 
 class Workdir:
@@ -251,12 +257,3 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def flatten(tree: dict, prefix: str = "") -> dict:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat = {}
-    for name, value in tree.items():
-        is_group = isinstance(value, dict)
-        flat |= flatten(value, f"{prefix}{name}.") if is_group else {prefix + name: value}
-    return flat

@@ -3,18 +3,18 @@
 import contextlib
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from reweight_jax import models
 from reweight_jax.configs import default
 from reweight_jax.data.examples import Examples, arrays_of
 from reweight_jax.errors import UserError, one_line
 from reweight_jax.methods import METHODS
+from reweight_jax.records.workdir import flatten
 from reweight_jax.tasks import TASKS
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.phases import FINETUNE_FROM, LR_SCHEDULES, RETRAIN, phases_of
@@ -115,7 +115,7 @@ for _rule, _fields in {
 
 def check_config(config) -> None:
     """Raises UserError, naming the field, for a config that cannot be of any run."""
-    values, defaults = dict(_leaves(config)), dict(_leaves(default.get_config()))
+    values, defaults = (flatten(tree.to_dict()) for tree in (config, default.get_config()))
     for field in values | defaults:
         if field not in values or field not in defaults:
             what = "missing" if field in defaults else "no such field"
@@ -136,14 +136,6 @@ def check_config(config) -> None:
             )
     if (steps := phases_of(config)[-1].stop) >= INT_LIMIT:
         raise UserError(f"config.num_steps: {steps} in all phases; must be below {INT_LIMIT:,}")
-
-
-def _leaves(config, prefix="") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _problem_of_type(value, kind):
