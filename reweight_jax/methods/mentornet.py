@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from reweight_jax.errors import UserError
 from reweight_jax.methods.base import CLASSIFICATION, Context, Method, normalize
 
 BURN_IN = 0.2  # fraction of the run in which all weights are equal; then the mentor's are used
@@ -82,8 +81,6 @@ def draw_inputs(key: jax.Array, num_classes: int):
 
 def _init(key, config, train, num_outputs, host_input=None):
     """Trains the mentor; returns it with the settings and the moving percentile."""
-    if not 0 <= config.mentor_percentile <= 100:
-        raise UserError(f"config.mentor_percentile: {config.mentor_percentile:g}; must be 0..100")
     return {
         "mentor": train_mentor(key, num_outputs),
         "moving_percentile": jnp.zeros(()),

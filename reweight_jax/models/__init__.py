@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reweight_jax.errors import UserError, choose
+from reweight_jax.errors import choose
 from reweight_jax.models.adapters import Model as Model
 from reweight_jax.models.adapters import as_model as as_model
 from reweight_jax.models.adapters import scale_inputs as scale_inputs
@@ -36,10 +36,11 @@ MATMUL_PRECISIONS = ("default", "high", "highest")
 def create_model(
     config, num_outputs: int, *, on_cpu: bool, axis_name=None, task="classification"
 ) -> Model:
-    """Returns the model `config.name`; UserError for an unknown name or dtype, or impossible sizes.
+    """Returns the model `config.name`; UserError for an unknown name or dtype, or wrong sizes.
 
     Args:
-      config: the fields of config.model; `name` must not be "auto", see `auto_name`.
+      config: the fields of config.model, each in its range (`train.checks.check_config`); `name`
+        must not be "auto", see `auto_name`.
       num_outputs: K.
       on_cpu: whether the devices of the run are CPUs.
       axis_name: device axis over which a batch is split, or None; see `as_model`.
@@ -47,13 +48,6 @@ def create_model(
     """
     factory = choose("config.model.name", config.name, MODELS)
     dtype = choose("config.model.dtype", config.dtype, DTYPES)
-    for field in ("width", "num_layers", "num_heads", "features"):
-        if config[field] < 1:
-            raise UserError(f"config.model.{field}: {config[field]}; must be at least 1")
-    if any(size < 1 for size in config.hidden):
-        raise UserError(f"config.model.hidden: {tuple(config.hidden)}; sizes must be at least 1")
-    if not 0 <= config.dropout < 1:
-        raise UserError(f"config.model.dropout: {config.dropout}; must be at least 0 and below 1")
     model = factory(config, num_outputs, dtype, on_cpu)
     if isinstance(model, LeNet):
         model = model.clone(one_logit=task == "classification")

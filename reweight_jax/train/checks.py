@@ -91,6 +91,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "finetune_from": _name(FINETUNE_FROM),
     "model.name": lambda v: None if v in ("auto", "own") else _name(models.MODELS)(v),
     "model.hidden": _integers(1),
+    "model.dropout": _number(0, 1),
     "model.matmul_precision": _name(models.MATMUL_PRECISIONS),
     "data.classes": _integers(0),
     "data.clean_in_train": _name(CLEAN_IN_TRAIN),
@@ -103,7 +104,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
 for _rule, _fields in {
     _number(0, FLOAT_LIMIT, open_low=True): "learning_rate finetune_learning_rate",
     _number(1): "num_steps finetune_steps batch_size clean_batch_size log_every_steps "
-    "eval_every_steps checkpoint_every_steps",
+    "eval_every_steps checkpoint_every_steps model.width model.num_heads model.features",
     _number(1, 2_001): "model.depth model.num_layers",
     _number(-1): "data.background_class",
     _number(0): "weight_decay remember_megabytes data.num_clean data.num_calibration "

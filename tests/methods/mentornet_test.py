@@ -8,7 +8,6 @@ import pytest
 from ml_collections import ConfigDict
 from noise_by_hand import weigh
 
-from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS, mentornet
 
 
@@ -101,10 +100,3 @@ def test_losses_beyond_those_the_mentor_was_trained_on(mentor_state):
     losses = np.array([11, 20, 28, 32, 40, 100])  # their median is 30
     weights, _ = weigh("mentornet", state, losses, [0] * 6, 9)
     np.testing.assert_allclose(weights, [1 / 3] * 3 + [0] * 3, atol=1e-4)
-
-
-@pytest.mark.parametrize("percentile", [-1.0, 100.5, float("nan")])
-def test_a_percentile_out_of_range_is_named(percentile):
-    config = mentor_config(percentile)
-    with pytest.raises(UserError, match=r"^config.mentor_percentile: .*; must be 0..100$"):
-        METHODS["mentornet"].init(jax.random.key(0), config, None, 3)
