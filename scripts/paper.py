@@ -13,8 +13,9 @@ from absl import flags
 
 from reweight_jax import cli
 from reweight_jax.errors import UserError, choose
+from reweight_jax.paper import theory_figures
 from reweight_jax.paper.grid import is_finished, run_all
-from reweight_jax.paper.items import ITEMS, write, write_theory
+from reweight_jax.paper.items import ITEMS, write
 from reweight_jax.paper.scales import SCALES
 
 NAMES = [*ITEMS, "theory"]
@@ -38,7 +39,7 @@ def main(argv):
     scale = SCALES[_SCALE.value]
     runs = {name: ITEMS[name].runs(scale, root) for name in _WHAT.value if name in ITEMS}
     if "theory" in _WHAT.value:
-        write_theory(output)
+        theory_figures.write(output / "theory")
     if not _ONLY_DRAW.value:
         run_all([run for of_item in runs.values() for run in of_item], _WORKERS.value)
     for name, of_item in runs.items():

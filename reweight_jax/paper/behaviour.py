@@ -112,12 +112,12 @@ def curves_to_markdown(rows: list[dict], config) -> str:
     """
     first_drop = min(config.lr_drop_steps, default=config.num_steps)
     head = ["hyper-validation accuracy, %", "highest", f"step {first_drop:,}", "end"]
-    lines = [tables.line(head), "|---" * len(head) + "|"]
+    lines = []
     for method in dict.fromkeys(row["method"] for row in rows):
         points = [row for row in rows if row["method"] == method]
         for name, labels in (("", "noisy"), ("true_", "right")):
             values = {p["step"]: 100 * p[f"hyper_val_{name}accuracy"] for p in points}
             before = max(step for step in values if step <= first_drop)
             cells = [max(values.values()), values[before], values[max(values)]]
-            lines.append(tables.line([f"{method}, {labels} labels", *(f"{v:.1f}" for v in cells)]))
-    return "\n".join(lines) + "\n"
+            lines.append([f"{method}, {labels} labels", *(f"{v:.1f}" for v in cells)])
+    return tables.markdown(head, lines)

@@ -36,16 +36,15 @@ def rows_of(finished: list[tuple[dict, dict]]) -> list[dict]:
 def to_markdown(rows: list[dict]) -> str:
     """Returns a table of test errors in percent: methods down, ratios across."""
     ratios = sorted({row["imbalance_ratio"] for row in rows})
-    lines = [tables.line(["method", *(f"{ratio:g}:1" for ratio in ratios)])]
-    lines.append("|---" * (len(ratios) + 1) + "|")
+    lines = []
     for method, setting in dict.fromkeys(line_of(row) for row in sorted(rows, key=_order)):
         cells = [tables.line_label(method, setting)]
         for ratio in ratios:
-            in_cell = [r for r in rows if line_of(r) == (method, setting)]
-            in_cell = [r for r in in_cell if r["imbalance_ratio"] == ratio]
+            place = ratio, method, setting
+            in_cell = [r for r in rows if (r["imbalance_ratio"], *line_of(r)) == place]
             cells.append("<br>".join(_cell(row) for row in in_cell))
-        lines.append(tables.line(cells))
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    return tables.markdown(["method", *(f"{ratio:g}:1" for ratio in ratios)], lines)
 
 
 def line_of(row: dict) -> tuple[str, str]:

@@ -15,7 +15,6 @@ from reweight_jax.paper import (
     scores,
     style,
     tables,
-    theory_figures,
     unhelpful,
 )
 from reweight_jax.paper.grid import Run
@@ -26,6 +25,7 @@ ALL = published.NOISE_METHODS
 TABLE_1 = tuple(
     m for m in ALL if m in {name for name, _ in published.NOISE_ACCURACY["uniform_flip"]}
 )
+CURVES = ("baseline", "s_model", "random", "reweight")
 SHORT = ("baseline", "reed_soft", "reed_hard", "s_model_conf")  # the paper's rows +ES
 RETRAINED = ("reweight", "retrained")
 NUM_CLEAN = {"num_clean": lambda config: config.data.num_clean}
@@ -40,17 +40,12 @@ class Item(NamedTuple):
     Attributes:
       title: one line.
       runs: (scale, folder of all runs) -> its runs.
-      write: (finished runs, path without suffix) -> Markdown; writes path.csv and PNGs.
+      write: (finished runs, path without suffix) -> (rows of its CSV, Markdown); writes PNGs.
     """
 
     title: str
     runs: Callable[[Scale, pathlib.Path], list[Run]]
-    write: Callable[[list[Run], pathlib.Path], str]
-
-
-def background_only(*methods: str) -> Callable:
-    """Returns runs(scale, root) of these methods under background noise, as in Table 2."""
-    return lambda scale, root: noisy_runs(scale, root, "background", methods)
+    write: Callable[[list[Run], pathlib.Path], tuple[list[dict], str]]
 
 
 # --- Figures 2 to 7 -------------------------------------------------------------------------------
@@ -59,7 +54,7 @@ def background_only(*methods: str) -> Callable:
 def write_fig2(runs, path):
     rows = imbalance.rows_of([read_run(run.workdir) for run in runs])
     figures.draw_imbalance(rows, path.with_suffix(".png"))
-    return write_csv(rows, path) and imbalance.to_markdown(rows)
+    return rows, imbalance.to_markdown(rows)
 
 
 def fig3_runs(scale, root):
@@ -72,7 +67,7 @@ def write_fig3(runs, path):
     shown = mechanism.panels(runs)
     mechanism.draw(shown, path.with_suffix(".png"))
     rows = mechanism.summary(shown)
-    return write_csv(rows, path) and mechanism.to_markdown(rows)
+    return rows, mechanism.to_markdown(rows)
 
 
 def fig4_runs(scale, root):
@@ -89,7 +84,7 @@ def write_fig4(runs, path):
     lines = [("reweight", ""), *(("baseline", choice) for choice in ("", "+ES", "+FT", "stopped"))]
     options = {"xlabel": "clean images", "xscale": "log"}
     figures.draw_lines(rows, "num_clean", lines, path.with_suffix(".png"), **options)
-    return write_csv(rows, path) and scores.to_markdown(rows, "num_clean")
+    return rows, scores.to_markdown(rows, "num_clean")
 
 
 def fig5_runs(scale, root):
@@ -104,7 +99,7 @@ def write_fig5(runs, path):
     figures.draw_lines(
         rows, "wrong_labels", lines, path.with_suffix(".png"), xlabel="wrong labels, %"
     )
-    return write_csv(rows, path) and scores.to_markdown(rows, "wrong_labels", "%")
+    return rows, scores.to_markdown(rows, "wrong_labels", "%")
 
 
 def fig6_runs(scale, root):
@@ -121,19 +116,19 @@ def write_fig6(runs, path):
         for kind, row in zip(kinds, grid, strict=True)
     ]
     if any(len(row) != len(grid[0]) for row in grid):
-        return "Not drawn: a run is missing.\n"
+        return [], "Not drawn: a run is missing.\n"
     behaviour.draw_confusions(grid, titles, path.with_suffix(".png"))
-    lines = [tables.line(["run", "most confused: true class, predicted, share"]), "|---|---|"]
-    for title, run in zip(sum(titles, []), sum(grid, []), strict=True):
-        worst = behaviour.most_confused(run)
-        lines.append(tables.line([title, "; ".join(f"{a} as {b}: {s:.0%}" for a, b, s in worst)]))
-    return "\n".join(lines) + "\n"
+    lines = [
+        [title, "; ".join(f"{a} as {b}: {s:.0%}" for a, b, s in behaviour.most_confused(run))]
+        for title, run in zip(sum(titles, []), sum(grid, []), strict=True)
+    ]
+    return [], tables.markdown(["run", "most confused: true class, predicted, share"], lines)
 
 
 def write_fig7(runs, path):
     rows = behaviour.curves(runs)
     behaviour.draw_curves(rows, runs[0].config.lr_drop_steps, path.with_suffix(".png"))
-    return write_csv(rows, path) and behaviour.curves_to_markdown(rows, runs[0].config)
+    return rows, behaviour.curves_to_markdown(rows, runs[0].config)
 
 
 # --- Tables 1 and 2 -------------------------------------------------------------------------------
@@ -155,7 +150,7 @@ def write_table(runs, path):
             paper = row["paper"] if row["dataset"] == "cifar100" else paper
             drawn.setdefault(title, []).append(row | {"paper": paper})
     figures.draw_dots(drawn, path.with_suffix(".png"))
-    return write_csv(rows, path) and noise.to_markdown(rows, beside=True)
+    return rows, noise.to_markdown(rows, beside=True)
 
 
 # --- What the paper does not have -----------------------------------------------------------------
@@ -205,22 +200,13 @@ def write_panels(*columns: tuple[str, Callable], title: str, choices: tuple = ()
         for row in rows:
             drawn.setdefault(title.format(**row), []).append(row)
         figures.draw_dots(drawn, path.with_suffix(".png"))
-        lines = list(dict.fromkeys((row["method"], row["choice"]) for row in rows))
-        parts = [tables.line(["test accuracy, %", *drawn]), "|---" * (len(drawn) + 1) + "|"]
-        for line in lines:
-            cells = [
-                next(map(scores.cell, scores.pick(rows, *line)), "") for rows in drawn.values()
-            ]
-            parts.append(tables.line([style.label(*line), *cells]))
-        return write_csv(rows, path) and "\n".join(parts) + "\n"
+        lines = []
+        for line in dict.fromkeys((row["method"], row["choice"]) for row in rows):
+            cells = (map(scores.cell, scores.pick(of_panel, *line)) for of_panel in drawn.values())
+            lines.append([style.label(*line), *(next(cell, "") for cell in cells)])
+        return rows, tables.markdown(["test accuracy, %", *drawn], lines)
 
     return write
-
-
-def write_csv(rows: list[dict], path: pathlib.Path) -> bool:
-    """Writes `path`.csv; returns True."""
-    write_atomically(path.with_suffix(".csv"), tables.to_csv(rows))
-    return True
 
 
 STOPPING = ("", "+ES", "stopped", "+FT")
@@ -232,7 +218,7 @@ ITEMS = {
     "fig6": Item("Figure 6: confusion matrices on the test set, trial 0", fig6_runs, write_fig6),
     "fig7": Item(
         "Figure 7: training curves, background noise",
-        background_only("baseline", "s_model", "random", "reweight"),
+        lambda scale, root: noisy_runs(scale, root, "background", CURVES),
         write_fig7,
     ),
     "table1": Item(
@@ -283,13 +269,10 @@ def write(name: str, scale_name: str, runs: list[Run], num_runs: int, output: pa
     text = f"{item.title} ({scale_name})\n\n"
     if name in published.CLAIMS:
         text += f"The paper: {published.CLAIMS[name]}.\n\n"
-    table = item.write(runs, path) if runs else ""
+    rows, table = item.write(runs, path) if runs else ([], "")
+    if rows:
+        write_atomically(path.with_suffix(".csv"), tables.to_csv(rows))
     text += f"{table}\n{len(runs)} of {num_runs} runs are finished. "
     text += "Means ± 95% intervals over seeds.\n"
     write_atomically(path.with_suffix(".md"), text)
     return text
-
-
-def write_theory(output: pathlib.Path) -> None:
-    """Writes what `theory_figures` draws; it has no runs and no scale."""
-    theory_figures.write(output / "theory")

@@ -116,12 +116,11 @@ def summary(shown: list[Panel]) -> list[dict]:
 def to_markdown(rows: list[dict]) -> str:
     """Returns the rows of `summary` as a table."""
     head = ["", "labels", "examples", "at or below zero", "mean", "AUC, right against wrong"]
-    lines = [tables.line(head), "|---" * len(head) + "|"]
+    lines = []
     for row in rows:
         numbers = [f"{row['share_not_above_zero']:.1%}", f"{row['mean']:.3g}", f"{row['auc']:.3f}"]
-        cells = [row["panel"], row["labels"], f"{row['examples']:,}", *numbers]
-        lines.append(tables.line(cells))
-    return "\n".join(lines) + "\n"
+        lines.append([row["panel"], row["labels"], f"{row['examples']:,}", *numbers])
+    return tables.markdown(head, lines)
 
 
 def draw(shown: list[Panel], path: pathlib.Path) -> None:

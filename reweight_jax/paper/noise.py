@@ -144,8 +144,7 @@ def _accuracies(rows, beside):
     if beside:
         network, num_clean = published.NOISE_SETTINGS[rows[0]["noise"], "cifar10"]
         head.append(f"the paper's: cifar10, {network}, {num_clean:,} clean")
-    lines = [tables.line(["method", *head]), "|---" * (len(head) + 1) + "|"]
-    by_line = collections.defaultdict(list)
+    lines, by_line = [], collections.defaultdict(list)
     for row in sorted(rows, key=_line_key):
         by_line[_label(row)].append(row)
     for label, of_line in by_line.items():
@@ -160,8 +159,8 @@ def _accuracies(rows, beside):
             names = ("paper", "paper_ci95")
             number = dict(zip(names, paper_elsewhere(of_line[0]), strict=True))
             cells.append("" if math.isnan(number["paper"]) else _paper_cell(number))
-        lines.append(tables.line(cells))
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    return tables.markdown(["method", *head], lines)
 
 
 def _label(row):
@@ -191,11 +190,9 @@ def _paper_cell(row):
 
 def _weights(rows):
     headings = [heading for heading, _ in WEIGHTS.values()]
-    lines = [tables.line(["method", *headings]), "|---" * (len(headings) + 1) + "|"]
+    lines = []
     for row in rows:
-        cells = [
-            "" if math.isnan(row[name]) else format(row[name], spec)
-            for name, (_, spec) in WEIGHTS.items()
-        ]
-        lines.append(tables.line([f"{_label(row)} ({_column_label(row)})", *cells]))
-    return "\n".join(lines) + "\n"
+        cells = ((row[name], spec) for name, (_, spec) in WEIGHTS.items())
+        cells = ("" if math.isnan(value) else format(value, spec) for value, spec in cells)
+        lines.append([f"{_label(row)} ({_column_label(row)})", *cells])
+    return tables.markdown(["method", *headings], lines)

@@ -71,13 +71,12 @@ def pick(rows: list[dict], method: str, choice: str) -> list[dict]:
 def to_markdown(rows: list[dict], column: str, unit: str = "") -> str:
     """Returns a table of accuracies in percent: methods down, the values of `column` across."""
     values = sorted({row[column] for row in rows})
-    lines = [tables.line(["test accuracy, %", *(f"{value:g}{unit}" for value in values)])]
-    lines.append("|---" * (len(values) + 1) + "|")
+    lines = []
     for method, choice in dict.fromkeys((row["method"], row["choice"]) for row in rows):
         cells = {row[column]: cell(row) for row in pick(rows, method, choice)}
         name = style.label(method, choice)
-        lines.append(tables.line([name, *(cells.get(value, "not run") for value in values)]))
-    return "\n".join(lines) + "\n"
+        lines.append([name, *(cells.get(value, "not run") for value in values)])
+    return tables.markdown(["test accuracy, %", *(f"{value:g}{unit}" for value in values)], lines)
 
 
 def cell(row: dict) -> str:

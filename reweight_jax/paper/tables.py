@@ -7,6 +7,7 @@ import json
 import math
 import pathlib
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
 import scipy.special
@@ -95,6 +96,11 @@ def to_csv(rows: list[dict]) -> str:
 def line(cells: list[str]) -> str:
     """Returns a line of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def markdown(head: list[str], rows: Iterable[list[str]]) -> str:
+    """Returns a Markdown table."""
+    return "\n".join([line(head), "|---" * len(head) + "|", *map(line, rows)]) + "\n"
 
 
 def line_label(method: str, setting: str) -> str:

@@ -24,9 +24,8 @@ def write(path: pathlib.Path, *, num_steps: int = 10_000, num_seeds: int = 5) ->
     options = {"num_steps": num_steps, "num_seeds": num_seeds}
     rows += theorem_2(path.with_name(path.name + "_theorem2.png"), **options)
     rows += equation_12(path.with_name(path.name + "_eq12.png"))
-    lines = [tables.line(["", "stated", "found"]), "|---" * 3 + "|"]
-    lines += [tables.line(list(row.values())) for row in rows]
-    write_atomically(path.with_suffix(".md"), "\n".join(lines) + "\n")
+    text = tables.markdown(["", "stated", "found"], [list(row.values()) for row in rows])
+    write_atomically(path.with_suffix(".md"), text)
     write_atomically(path.with_suffix(".csv"), tables.to_csv(rows))
 
 

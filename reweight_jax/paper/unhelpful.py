@@ -14,7 +14,7 @@ from reweight_jax.paper.grid import Run, grid
 from reweight_jax.paper.scales import Scale
 from reweight_jax.records import plots
 from reweight_jax.records.metrics import read_metrics
-from reweight_jax.records.workdir import read_run, write_atomically
+from reweight_jax.records.workdir import read_run
 
 TEXTS = {
     "": "as in the paper",
@@ -44,8 +44,8 @@ def runs(scale: Scale, root: pathlib.Path) -> list[Run]:
     return found
 
 
-def write(finished: list[Run], path: pathlib.Path) -> str:
-    """Writes `path`.csv and .png of finished runs, and returns a table."""
+def write(finished: list[Run], path: pathlib.Path) -> tuple[list[dict], str]:
+    """Writes `path`.png of finished runs, and returns rows and a table of them."""
     rows, (figure, ((left, right),)) = [], style.new_figure(1, 2, size=(9, 4.4))
     names = {run.workdir.parts[-4]: "" for run in finished}
     plain = min(names, key=len)
@@ -62,24 +62,14 @@ def write(finished: list[Run], path: pathlib.Path) -> str:
     right.set(xlabel="step", ylabel="loss on the clean set", yscale="log")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     plots.save(figure, path.with_suffix(".png"))
-    write_atomically(path.with_suffix(".csv"), tables.to_csv(rows))
-    head = [
-        "",
-        "seeds",
-        "clean examples",
-        "clean batch",
-        "steps without",
-        "clean loss",
-        "test error, %",
-    ]
-    lines = [tables.line(head), "|---" * len(head) + "|"]
+    head = ["", "seeds", "clean examples", "clean batch"]
+    head += ["steps without", "clean loss", "test error, %"]
+    lines = []
     for row in rows:
         numbers = [f"{row['share_of_steps']:.1%}", f"{row['clean_loss']:.1e}"]
         cells = [row["setting"], *(str(row[k]) for k in ("seeds", "num_clean", "clean_batch_size"))]
-        lines.append(
-            tables.line([*cells, *numbers, tables.percent(row["test_error"], row["ci95"])])
-        )
-    return "\n".join(lines) + "\n"
+        lines.append([*cells, *numbers, tables.percent(row["test_error"], row["ci95"])])
+    return rows, tables.markdown(head, lines)
 
 
 def _row(of_setting, text):
