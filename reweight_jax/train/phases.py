@@ -9,6 +9,13 @@ from reweight_jax.methods import METHODS, Method
 
 FINETUNE_FROM = {"none": (), "last": ("last",), "best": ("best",), "both": ("last", "best")}
 RETRAIN = ("none", "drop", "relabel")
+# config.lr_schedule -> config -> a schedule that begins with config.learning_rate.
+LR_SCHEDULES = {
+    "drops": lambda config: optax.piecewise_constant_schedule(
+        config.learning_rate, dict.fromkeys(config.lr_drop_steps, 0.1)
+    ),
+    "cosine": lambda config: optax.cosine_decay_schedule(config.learning_rate, config.num_steps),
+}
 
 
 class Phase(NamedTuple):
@@ -52,11 +59,8 @@ def phases_of(config) -> list[Phase]:
     margins may mean anything. Only the first phase of a run adds to what is remembered, and the
     second one if it goes on reweighting because the run does not settle.
     """
-    schedule, method, plain = (
-        learning_rate_schedule(config),
-        METHODS[config.method],
-        METHODS["baseline"],
-    )
+    schedule = LR_SCHEDULES[config.lr_schedule](config)
+    method, plain = METHODS[config.method], METHODS["baseline"]
     examples = "clean" if method.trains_on_clean else "train"
     end, settle = config.num_steps, max(1, round(config.settle_at * config.num_steps))
     phases = [Phase("last", 0, end, method, schedule, examples=examples, remembers=True)]
@@ -78,16 +82,3 @@ def phases_of(config) -> list[Phase]:
         phases.append(Phase(name, end, stop, plain, schedule, "afresh", examples, reviews))
         end = stop
     return phases
-
-
-def learning_rate_schedule(config) -> optax.Schedule:
-    """Returns the schedule `config.lr_schedule`, which begins with `config.learning_rate`."""
-    return LR_SCHEDULES[config.lr_schedule](config)
-
-
-LR_SCHEDULES = {
-    "drops": lambda config: optax.piecewise_constant_schedule(
-        config.learning_rate, dict.fromkeys(config.lr_drop_steps, 0.1)
-    ),
-    "cosine": lambda config: optax.cosine_decay_schedule(config.learning_rate, config.num_steps),
-}

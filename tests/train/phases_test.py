@@ -20,7 +20,7 @@ from reweight_jax.train import loop
 from reweight_jax.train.config import load_experiment
 from reweight_jax.train.evaluate import weight_statistics
 from reweight_jax.train.loop import train_and_evaluate
-from reweight_jax.train.phases import learning_rate_schedule, phases_of
+from reweight_jax.train.phases import LR_SCHEDULES, phases_of
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_phases_of_a_config(noisy_config):
 
 
 def test_the_learning_rate_falls_along_a_cosine(noisy_config):
-    schedule = learning_rate_schedule(noisy_config(lr_schedule="cosine", num_steps=80))
+    schedule = LR_SCHEDULES["cosine"](noisy_config(num_steps=80))
     rate = noisy_config().learning_rate
     expected = [rate * (1 + np.cos(np.pi * step / 80)) / 2 for step in (0, 20, 40, 60, 80)]
     got = [float(schedule(step)) for step in (0, 20, 40, 60, 80)]
@@ -61,7 +61,7 @@ def test_the_learning_rate_falls_along_a_cosine(noisy_config):
 
 
 def test_learning_rate_falls_to_a_tenth(noisy_config):
-    schedule = learning_rate_schedule(noisy_config(lr_drop_steps=(40, 60)))
+    schedule = LR_SCHEDULES["drops"](noisy_config(lr_drop_steps=(40, 60)))
     rates = [float(schedule(step)) for step in (0, 40, 41, 60, 61, 1000)]
     # The update of step t is number t - 1: the one after 40 steps is the first at the lower rate.
     before, after = [float(schedule(step)) for step in (39, 40)]
