@@ -45,7 +45,8 @@ def dispatches(
     clean_rows_of = clean and shuffled(clean.label, seed, "clean")
     m = clean and min(config.clean_batch_size, clean.size)
     most = config.steps_per_dispatch or (1 if on_devices.on_cpu(devices) else STEPS_PER_DISPATCH)
-    due = _chunks_due(experiment) if phase.remembers and splits.calibration else lambda step: 0
+    visits = phase.remembers and splits.calibration
+    observe, due = _observer(experiment) if visits else (None, lambda step: 0)
     lengths = functools.partial(_lengths, start, phase.stop, most, config.log_every_steps, due)
     inputs: Iterator[Any] = itertools.repeat(None)  # a resident set needs only the rows
     if not resident:
@@ -55,7 +56,6 @@ def dispatches(
         parts = (itertools.islice(batches, k) for k in lengths())
         stacked = (map_inputs(lambda *arrays: np.stack(arrays), *part) for part in parts)
         inputs = on_devices.put_ahead(stacked, devices)
-    observe = _observer(experiment) if phase.remembers and splits.calibration else None
     step = start
     for k in lengths():
         rows = batch_rows(rows_of, step, k, n)
@@ -87,22 +87,15 @@ def step_of(experiment: Experiment, phase: Phase):
     )
 
 
-def _chunks_due(experiment):
-    """Returns step -> how many chunks of the calibration set are visited by then."""
-    splits = experiment.splits
-    chunk = -(-splits.calibration.size // CALIBRATION_CHUNKS)
-    visits = experiment.config.batch_size * splits.calibration.size
-    return lambda step: step * visits // (splits.train.size * chunk)
-
-
 def _observer(experiment):
     """Compiles (state, steps before, steps after a dispatch) -> state, with the visits then due.
 
-    By any step a calibration example has as many visits as a training example, up to a chunk.
+    Also returns step -> how many chunks of the calibration set are visited by then: an example of
+    it has as many visits as a training example, up to a chunk.
     """
     config, splits, devices = experiment.config, experiment.splits, experiment.devices
     size, axis = splits.calibration.size, on_devices.axis_name(devices)
-    chunk, due = -(-size // CALIBRATION_CHUNKS), _chunks_due(experiment)
+    chunk = -(-size // CALIBRATION_CHUNKS)
     step_function = functools.partial(
         observe_step, model=experiment.model, task=experiment.task, augment=experiment.augment,
         axis_name=axis, is_shared=chunk % len(devices) == 0,
@@ -110,13 +103,16 @@ def _observer(experiment):
     run = on_devices.compile_steps(step_function, splits.calibration.in_memory(), None, devices)
     rows_of = shuffled(splits.calibration.label, config.seed, "calibration")
 
+    def due(step):
+        return step * config.batch_size * size // (splits.train.size * chunk)
+
     def observe(state, before, after):
         first, last = due(before), due(after)
         if last > first:
             state, _ = run(state, batch_rows(rows_of, first, last - first, chunk), None)
         return state
 
-    return observe
+    return observe, due
 
 
 def _lengths(start, stop, most, interval, due):
