@@ -8,7 +8,6 @@ import concurrent.futures
 import itertools
 import json
 import multiprocessing
-import os
 import pathlib
 import signal
 import sys
@@ -18,7 +17,8 @@ from reweight_jax import startup
 from reweight_jax.errors import UserError
 from reweight_jax.paper.tables import NOT_COMPARED
 from reweight_jax.records.workdir import flatten, read_run, with_defaults
-from reweight_jax.train.loop import train_and_evaluate
+from reweight_jax.train.config import load_experiment
+from reweight_jax.train.loop import train
 from reweight_jax.train.phases import phases_of
 
 CLEAN_ONLY_STEPS = 2_000  # at most: the clean set is small
@@ -85,8 +85,8 @@ def run_all(runs: list[Run], workers: int = 1) -> None:
 def is_finished(run: Run) -> bool:
     """Returns whether the folder has the result of this config, all its steps and phases.
 
-    It only reads. With a run of another config in the folder it is False: `train_and_evaluate` then
-    raises an error that names the field.
+    It only reads. With a run of another config in the folder it is False: `train` then raises an
+    error that names the field.
     """
     try:
         config, result = read_run(run.workdir)
@@ -101,10 +101,10 @@ def is_finished(run: Run) -> bool:
     return result["num_steps"] == run.config.num_steps and phases <= result.keys()
 
 
-def _run(run):
+def _run(run, progress=True):
     print(f"{run.workdir} ...", file=sys.stderr, flush=True)
     try:
-        result = train_and_evaluate(run.config, run.workdir)
+        result = train(load_experiment(run.config), run.workdir, progress=progress)
     except UserError as error:
         raise UserError(f"{run.workdir}: {error}") from error
     error = result["last"].get("test_error")
@@ -113,21 +113,15 @@ def _run(run):
 
 def _run_side_by_side(runs, workers):
     context = multiprocessing.get_context("spawn")  # JAX has threads, so fork would not do
-    disabled = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"  # bars of several processes would overwrite each other
-    try:
-        with concurrent.futures.ProcessPoolExecutor(
-            workers, context, _begin_worker, (context.Value("i", 0), workers)
-        ) as pool:
-            futures = [pool.submit(_run, run) for run in runs]
-            for future in concurrent.futures.as_completed(futures):
-                if future.exception():
-                    pool.shutdown(cancel_futures=True)
-                    raise future.exception()
-    finally:
-        del os.environ["TQDM_DISABLE"]
-        if disabled is not None:
-            os.environ["TQDM_DISABLE"] = disabled
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, context, _begin_worker, (context.Value("i", 0), workers)
+    ) as pool:
+        # Bars of several processes would overwrite each other.
+        futures = [pool.submit(_run, run, progress=False) for run in runs]
+        for future in concurrent.futures.as_completed(futures):
+            if future.exception():
+                pool.shutdown(cancel_futures=True)
+                raise future.exception()
 
 
 def _begin_worker(counter, workers):

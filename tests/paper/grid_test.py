@@ -34,12 +34,13 @@ def started(monkeypatch):
     """Replaces training; -> the folders of the runs that were started."""
     workdirs = []
 
-    def train(config, workdir):
+    def train(config, workdir, progress):
         workdirs.append(workdir)
         finish(Run(config, workdir))
         return {"last": {"test_error": 0.5}}
 
-    monkeypatch.setattr(grids, "train_and_evaluate", train)
+    monkeypatch.setattr(grids, "load_experiment", lambda config: config)
+    monkeypatch.setattr(grids, "train", train)
     return workdirs
 
 

@@ -22,7 +22,7 @@ def sweep(load_script, tmp_path, monkeypatch):
     """(arguments) -> the lines printed, with nothing trained: every test error is 25%."""
     module = load_script("sweep")
 
-    def train(config, workdir):
+    def train(config, workdir, progress):
         scores = {"test_error": 0.25, "test_accuracy": 0.75}
         result = {"method": config.method, "variant": config.variant, "weights": {}}
         result |= {"num_steps": config.num_steps, "steps_per_second": 1.0, "device": "1 x test"}
@@ -36,7 +36,8 @@ def sweep(load_script, tmp_path, monkeypatch):
         (workdir / "result.json").write_text(grids.json.dumps(seal(result)))
         return result
 
-    monkeypatch.setattr(grids, "train_and_evaluate", train)
+    monkeypatch.setattr(grids, "load_experiment", lambda config: config)
+    monkeypatch.setattr(grids, "train", train)
 
     def run(*arguments):
         folders = [f"--workdir={tmp_path}/runs", f"--results={tmp_path}/results"]
