@@ -31,30 +31,25 @@ def lemma_bounds(n: int, inputs: jax.Array, clean_inputs: jax.Array) -> tuple[fl
     return float(n * sound), float(sound)
 
 
-def lemma_step(theta, batch, clean, alpha, *, loss_fn=logistic_losses):
+def lemma_step(theta, batch, clean, alpha):
     """Returns the parameters after Eq. 30, the update of the proofs, and G before it.
 
     theta - alpha / n * sum_i max(<grad G, grad f_i>, 0) grad f_i: the weights are not normalised.
     """
-    useful = jnp.maximum(-epsilon_gradient(loss_fn, theta, batch, clean, method="jvp"), 0)
-    gradient = jax.grad(lambda theta: jnp.mean(useful * loss_fn(theta, batch)[0]))(theta)
-    clean_loss = jnp.mean(loss_fn(theta, clean)[0])
-    return jax.tree.map(lambda p, g: p - alpha * g, theta, gradient), clean_loss
-
-
-def copies_problem(n: int) -> tuple:
-    """Returns (theta, batch, clean): clean x = 1 labelled 0 and 1, n copies of the second.
-
-    theta is -5. L = 1/4 and sigma = 1: the sound bound is 8, the lemma's 8n.
-    """
-    ones = np.ones((n, 1), np.float32)
-    clean = np.ones((2, 1), np.float32), np.array([0, 1], np.float32)
-    return np.array([-5.0], np.float32), (ones, np.ones(n, np.float32)), clean
+    epsilon = epsilon_gradient(logistic_losses, theta, batch, clean, method="jvp")
+    useful = jnp.maximum(-epsilon, 0)
+    gradient = jax.grad(lambda theta: jnp.mean(useful * logistic_losses(theta, batch)[0]))(theta)
+    return theta - alpha * gradient, jnp.mean(logistic_losses(theta, clean)[0])
 
 
 def rise_of_copies(alphas: np.ndarray, n: int) -> np.ndarray:
-    """Returns G after one step minus G before it, for each step size, in `copies_problem(n)`."""
-    theta, batch, clean = copies_problem(n)
+    """Returns G after one step from theta = -5 minus G before it, for each step size.
+
+    The clean examples are x = 1 labelled 0 and 1, the batch n copies of the second. L = 1/4 and
+    sigma = 1: the sound bound is 8, the lemma's 8n.
+    """
+    theta, batch = np.float32([-5]), (np.ones((n, 1), np.float32), np.ones(n, np.float32))
+    clean = np.ones((2, 1), np.float32), np.array([0, 1], np.float32)
 
     def rise(alpha):
         after, before = lemma_step(theta, batch, clean, alpha)
@@ -63,8 +58,8 @@ def rise_of_copies(alphas: np.ndarray, n: int) -> np.ndarray:
     return np.asarray(jax.jit(jax.vmap(rise))(jnp.asarray(alphas, jnp.float32)))
 
 
-def lemma_run(n: int, *, sound: bool, num_steps: int = 200, seed: int = 0) -> np.ndarray:
-    """Returns G before each step on random batches of n examples, 45% of them labelled wrongly.
+def lemma_run(n: int, *, sound: bool, seed: int) -> np.ndarray:
+    """Returns G before each of 200 steps on random batches of n examples, 45% labelled wrongly.
 
     The step size is 0.99 of the sound bound, or of the lemma's.
     """
@@ -76,7 +71,7 @@ def lemma_run(n: int, *, sound: bool, num_steps: int = 200, seed: int = 0) -> np
     wrong = rng.permutation(400)[:180]
     labels[wrong] = 1 - labels[wrong]
     alpha = 0.99 * lemma_bounds(n, inputs, clean[0])[sound]
-    rows = rng.integers(400, size=(num_steps, n))
+    rows = rng.integers(400, size=(200, n))
     theta = (2 * rng.normal(size=4)).astype(np.float32)
 
     def step(theta, rows):
@@ -89,17 +84,16 @@ def lemma_run(n: int, *, sound: bool, num_steps: int = 200, seed: int = 0) -> np
 # --- Theorem 2: the rate --------------------------------------------------------------------------
 
 
-def mlp_outputs(weights: list, x):
-    """Outputs [n, K] of an MLP with tanh and without biases, as in section 3.2."""
+def mlp_losses(weights: list, batch: tuple) -> tuple[jax.Array, None]:
+    """Per-example cross entropies of an MLP with tanh and without biases, as in section 3.2.
+
+    `batch`: inputs [n, d], labels int [n].
+    """
+    x, labels = batch
     for matrix in weights[:-1]:
         x = jnp.tanh(x @ matrix)
-    return x @ weights[-1]
-
-
-def mlp_losses(weights: list, batch: tuple) -> tuple[jax.Array, None]:
-    """Per-example cross entropies: inputs [n, d], labels int [n]."""
-    log_p = jax.nn.log_softmax(mlp_outputs(weights, batch[0]))
-    return -jnp.take_along_axis(log_p, batch[1][:, None], axis=1)[:, 0], None
+    log_p = jax.nn.log_softmax(x @ weights[-1])
+    return -jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0], None
 
 
 def init_mlp(sizes: tuple[int, ...], seed: int) -> list[np.ndarray]:
@@ -127,12 +121,13 @@ def noisy_digits(num_clean: int, seed: int) -> tuple[tuple, tuple]:
 
 
 def gradient_norms(
-    *, normalized: bool, alpha: float, num_steps: int, num_seeds: int, n: int = 50
+    *, normalized: bool, alpha: float, num_steps: int, num_seeds: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns |grad G|^2 and G before each step, float [num_seeds, num_steps].
 
-    An MLP on digits, the whole clean set in each step (m = M), plain gradient steps of a constant
-    size. If `normalized`, weights are those of Eq. 9; if not, the update is Eq. 30, the proofs'.
+    An MLP on digits, batches of 50, the whole clean set in each step (m = M), plain gradient steps
+    of a constant size. If `normalized`, weights are those of Eq. 9; if not, the update is Eq. 30,
+    the proofs'.
     """
     (inputs, labels), clean = noisy_digits(100, seed=0)
     inputs, labels = jnp.asarray(inputs), jnp.asarray(labels)
@@ -141,12 +136,12 @@ def gradient_norms(
         return jnp.mean(mlp_losses(weights, clean)[0])
 
     def step(weights, key):
-        rows = jax.random.randint(key, (n,), 0, len(labels))
+        rows = jax.random.randint(key, (50,), 0, len(labels))
         batch = inputs[rows], labels[rows]
         loss, gradient = jax.value_and_grad(clean_loss)(weights)
         norm = sum(jnp.sum(g**2) for g in gradient)
         epsilon = epsilon_gradient(mlp_losses, weights, batch, clean, method="jvp")
-        useful = normalize_weights(epsilon) if normalized else jnp.maximum(-epsilon, 0) / n
+        useful = normalize_weights(epsilon) if normalized else jnp.maximum(-epsilon, 0) / 50
         update = jax.grad(lambda weights: jnp.sum(useful * mlp_losses(weights, batch)[0]))(weights)
         return jax.tree.map(lambda p, g: p - alpha * g, weights, update), (norm, loss)
 
