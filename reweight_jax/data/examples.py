@@ -9,57 +9,41 @@ import numpy as np
 class LazyInputs:
     """An array [N, ...] that holds row numbers, and reads only the rows that are indexed."""
 
-    def __init__(self, source, rows: np.ndarray | None = None):
-        """Wraps a source; reads nothing.
+    def __init__(self, *sources, rows: np.ndarray | None = None):
+        """Wraps sources, the rows of one after those of the other; reads nothing.
 
         Args:
-          source: has a shape [M, ...], a dtype and source[rows int [b]] -> [b, ...].
-          rows: int [N], the rows of `source` that are kept; None: all of them.
+          *sources: each has a shape [M, ...], a dtype and source[rows int [b]] -> [b, ...].
+          rows: int [N], the rows that are kept, counted through all sources; None: all of them.
         """
-        self._source = source
-        self._rows = np.arange(source.shape[0]) if rows is None else rows
-        self.shape = (len(self._rows), *source.shape[1:])
+        self._sources = sources
+        self._starts = np.cumsum([0, *(source.shape[0] for source in sources)])
+        self._rows = np.arange(self._starts[-1]) if rows is None else rows
+        self.shape = (len(self._rows), *sources[0].shape[1:])
         self.ndim = len(self.shape)
-        self.dtype = np.dtype(source.dtype)
+        self.dtype = np.dtype(sources[0].dtype)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         """Reads the rows of a slice or of int [b]; UserError if one is damaged."""
-        return self._source[self._rows[rows]]
+        rows = self._rows[rows]
+        inputs = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        number = np.searchsorted(self._starts, rows, side="right") - 1
+        for k in np.unique(number):  # not every source can read no rows
+            inputs[number == k] = self._sources[k][rows[number == k] - self._starts[k]]
+        return inputs
 
     def take(self, rows: np.ndarray, axis: int = 0) -> "LazyInputs":
         """Returns the inputs of `rows`, int [b], unread; `axis` must be 0 (numpy's `take`)."""
         if axis != 0:
             raise ValueError(f"axis: {axis}; only whole rows can be taken")
-        return LazyInputs(self._source, self._rows[rows])
-
-    def concatenate(self, other: "LazyInputs") -> "LazyInputs":
-        """Returns these inputs followed by those of `other`, unread."""
-        if other._source is self._source:
-            return LazyInputs(self._source, np.concatenate([self._rows, other._rows]))
-        return LazyInputs(_Joined(self, other))
+        return LazyInputs(*self._sources, rows=self._rows[rows])
 
     def __array__(self, dtype=None, copy=None):
         # numpy would otherwise quietly read all of them, one by one.
         raise TypeError("lazy inputs are not read as a whole; index them")
-
-
-class _Joined:
-    """Two lazy arrays as one source."""
-
-    def __init__(self, first: LazyInputs, second: LazyInputs):
-        self._first, self._second, self.dtype = first, second, first.dtype
-        self.shape = (len(first) + len(second), *first.shape[1:])
-
-    def __getitem__(self, rows):
-        inputs = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        in_first, size = rows < len(self._first), len(self._first)
-        for part, chosen, start in ((self._first, in_first, 0), (self._second, ~in_first, size)):
-            if chosen.any():  # not every source can read no rows
-                inputs[chosen] = part[rows[chosen] - start]
-        return inputs
 
 
 Array = np.ndarray | LazyInputs
@@ -123,11 +107,6 @@ class Examples(NamedTuple):
         """N."""
         return len(self.label)
 
-    @property
-    def is_lazy(self) -> bool:
-        """Whether inputs are read only when they are indexed."""
-        return is_lazy(self.inputs)
-
     def take(self, rows: np.ndarray) -> "Examples":
         """Returns the examples of `rows`, int [b], in their order; lazy inputs stay unread."""
         true_label = None if self.true_label is None else self.true_label[rows]
@@ -166,8 +145,7 @@ def concatenate(first: Examples, second: Examples) -> Examples:
     def join(a, b):
         if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
             return np.concatenate([a, b])
-        a, b = (x if isinstance(x, LazyInputs) else LazyInputs(x) for x in (a, b))
-        return a.concatenate(b)
+        return LazyInputs(a, b)
 
     is_known = first.true_label is not None and second.true_label is not None
     return Examples(

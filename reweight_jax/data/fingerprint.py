@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from reweight_jax.data.examples import Splits, arrays_of
+from reweight_jax.data.examples import Splits, arrays_of, is_lazy
 
 SAMPLED = 1_000  # rows of inputs; images on a disk are read and decoded for it
 SAMPLED_LAZY = 50
@@ -21,7 +21,7 @@ def fingerprint(splits: Splits) -> dict[str, str]:
 
 def _digest(examples) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    count = min(SAMPLED_LAZY if examples.is_lazy else SAMPLED, examples.size)
+    count = min(SAMPLED_LAZY if is_lazy(examples.inputs) else SAMPLED, examples.size)
     rows = np.linspace(0, examples.size - 1, count).astype(int)
     for array in (examples.label, *(inputs[rows] for inputs in arrays_of(examples.inputs))):
         digest.update(f"{array.dtype} {array.shape}".encode())

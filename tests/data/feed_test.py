@@ -15,7 +15,7 @@ from watched import Damaged, Watched, assert_no_workers, images
 from configs import default
 from reweight_jax.data import sources
 from reweight_jax.data.batches import batch_rows, class_balanced, shuffled
-from reweight_jax.data.examples import Examples, LazyInputs, Part, concatenate
+from reweight_jax.data.examples import Examples, LazyInputs, Part, concatenate, is_lazy
 from reweight_jax.data.feed import stream_inputs
 from reweight_jax.data.splits import load
 from reweight_jax.errors import UserError
@@ -31,7 +31,7 @@ def test_take_and_concatenate_are_numpys_and_read_nothing():
     first, second = np.array([7, 3, 30, 3, 12, 0]), np.array([39, 5])
     lazy = LazyInputs(source)
     nested = lazy.take(first).take(np.array([4, 0, 1]))
-    joined = nested.concatenate(lazy.take(second, axis=0)).concatenate(LazyInputs(other))
+    joined = LazyInputs(LazyInputs(nested, lazy.take(second, axis=0)), other)
     expected = np.concatenate([array[[12, 7, 3, 39, 5]], images(9, seed=1)])
     assert joined.shape == expected.shape and joined.dtype == expected.dtype
     assert joined.ndim == 4 and len(joined) == 14 and source.rows == other.rows == []
@@ -55,13 +55,13 @@ def examples(inputs, size=4, first=0):
 def test_examples_of_dicts_and_of_both_kinds():
     x, y = np.arange(8).reshape(4, 2), np.arange(4.0)
     mixed = examples({"x": LazyInputs(x), "y": y})
-    assert mixed.is_lazy and mixed.size == 4
+    assert is_lazy(mixed.inputs) and mixed.size == 4
     taken = mixed.take(np.array([3, 1]))
-    assert taken.is_lazy and taken.true_label is None and taken.index.tolist() == [3, 1]
+    assert is_lazy(taken.inputs) and taken.true_label is None and taken.index.tolist() == [3, 1]
     chex.assert_trees_all_equal(taken.in_memory().inputs, {"x": x[[3, 1]], "y": y[[3, 1]]})
-    assert not taken.in_memory().is_lazy
+    assert not is_lazy(taken.in_memory().inputs)
     joined = concatenate(examples(x), examples(LazyInputs(x + 10), first=4))
-    assert joined.is_lazy and joined.index.tolist() == list(range(8))
+    assert is_lazy(joined.inputs) and joined.index.tolist() == list(range(8))
     np.testing.assert_array_equal(joined.inputs[:], np.concatenate([x, x + 10]))
     plain = concatenate(examples(x)._replace(true_label=np.zeros(4, int)), examples(x))
     assert plain.true_label is None and isinstance(plain.inputs, np.ndarray)
@@ -77,10 +77,11 @@ def test_splits_of_a_lazy_source_are_the_resident_ones(monkeypatch):
     lazy_parts = {name: Part(LazyInputs(p.inputs), p.label) for name, p in parts.items()}
     monkeypatch.setitem(sources.DATASETS, "digits", lambda fields: lazy_parts)
     lazy = load(config, 3).splits
-    assert all(part.is_lazy for part in lazy) and not any(part.is_lazy for part in resident)
+    assert all(is_lazy(part.inputs) for part in lazy)
+    assert not any(is_lazy(part.inputs) for part in resident)
     chex.assert_trees_all_equal(tuple(part.in_memory() for part in lazy), tuple(resident))
     joined = concatenate(lazy.train, lazy.clean)
-    assert joined.is_lazy
+    assert is_lazy(joined.inputs)
     expected = concatenate(resident.train, resident.clean)
     chex.assert_trees_all_equal(joined.in_memory(), expected)
     np.testing.assert_array_equal(expected.inputs[-4:], resident.clean.inputs)

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from configs import own_data
+from reweight_jax.data.examples import is_lazy
 from reweight_jax.data.splits import load
 from reweight_jax.errors import UserError
 
@@ -39,7 +40,7 @@ def test_classes_are_the_folders(folder, resident):
     train = data.splits.train
     assert data.classes == ("cat", "dog") and train.label.tolist() == [0, 0, 1, 1]
     assert train.inputs.shape == (4, 4, 5, 1) and train.inputs.dtype == np.uint8
-    assert train.is_lazy != resident
+    assert is_lazy(train.inputs) != resident
     np.testing.assert_array_equal(train.in_memory().inputs.mean((1, 2, 3)), [10, 20, 30, 40])
     np.testing.assert_array_equal(train.inputs[np.array([3, 0])][:, 0, 0, 0], [40, 10])
     assert data.ids.tolist() == ["cat/1.png", "cat/2.PNG", "dog/1.png", "dog/more/0.png"]

@@ -142,7 +142,7 @@ def test_tfds_images():
     lazy = LazyInputs(TfdsImages(Records(), (2, 3, 1), "mnist in here")).take(np.array([8, 2, 5]))
     assert lazy.shape == (3, 2, 3, 1)
     np.testing.assert_array_equal(lazy[:2], np.full((2, 2, 3, 1), [[[[8]]], [[[2]]]]))
-    joined = lazy.concatenate(LazyInputs(np.zeros((4, 2, 3, 1), np.uint8)))
+    joined = LazyInputs(lazy, np.zeros((4, 2, 3, 1), np.uint8))
     assert joined[3:].shape == (4, 2, 3, 1)  # no record of the first part is read
     with pytest.raises(UserError, match=r"^mnist in here: a record cannot be read \(crc mism") as e:
         lazy[2:]
