@@ -9,6 +9,7 @@ For example:
 Both take the parameters of `reweight_jax.fit` that matter most, and the others as `fields`.
 """
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import jax
@@ -49,35 +50,22 @@ _SHARED = """
     """
 
 
+@dataclass(eq=False, repr=False)
 class _Reweight(BaseEstimator):
     __doc__ = "What classifier and regressor share: parameters, training and outputs.\n" + _SHARED
 
-    def __init__(
-        self,
-        model: Any = None,
-        *,
-        method: str = "reweight",
-        num_steps: int = 2_000,
-        batch_size: int = 100,
-        clean_batch_size: int = 100,
-        learning_rate: float = 1e-3,
-        hidden: tuple[int, ...] = (256, 256),
-        standardize: bool = True,
-        fields: dict | None = None,
-        random_state: Any = None,
-        verbose: bool = False,
-    ):
-        self.model = model
-        self.method = method
-        self.num_steps = num_steps
-        self.batch_size = batch_size
-        self.clean_batch_size = clean_batch_size
-        self.learning_rate = learning_rate
-        self.hidden = hidden
-        self.standardize = standardize
-        self.fields = fields
-        self.random_state = random_state
-        self.verbose = verbose
+    model: Any = None
+    _: KW_ONLY
+    method: str = "reweight"
+    num_steps: int = 2_000
+    batch_size: int = 100
+    clean_batch_size: int = 100
+    learning_rate: float = 1e-3
+    hidden: tuple[int, ...] = (256, 256)
+    standardize: bool = True
+    fields: dict | None = None
+    random_state: Any = None
+    verbose: bool = False
 
     def _check_clean(self, X_clean, y_clean):
         """Returns X_clean as float32; None if there is no clean set, which the method may need."""
