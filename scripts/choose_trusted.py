@@ -161,11 +161,9 @@ def finish(config, arguments: list[str], answers: str, output: str) -> str:
     """Writes the trusted set to the folder `output`; returns what to tell the user."""
     data, table = read_data(config), read_table(expand(answers))
     train, index = data.splits.train, data.splits.train.index
-    if "label" not in table.cells:
-        raise UserError(f"{table.path}: no column label; found: {', '.join(table.cells)}")
     size = index.max() + 1 if data.ids is None else len(data.ids)
     rows = find_rows(table, train, index.max() + 1, Names(data.classes, data.ids, size))
-    lines = [line for line, cell in enumerate(table.cells["label"]) if cell.strip()]
+    lines = [line for line, cell in enumerate(table.column("label")) if cell.strip()]
     if not lines:
         raise UserError(f"{table.path}: the column label is empty; fill it in")
     label, rows = read_answers(table, lines, train, data.classes), rows[lines]

@@ -73,15 +73,15 @@ def correct(train: Examples, files: str, names: Names) -> tuple[Examples, dict]:
     num_train, counts = train.size, {"dropped": 0, "relabelled": 0}
     for path in split_paths(files):
         table = read_table(path)
-        decision, new_label = _decision_columns(table)
+        decision, new_label = next((pair for pair in COLUMNS if pair[0] in table.cells), COLUMNS[0])
+        decisions, _ = map(table.column, (decision, new_label))
         rows = find_rows(table, train, num_train, names)
         label, is_kept = train.label.copy(), np.ones(train.size, bool)
         parse = label_parser(names.classes, train.label)
-        for line, row in enumerate(rows):
-            what = table.cells[decision][line].strip().lower() or "keep"
+        for line, (row, cell) in enumerate(zip(rows, decisions, strict=True)):
+            what = cell.strip().lower() or "keep"
             if what not in DECISIONS:
                 valid = f"must be {', '.join(DECISIONS[:-1])} or {DECISIONS[-1]}"
-                cell = table.cells[decision][line]
                 raise UserError(f"{table.at(line, decision)}: {cell!r}; {valid}")
             if what == "keep" or (row < 0 and decision == "action"):
                 continue  # a list of suspects may name trusted examples that a run also trained on
@@ -129,13 +129,10 @@ def find_rows(table: Table, train: Examples, num_train: int, names: Names) -> np
     Raises:
       UserError: an index that is doubled or no row of the data, or another id or label there.
     """
-    if "index" not in table.cells:
-        found = ", ".join(table.cells)
-        raise UserError(f"{table.path}: no column index, the row of the data; found: {found}")
     rows, seen = np.full(len(table.lines), -1), {}
     parse = label_parser(names.classes, train.label)
     id_column = next((name for name in ID_COLUMNS if name in table.cells), None)
-    for line, cell in enumerate(map(str.strip, table.cells["index"])):
+    for line, cell in enumerate(map(str.strip, table.column("index"))):
         index = int(cell) if INTEGER.fullmatch(cell) else -1
         if not 0 <= index < names.size:
             valid = f"must be a row of the training set, 0..{num_train - 1}"
@@ -241,22 +238,6 @@ def to_csv(header: Iterable[str], rows: Iterable[Iterable]) -> str:
     writer.writerow(header)
     writer.writerows(map(guarded, map(str, row)) for row in rows)
     return text.getvalue()
-
-
-def _decision_columns(table):
-    """Returns the names of the columns (decision, new label)."""
-    for decision, new_label in COLUMNS:
-        if decision in table.cells:
-            if new_label not in table.cells:
-                raise UserError(
-                    f"{table.path}: no column {new_label}, which belongs to {decision}; found: "
-                    f"{', '.join(table.cells)}"
-                )
-            return decision, new_label
-    raise UserError(
-        f"{table.path}: no column {COLUMNS[0][0]} or {COLUMNS[1][0]}; found: "
-        f"{', '.join(table.cells)}"
-    )
 
 
 def _is_label(text, label, parse):

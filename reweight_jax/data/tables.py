@@ -13,7 +13,8 @@ from reweight_jax.errors import UserError, one_line
 from reweight_jax.paths import open_regular
 
 FILE_COLUMN = "file"
-YES, NO = ("1", "true", "yes", "1.0"), ("0", "false", "no", "0.0")
+FLAGS = {"1": True, "true": True, "yes": True, "1.0": True}
+FLAGS |= {"0": False, "false": False, "no": False, "0.0": False}
 # 007 and 1_5 are names, though Python would take both for numbers.
 INTEGER = re.compile(r"-?(0|[1-9]\d*)")
 NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
@@ -28,20 +29,22 @@ class Table(NamedTuple):
 
     def numbers(self, column: str) -> np.ndarray:
         """Returns a column as float64 [N]; UserError that names the line of any other cell."""
-        try:
-            values = np.array(self.cells[column]).astype(np.float64)
-            row = int(np.argmin(np.isfinite(values)))
-        except ValueError:
-            row = next(row for row, cell in enumerate(self.cells[column]) if not _is_number(cell))
-        else:
-            if np.isfinite(values[row]):
-                return values
+        values = np.array([_number(cell) for cell in self.cells[column]])
+        row = int(np.argmin(np.isfinite(values)))
+        if np.isfinite(values[row]):
+            return values
         cell = self.cells[column][row]
         what = f"{cell!r} is not a number" if cell.strip() else "an empty cell"
         raise UserError(
             f"{self.at(row, column)}: {what}; mend it, or leave the column out: "
             f"config.data.ignore_columns=({column!r},)"
         )
+
+    def column(self, name: str) -> list[str]:
+        """Returns the cells of a column; UserError that lists all columns if it is not there."""
+        if name not in self.cells:
+            raise UserError(f"{self.path}: no column {name!r}; found: {', '.join(self.cells)}")
+        return self.cells[name]
 
     def at(self, row: int, column: str) -> str:
         """Returns where a cell is, for messages."""
@@ -68,8 +71,7 @@ def read_csv(fields) -> dict[str, Part]:
     label_columns = _label_columns(train, fields.label_column)
     ignored = set(fields.ignore_columns)
     for name in [*fields.ignore_columns, *filter(None, [fields.clean_column])]:
-        if name not in train.cells:
-            raise UserError(f"{train.path}: no column {name!r}; found: {', '.join(train.cells)}")
+        train.column(name)
     rest = [c for c in train.cells if c not in {*label_columns, *ignored, fields.clean_column}]
     columns = [FILE_COLUMN] if FILE_COLUMN in rest else rest
     unread = [name for name in rest if name not in columns]
@@ -202,30 +204,24 @@ def _csv_labels(tables, columns):
 
 def _tags(table, column):
     """Returns a column of tags or numbers, float64 [N], with NaN for empty cells."""
-    values = np.full(len(table.lines), np.nan)
-    for row, cell in enumerate(table.cells[column]):
-        cell = cell.strip().lower()
-        if cell in YES or cell in NO:
-            values[row] = cell in YES
-        elif cell:
-            try:
-                values[row] = float(cell)
-            except ValueError:
-                raise UserError(
-                    f"{table.at(row, column)}: {cell!r}; must be 0, 1, a number, or empty"
-                ) from None
+    cells = [cell.strip().lower() for cell in table.cells[column]]
+    values = np.array([FLAGS.get(cell, _number(cell)) for cell in cells], np.float64)
+    for row in np.flatnonzero(np.isnan(values)):
+        if cells[row] not in ("", "nan", "+nan", "-nan"):
+            where = table.at(row, column)
+            raise UserError(f"{where}: {cells[row]!r}; must be 0, 1, a number, or empty")
     return values
 
 
 def _flag(table, row, column):
     cell = table.cells[column][row].strip().lower()
-    if cell not in YES + NO:
+    if cell not in FLAGS:
         raise UserError(f"{table.at(row, column)}: {cell!r}; must be 0 or 1 (true, false, yes, no)")
-    return cell in YES
+    return FLAGS[cell]
 
 
-def _is_number(cell):
+def _number(cell):
     try:
-        return np.isfinite(float(cell))
+        return float(cell)
     except ValueError:
-        return False
+        return np.nan

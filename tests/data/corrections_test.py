@@ -210,10 +210,10 @@ def test_a_mistake_names_the_line(tmp_path, rows, message):
 @pytest.mark.parametrize(
     "header, message",
     [
-        ("row,decision,new_label", "no column index, the row of the data; found: row, decision"),
-        ("index,given_label,new_label", "no column decision or action; found: index, given_l"),
-        ("index,decision,suggested_label", "no column new_label, which belongs to decision; fo"),
-        ("index,action,new_label", "no column suggested_label, which belongs to action; found"),
+        ("row,decision,new_label", "no column 'index'; found: row, decision"),
+        ("index,given_label,new_label", "no column 'decision'; found: index, given_label, "),
+        ("index,decision,suggested_label", "no column 'new_label'; found: index, decision, sug"),
+        ("index,action,new_label", "no column 'suggested_label'; found: index, action, new"),
     ],
 )
 def test_a_missing_column_is_named(tmp_path, header, message):

@@ -299,5 +299,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path):
     path.write_text(text.replace(",dog,dog", ",owl,dog"))
     assert_one_line(answer(*finishing), "column given_label: 'owl', but row", "has 'dog'")
     path.write_text(text.replace("given_label,label", "given_label,right"))
-    assert_one_line(answer(*finishing), "to_label.csv: no column label; found: index, given_label")
+    assert_one_line(
+        answer(*finishing), "to_label.csv: no column 'label'; found: index, given_label"
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "to_label"]
