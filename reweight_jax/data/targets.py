@@ -44,12 +44,17 @@ def encode_classes(labels, num_classes, tags):
     replaced by their index among the sorted labels of train and clean.
     """
     values = {split: _class_values(f"{split}_label", label) for split, label in labels.items()}
-    if num_classes:
-        return _of_known_classes(values, num_classes), tuple(range(num_classes)), num_classes
-    if len({value.dtype.kind for value in values.values()}) > 1:
-        types = ", ".join(f"{split}_label {value.dtype}" for split, value in values.items())
-        raise ValueError(f"labels are of different types: {types}")
-    known = np.unique(np.concatenate([values[s] for s in ("train", "clean") if s in values]))
+    if num_classes and not 2 <= num_classes <= MAX_CLASSES:
+        raise ValueError(f"num_classes: {num_classes}; must be in 2..{MAX_CLASSES}")
+    types = {f"{split}_label": value.dtype for split, value in values.items()}
+    types |= {"num_classes": np.dtype(int)} if num_classes else {}
+    if len({dtype.kind for dtype in types.values()}) > 1:
+        found = ", ".join(f"{name} {dtype}" for name, dtype in types.items())
+        raise ValueError(f"labels are of different types: {found}")
+    known, source = np.arange(num_classes), f"num_classes {num_classes} (0: from the labels)"
+    if not num_classes:
+        known = np.unique(np.concatenate([values[s] for s in ("train", "clean") if s in values]))
+        source = "the training set"
     if len(known) > MAX_CLASSES:
         raise ValueError(
             f"train_label: {len(known)} different labels, more than {MAX_CLASSES} classes; numbers "
@@ -61,8 +66,8 @@ def encode_classes(labels, num_classes, tags):
     for split, value in values.items():
         if (row := _first(~np.isin(value, known))) is not None:
             raise ValueError(
-                f"{split}_label: row {row} is {value[row]!s}, which is no label of the training "
-                f"set: {listed(known)}"
+                f"{split}_label: row {row} is {value[row]!s}, which is no label of {source}: "
+                f"{listed(known)}"
             )
     encoded = {split: np.searchsorted(known, v).astype(np.int32) for split, v in values.items()}
     return encoded, tuple(known.tolist()), len(known)
@@ -154,19 +159,6 @@ def _of_objects(name, array):
             return np.array(array.tolist())
     names = ", ".join(sorted(type_.__name__ for type_ in types))
     raise ValueError(f"{name}: labels are of the types {names}; give numbers only, or strings only")
-
-
-def _of_known_classes(values, num_classes):
-    if not 2 <= num_classes <= MAX_CLASSES:
-        raise ValueError(f"num_classes: {num_classes}; must be in 2..{MAX_CLASSES}")
-    rule = f"with num_classes {num_classes}, labels must be integers in 0..{num_classes - 1}"
-    rule += " (0: classes from the labels)"
-    for split, value in values.items():
-        if value.dtype.kind != "i":
-            raise ValueError(f"{split}_label: is {value.dtype}; {rule}")
-        if (row := _first((value < 0) | (value >= num_classes))) is not None:
-            raise ValueError(f"{split}_label: row {row} is {value[row]}; {rule}")
-    return {split: value.astype(np.int32) for split, value in values.items()}
 
 
 def _numbers(name, label, what):
