@@ -56,7 +56,7 @@ def test_an_output_file_is_one_that_can_be_written(monkeypatch, tmp_path):
         ([CONFIG, "--config.epsilon_over=no"], ["config.epsilon_over: 'no' matches none", "/bias"]),
         ([CONFIG, "--config.data.clean_in_train=x"], ["clean_in_train", "always, baselines"]),
         ([CONFIG, "--config.data.name=svhn"], ["config.data.name", "'svhn'", "digits"]),
-        ([CONFIG, "--config.data.num_clean=300"], ["config.data.num_clean", "class"]),
+        ([CONFIG, "--config.data.num_clean=60"], ["config.data.num_clean", "class"]),
         ([CONFIG, "--config.data.num_clean=0"], ["no trusted set"]),
         ([CONFIG, "--config.data.noise=x"], ["config.data.noise", "uniform_flip"]),
         ([CONFIG, "--config.data.noise_ratio=0.4"], ["noise_ratio: 0.4", "noise is none"]),

@@ -133,11 +133,8 @@ def even_counts(labels: np.ndarray, num_classes: int, total: int) -> np.ndarray:
 def proportional_counts(labels: np.ndarray, num_classes: int, total: int) -> np.ndarray:
     """Returns `total` split over the classes as the labels are, int64 [K].
 
-    Shares are rounded down, and the largest remainders get what is left. ValueError if there are
-    fewer labels than `total`.
+    Shares are rounded down, and the largest remainders get what is left.
     """
-    if total > len(labels):
-        raise ValueError(f"{total} examples wanted, of {len(labels)} left")
     share = np.bincount(labels, minlength=num_classes) * (total / max(len(labels), 1))
     counts = np.floor(share).astype(np.int64)
     order = np.argsort(-(share - counts), kind="stable")

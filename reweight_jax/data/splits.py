@@ -160,20 +160,17 @@ def _split(sets, fields, seed, classes, is_known):
 
     `classes` is None if the labels are no classes.
     """
-    train, num_classes = sets["train"], classes and len(classes)
+    train, num_classes = sets["train"], len(classes) if classes else 1
     rows = pool = np.arange(train.size)  # of train; inputs are copied once, at the end
 
-    def draw(rows, field, counts=corrupt.proportional_counts, label=train.label):
+    def draw(rows, field, counts=corrupt.proportional_counts, examples=train):
         """Returns (as many of the rows as the field says, the others), both sorted."""
         total, rng = fields[field], generator(seed, field.replace("num_", "split_"))
+        label = examples.label[rows] if classes else np.zeros(len(rows), int)
         with prefix(f"config.data.{field}"):
-            if num_classes is not None:
-                wanted = counts(label[rows], num_classes, total)
-                drawn = corrupt.draw_per_class(label[rows], wanted, rng)
-            elif total > len(rows):
+            if total > len(rows):
                 raise ValueError(f"{total} examples wanted, of {len(rows)} left")
-            else:
-                drawn = np.sort(rng.choice(len(rows), total, replace=False))
+            drawn = corrupt.draw_per_class(label, counts(label, num_classes, total), rng)
         return rows[drawn], np.delete(rows, drawn)
 
     if fields.imbalance_factor:
@@ -198,7 +195,7 @@ def _split(sets, fields, seed, classes, is_known):
     if calibration is None and fields.num_calibration:
         if clean is None:
             raise UserError(f"config.data.num_calibration: {CLEAN_MISSING}")
-        drawn, rest = draw(np.arange(clean.size), "num_calibration", label=clean.label)
+        drawn, rest = draw(np.arange(clean.size), "num_calibration", examples=clean)
         if not len(rest):
             raise UserError("config.data.num_calibration: takes the whole clean set")
         clean, calibration = clean.take(rest), clean.take(drawn)

@@ -79,7 +79,8 @@ def test_a_draw_does_not_depend_on_the_others():
         ({"classes": (4, 40)}, r"config.data.classes: \(4, 40\); .* labels of: 0, 1"),
         ({"classes": (4,)}, "config.data.classes"),
         ({"num_clean": 15}, "config.data.num_clean: 15 is not a multiple of the 10 classes"),
-        ({"num_clean": 2000}, "config.data.num_clean: needs 200 examples of class"),
+        ({"num_clean": 1090}, "config.data.num_clean: needs 109 examples of class"),
+        ({"num_clean": 2000}, "config.data.num_clean: 2000 examples wanted, of 1098 left"),
         ({"num_train": 5000}, "config.data.num_train: 5000 examples wanted, of 1198 left"),
         ({"num_train": 1190}, "config.data.num_hyper_val: 100 examples wanted, of 8 left"),
         (
