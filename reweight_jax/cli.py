@@ -18,15 +18,13 @@ from reweight_jax.paths import expand, open_regular
 from reweight_jax.train.orbax_threads import end_process
 
 
-def check_arguments(argv, config) -> None:
-    """Raises UserError for a stray argument, a missing --config, or one that cannot be run."""
-    from reweight_jax.train.checks import check_config  # with all that trains
+def check_config(config) -> None:
+    """Raises UserError for a missing --config, or one that cannot be run."""
+    from reweight_jax.train import checks  # with all that trains
 
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
     if config is None:
         raise UserError("--config is missing; for example --config=configs/mnist_imbalance.py")
-    check_config(config)
+    checks.check_config(config)
 
 
 def find_config(value: str) -> str:
@@ -107,9 +105,10 @@ def output_file(flag: str, path: str | None) -> pathlib.Path | None:
     return make_folder(flag, path.parent) / path.name
 
 
-def run(main, *, resumes: bool = False) -> None:
-    """Parses the flags and calls main(argv); a user's mistake ends in one line and status 1.
+def run(main, *, resumes: bool = False, takes_names: bool = False) -> None:
+    """Parses the flags and calls main; a user's mistake ends in one line and status 1.
 
+    An argument that is no flag is a mistake, unless `takes_names`: then main(*names) gets them.
     Ctrl-C ends in one line and status 130; if the command `resumes`, the line says so.
     """
     startup.prepare()
@@ -119,7 +118,9 @@ def run(main, *, resumes: bool = False) -> None:
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
     def main_and_flush(argv):
-        main(argv)
+        if len(argv) > 1 and not takes_names:
+            raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
+        main(*argv[1:])
         sys.stdout.flush()
         error = getattr(sys.stdout, "error", None)
         if error and not isinstance(error, BrokenPipeError):  # head -1 has read enough

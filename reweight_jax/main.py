@@ -21,8 +21,8 @@ _PROCESS_ID = flags.DEFINE_integer(
 )
 
 
-def main(argv):
-    cli.check_arguments(argv, _CONFIG.value)
+def main():
+    cli.check_config(_CONFIG.value)
     config = _CONFIG.value
     names = (config.name, config.variant, config.method, f"seed{config.seed}")
     workdir = _WORKDIR.value or "runs/" + "-".join(filter(None, names))

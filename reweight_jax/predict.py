@@ -56,9 +56,7 @@ def to_csv(run: api.Fitted, ids: np.ndarray, values: np.ndarray) -> str:
     return text.getvalue()
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
+def main():
     for flag in (_WORKDIR, _INPUT):
         if not flag.value:
             raise UserError(f"--{flag.name} is missing")

@@ -24,9 +24,7 @@ _FALSE_DISCOVERY_RATE = flags.DEFINE_float(
 )
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
+def main():
     if not _WORKDIR.value:
         raise UserError("--workdir is missing")
     folder = expand(_WORKDIR.value)

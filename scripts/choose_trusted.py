@@ -255,16 +255,14 @@ def saved_config(answers: pathlib.Path):
         raise UserError(f"{path}: cannot be read ({error}); give --config as before") from None
 
 
-def main(argv):
+def main():
     if not _OUTPUT.value:
         raise UserError("--output is missing: the folder to write")
     config, arguments = _CONFIG.value, config_arguments(sys.argv[1:])
     if _FINISH.value and config is None:
-        if len(argv) > 1:
-            raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
         config, arguments = saved_config(expand(_FINISH.value))
     else:
-        cli.check_arguments(argv, config)
+        cli.check_config(config)
     if _FINISH.value:
         print(finish(config, arguments, _FINISH.value, _OUTPUT.value))
     else:

@@ -12,7 +12,7 @@ lie in --workdir as those of scripts/sweep.py do, and several items share them.
 from absl import flags
 
 from reweight_jax import cli
-from reweight_jax.errors import UserError, choose
+from reweight_jax.errors import choose
 from reweight_jax.paper import theory_figures
 from reweight_jax.paper.grid import is_finished, run_all
 from reweight_jax.paper.items import ITEMS, write
@@ -29,9 +29,7 @@ _WORKERS = flags.DEFINE_integer(
 _ONLY_DRAW = flags.DEFINE_bool("only_draw", False, "Draw what is finished, and run nothing.")
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
+def main():
     for name in _WHAT.value:
         choose("--what", name, dict.fromkeys(NAMES, True))
     root = cli.make_folder("--workdir", _WORKDIR.value)

@@ -17,8 +17,7 @@ from reweight_jax.errors import UserError, choose
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the prepared sets.")
 
 
-def main(argv):
-    names = argv[1:]
+def main(*names):
     if not names:
         raise UserError(f"name the sets to prepare: {' '.join(TFDS_SETS)}")
     for name in names:
@@ -28,4 +27,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, takes_names=True)

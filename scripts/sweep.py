@@ -96,8 +96,8 @@ def write_tables(config, folder: pathlib.Path, results: pathlib.Path) -> None:
     print(f"\n{text}", end="")
 
 
-def main(argv):
-    cli.check_arguments(argv, _CONFIG.value)
+def main():
+    cli.check_config(_CONFIG.value)
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     configs = [_CONFIG.value, *(load_config(name, overrides) for name in _ALSO.value)]
     try:

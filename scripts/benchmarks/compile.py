@@ -124,8 +124,8 @@ def facts_of(compiled, module: Module, num_steps: int) -> dict[str, Any]:
     return facts
 
 
-def main(argv):
-    cli.check_arguments(argv, _CONFIG.value or benchmark.default.get_config())
+def main():
+    cli.check_config(_CONFIG.value or benchmark.default.get_config())
     output = cli.output_file("--output", _OUTPUT.value and f"{_OUTPUT.value}.json")
     shape = tuple(int(n) if n.isdecimal() else 0 for n in _MESH.value)
     if _MESH.value and (len(shape) != 2 or 0 in shape):

@@ -16,7 +16,6 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from reweight_jax import cli
-from reweight_jax.errors import UserError
 from reweight_jax.records import plots
 from reweight_jax.records.workdir import write_atomically
 
@@ -96,9 +95,7 @@ def draw(rows: list[dict], title: str) -> Figure:
     return figure
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
+def main():
     if jax.config.jax_platforms in (None, "", "cpu"):
         jax.config.update("jax_num_cpu_devices", max(DEVICES))
     results = cli.make_folder("--results", _RESULTS.value)

@@ -170,9 +170,7 @@ def _has_cleanlab():
     return True
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
+def main():
     for flag, values, valid in (
         ("--only", _ONLY.value, labels_data.SETTINGS),
         ("--noise", _NOISE.value, dict.fromkeys(labels_data.NOISES)),

@@ -63,9 +63,7 @@ def seconds_to_first_step(config: str, data: pathlib.Path, folder: pathlib.Path,
     return seconds
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
+def main():
     path = cli.output_file("--json", _JSON.value)
     result = {
         "device": jax.local_devices()[0].device_kind,

@@ -167,9 +167,7 @@ def print_table(title, rows, loop):
         )
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
+def main():
     if not all(count.isdecimal() and int(count) for count in _DEVICES.value):
         raise UserError(f"--devices: {','.join(_DEVICES.value)}; must be numbers, such as 1,2,4")
     if _TORCH.value and _DTYPE.value != "float32":

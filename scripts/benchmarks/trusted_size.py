@@ -134,9 +134,7 @@ def draw(rows: list[dict]) -> Figure:
     return figure
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; options are written --name=value")
+def main():
     for name in _ONLY.value:
         choose("--only", name, NOISES)
     if not all(size.isdigit() and int(size) >= 10 for size in _SIZES.value):

@@ -222,7 +222,7 @@ def test_items_of_short_runs(monkeypatch, tmp_path, load_script):
         monkeypatch.setattr(script, f"_{name.upper()}", Flag(value))
     for name, value in {"scale": "digits", "workers": 1, "only_draw": False}.items():
         monkeypatch.setattr(script, f"_{name.upper()}", Flag(value))
-    script.main(["paper.py"])
+    script.main()
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {f"{name}_digits.{ending}" for name in what for ending in ("csv", "md", "png")}
     text = (tmp_path / "out" / "fig3_digits.md").read_text()

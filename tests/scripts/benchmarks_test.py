@@ -9,7 +9,6 @@ import pytest
 
 from reweight_jax.configs import default
 from reweight_jax.data.splits import load
-from reweight_jax.errors import UserError
 
 LENET = benchmark.network("lenet", n=8, m=4)
 
@@ -51,7 +50,7 @@ def test_step_prints_a_line_of_json_for_each_network(load_script, monkeypatch, c
     monkeypatch.setattr(step, "measure", lambda network, rounds: {"plain": numbers})
     step.flags.FLAGS(["step.py", "--networks=lenet,wrn", "--noloop", f"--json={tmp_path}/a.json"])
     try:
-        step.main(["step.py"])
+        step.main()
     finally:
         jax.config.update("jax_enable_compilation_cache", True)
     printed = capsys.readouterr()
@@ -64,8 +63,6 @@ def test_step_prints_a_line_of_json_for_each_network(load_script, monkeypatch, c
     assert "lenet n=100 m=10" in printed.err and "1-3" in printed.err
     written = json.loads((tmp_path / "a.json").read_text())["networks"]
     assert written["wrn"] | {"network": "wrn"} == lines[1]
-    with pytest.raises(UserError, match="'stray'"):
-        step.main(["step.py", "stray"])
 
 
 def test_the_file_that_startup_trains_on(tmp_path):

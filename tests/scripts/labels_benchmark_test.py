@@ -191,7 +191,7 @@ def command(load_script, monkeypatch, tmp_path):
         folders = [f"--workdir={tmp_path}/runs", f"--output={tmp_path}/out"]
         labels.flags.FLAGS.unparse_flags()
         labels.flags.FLAGS(["labels.py", *folders, "--parts=paper,trusted", *arguments])
-        labels.main(["labels.py"])
+        labels.main()
         return list(calls)
 
     return run

@@ -46,7 +46,8 @@ def sweep(load_script, tmp_path, monkeypatch):
         flags.FLAGS.unparse_flags()
         for name in ("also", "methods", "ratios", "seeds", "finetune_from", "workers"):
             flags.FLAGS[name].unparse()
-        module.main(flags.FLAGS(argv))
+        flags.FLAGS(argv)
+        module.main()
 
     yield run
     flags.FLAGS.unparse_flags()
