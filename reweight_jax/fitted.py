@@ -58,7 +58,8 @@ class Fitted:
             raise UserError(f"{self.workdir}: no finished run ({missing} is missing)") from None
         try:
             self._facts = saved.pop("dataset")
-            self.config = _complete(saved)
+            self.config = default.get_config()
+            self.config.update(ConfigDict(saved))  # fields that are new since keep their defaults
             self.classes, self.columns = (tuple(self._facts[k]) for k in ("classes", "columns"))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -105,10 +106,7 @@ class Fitted:
     def report(self, path: str | os.PathLike, **rates: float) -> pathlib.Path:
         """Writes label_report.html as the file `path`, and returns it; `rates` as in `suspects`."""
         path, (files, _) = expand(path), report.render(self.workdir, **rates)
-        try:
-            write_atomically(path, files["label_report.html"])
-        except OSError as error:
-            raise UserError(f"{path}: the report cannot be written there ({error})") from None
+        write_atomically(path, files["label_report.html"])
         return path
 
     def save(self, folder: str | os.PathLike) -> pathlib.Path:
@@ -178,13 +176,6 @@ def _predictor(model: Model, task: Task) -> Model:
         return task.predict(outputs), model_state
 
     return model._replace(apply=apply)
-
-
-def _complete(saved: dict) -> ConfigDict:
-    """The config of config.json; fields that are new since then have their defaults."""
-    config = default.get_config()
-    config.update(ConfigDict(saved))
-    return config
 
 
 def in_order(inputs: Any, columns: tuple[str, ...], name: str) -> Any:

@@ -16,7 +16,7 @@ from absl import flags
 from reweight_jax import api, cli
 from reweight_jax.data.files import read_inputs
 from reweight_jax.errors import UserError
-from reweight_jax.records.workdir import write_atomically, writing
+from reweight_jax.records.workdir import write_atomically
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
 _INPUT = flags.DEFINE_string("input", None, "npz, CSV or image file, or a folder of images.")
@@ -65,8 +65,7 @@ def main():
     output = cli.output_file("--output", _OUTPUT.value)
     inputs, ids = read_inputs(_INPUT.value, run.config.data, run.sample, run.columns)
     text = to_csv(run, ids, run.predict(inputs, _STEP.value))
-    with writing(output):
-        write_atomically(output, text)
+    write_atomically(output, text)
     print(f"{len(ids)} predictions: {output}")
 
 

@@ -12,7 +12,7 @@ from reweight_jax.errors import UserError
 from reweight_jax.labels import report
 from reweight_jax.labels.sections import plural
 from reweight_jax.paths import expand
-from reweight_jax.records.workdir import write_atomically, writing
+from reweight_jax.records.workdir import write_atomically
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write to. Default: the run's.")
@@ -36,8 +36,7 @@ def main():
     summary = judgement.summary
     output = cli.make_folder("--output", _OUTPUT.value or folder)
     for name, content in files.items():
-        with writing(output / name):
-            write_atomically(output / name, content)
+        write_atomically(output / name, content)
     for note in summary["notes"]:
         print(note)
     print(f"{plural(summary['num_suspects'], 'suspect')} of {summary['num_examples']:,} labels")

@@ -146,8 +146,7 @@ class Workdir:
         if self.writes:
             if name != "config.json":  # which says that the folder is ours
                 self.check_there()
-            with writing(self.path / name):
-                write_atomically(self.path / name, content)
+            write_atomically(self.path / name, content)
 
 
 @contextlib.contextmanager
@@ -239,21 +238,23 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """Writes a temporary file and renames it: a kill leaves the old file or the new one.
 
     So does a loss of power: the file and its folder are flushed to the disk, which takes 15 ms.
+    UserError if it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")  # one for each process
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        if os.name == "posix":  # elsewhere a folder cannot be opened
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")  # one for each process
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            if os.name == "posix":  # elsewhere a folder cannot be opened
+                folder = os.open(path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
