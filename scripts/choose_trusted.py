@@ -37,14 +37,7 @@ from PIL import Image
 
 from reweight_jax import cli
 from reweight_jax.configs import default
-from reweight_jax.data.corrections import (
-    Names,
-    find_rows,
-    label_parser,
-    label_texts,
-    parse_cell,
-    to_csv,
-)
+from reweight_jax.data.corrections import find_rows, label_parser, label_texts, parse_cell, to_csv
 from reweight_jax.data.tables import read_table
 from reweight_jax.data.trusted import (
     RANDOM,
@@ -162,7 +155,7 @@ def finish(config, arguments: list[str], answers: str, output: str) -> str:
     data, table = read_data(config), read_table(expand(answers))
     train, index = data.splits.train, data.splits.train.index
     size = index.max() + 1 if data.ids is None else len(data.ids)
-    rows = find_rows(table, train, index.max() + 1, Names(data.classes, data.ids, size))
+    rows = find_rows(table, train, index.max() + 1, data.classes, data.ids, size)
     lines = [line for line, cell in enumerate(table.column("label")) if cell.strip()]
     if not lines:
         raise UserError(f"{table.path}: the column label is empty; fill it in")

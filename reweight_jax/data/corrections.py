@@ -21,7 +21,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -40,27 +40,17 @@ FORMULA = re.compile(r"'*[=+\-@\t\r]")
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
-class Names(NamedTuple):
-    """What the rows and labels of a data set are called.
-
-    Attributes:
-      classes: names or values of the classes or tags; () for regression.
-      ids: str [M], names of the rows of all parts but test, train's first; or None.
-      size: M.
-    """
-
-    classes: tuple
-    ids: np.ndarray | None
-    size: int
-
-
-def correct(train: Examples, files: str, names: Names) -> tuple[Examples, dict]:
+def correct(
+    train: Examples, files: str, classes: tuple, ids: np.ndarray | None, size: int
+) -> tuple[Examples, dict]:
     """Drops and relabels training examples as the files say.
 
     Args:
       train: the whole training part of the source, numbered from 0.
       files: paths of CSV files, separated by commas. Each applies to what the one before it leaves.
-      names: of the data set.
+      classes: names or values of the classes or tags; () for regression.
+      ids: str [size], names of the rows of all parts but test, train's first; or None.
+      size: how many rows these parts have.
 
     Returns:
       (the examples that are left, counts): they keep their `index`, the row in the source. A new
@@ -75,9 +65,9 @@ def correct(train: Examples, files: str, names: Names) -> tuple[Examples, dict]:
         table = read_table(path)
         decision, new_label = next((pair for pair in COLUMNS if pair[0] in table.cells), COLUMNS[0])
         decisions, _ = map(table.column, (decision, new_label))
-        rows = find_rows(table, train, num_train, names)
+        rows = find_rows(table, train, num_train, classes, ids, size)
         label, is_kept = train.label.copy(), np.ones(train.size, bool)
-        parse = label_parser(names.classes, train.label)
+        parse = label_parser(classes, train.label)
         for line, (row, cell) in enumerate(zip(rows, decisions, strict=True)):
             what = cell.strip().lower() or "keep"
             if what not in DECISIONS:
@@ -117,24 +107,26 @@ def split_paths(files: str) -> list[pathlib.Path]:
     return [expand(name.strip()) for name in files.split(",") if name.strip()]
 
 
-def find_rows(table: Table, train: Examples, num_train: int, names: Names) -> np.ndarray:
+def find_rows(
+    table: Table, train: Examples, num_train: int, classes: tuple, ids: np.ndarray | None, size: int
+) -> np.ndarray:
     """Returns the row of `train` that each line of a table names, int [L]; -1 for other parts.
 
     Args:
       table: with a column index; id (or file) and given_label are checked if they are there.
       train: examples with ascending `index`, of the rows 0..num_train-1 of the source.
       num_train: rows of the source's training part.
-      names: of the data set.
+      classes, ids, size: as in `correct`.
 
     Raises:
       UserError: an index that is doubled or no row of the data, or another id or label there.
     """
     rows, seen = np.full(len(table.lines), -1), {}
-    parse = label_parser(names.classes, train.label)
+    parse = label_parser(classes, train.label)
     id_column = next((name for name in ID_COLUMNS if name in table.cells), None)
     for line, cell in enumerate(map(str.strip, table.column("index"))):
         index = int(cell) if INTEGER.fullmatch(cell) else -1
-        if not 0 <= index < names.size:
+        if not 0 <= index < size:
             valid = f"must be a row of the training set, 0..{num_train - 1}"
             raise UserError(f"{table.at(line, 'index')}: {cell!r}; {valid}")
         if index in seen:
@@ -142,7 +134,7 @@ def find_rows(table: Table, train: Examples, num_train: int, names: Names) -> np
             raise UserError(f"{table.at(line, 'index')}: {index} is in line {first} too")
         seen[index] = line
         written = plain_text(table.cells[id_column][line]) if id_column else ""
-        true_id = "" if names.ids is None else str(names.ids[index])
+        true_id = "" if ids is None else str(ids[index])
         if written and written != true_id.encode(errors="replace").decode():
             in_data = f"is {true_id!r}" if true_id else "has no name"
             raise UserError(
@@ -159,7 +151,7 @@ def find_rows(table: Table, train: Examples, num_train: int, names: Names) -> np
             )
         given = table.cells["given_label"][line] if "given_label" in table.cells else None
         if given is not None and not _is_label(given, train.label[row], parse):
-            (in_data,) = label_texts(train.label[row : row + 1], names.classes)
+            (in_data,) = label_texts(train.label[row : row + 1], classes)
             raise UserError(
                 f"{table.at(line, 'given_label')}: {given!r}, but row {index} of the data has "
                 f"{in_data!r}; {OTHER_DATA}"

@@ -3,7 +3,7 @@
 import numpy as np
 
 from reweight_jax.data import corrupt
-from reweight_jax.data.corrections import Names, correct
+from reweight_jax.data.corrections import correct
 from reweight_jax.data.examples import Data, Examples, Part, Splits, arrays_of, concatenate
 from reweight_jax.data.inputs import as_inputs, like_train
 from reweight_jax.data.randomness import generator
@@ -86,8 +86,7 @@ def make_data(
     ids, corrections = _ids(parts), None
     if fields.corrections:
         size = sum(examples.size for name, examples in sets.items() if name != "test")
-        names = Names(classes, ids, size)
-        sets["train"], corrections = correct(sets["train"], fields.corrections, names)
+        sets["train"], corrections = correct(sets["train"], fields.corrections, classes, ids, size)
     if has_classes and fields.classes:
         sets, classes = _choose_classes(sets, classes, tuple(fields.classes))
         num_outputs = len(classes)

@@ -120,8 +120,8 @@ def test_no_name_is_a_formula_and_corrections_read_each_back(tmp_path):
     assert rows[7]["given_label"] == "-1" and rows[0]["id"] == "'=1+1.png"
     (tmp_path / "suspects.csv").write_bytes(content)
     train = Examples(np.zeros((size, 1)), label.astype(np.int32), None, np.arange(size))
-    names = corrections.Names(classes, np.array(NASTY), size)
-    mended, counts = corrections.correct(train, str(tmp_path / "suspects.csv"), names)
+    files, ids = str(tmp_path / "suspects.csv"), np.array(NASTY)
+    mended, counts = corrections.correct(train, files, classes, ids, size)
     np.testing.assert_array_equal(mended.label, new)
     assert counts == {"dropped": 0, "relabelled": size}
 
