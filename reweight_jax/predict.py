@@ -7,13 +7,11 @@ or a folder of images. The output has a line for each example: its id (file name
 prediction, and the probability of each class or tag.
 """
 
-import csv
-import io
-
 import numpy as np
 from absl import flags
 
 from reweight_jax import api, cli
+from reweight_jax.data.corrections import quoted
 from reweight_jax.data.files import read_inputs
 from reweight_jax.errors import UserError
 from reweight_jax.records.workdir import write_atomically
@@ -51,9 +49,7 @@ def to_csv(run: api.Fitted, ids: np.ndarray, values: np.ndarray) -> str:
             row.append(";".join(names[k] for k in chosen))
     for row, numbers in zip(rows, values, strict=True):
         row += [f"{number:.6g}" for number in numbers]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()
+    return "".join(",".join(map(quoted, row)) + "\n" for row in (header, *rows))
 
 
 def main():

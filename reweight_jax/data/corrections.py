@@ -14,9 +14,7 @@ A label is the name of a class; the tags that hold, separated by ;, with ?NAME f
 known (multi_label); a number, or several separated by ; (regression).
 """
 
-import csv
 import difflib
-import io
 import os
 import pathlib
 import re
@@ -225,11 +223,13 @@ def guarded(text: str) -> str:
 
 def to_csv(header: Iterable[str], rows: Iterable[Iterable]) -> str:
     """Returns a CSV file in which no cell is run as a formula by a spreadsheet."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(map(guarded, map(str, row)) for row in rows)
-    return text.getvalue()
+    rows = (header, *rows)
+    return "".join(",".join(quoted(guarded(str(cell))) for cell in row) + "\n" for row in rows)
+
+
+def quoted(text: str) -> str:
+    """Returns a cell of a CSV file; `csv` before Python 3.13 leaves a carriage return unquoted."""
+    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
 
 
 def _is_label(text, label, parse):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reweight_jax.data.corrections import guarded
+from reweight_jax.data.corrections import guarded, quoted
 from reweight_jax.labels.calibrated import scores
 
 
@@ -96,13 +96,6 @@ def _cells(values, digits):
     if values and isinstance(values[0], float):
         return ["" if value != value else f"{value:.{digits}g}" for value in values]
     if values and isinstance(values[0], str):
-        quoted = {text: _text_cell(text) for text in set(values)}
-        return [quoted[text] for text in values]
+        cell_of = {text: quoted(guarded(text)) for text in set(values)}
+        return [cell_of[text] for text in values]
     return list(map(str, values))
-
-
-def _text_cell(text):
-    text = guarded(text)
-    if any(mark in text for mark in ',"\r\n'):
-        text = '"' + text.replace('"', '""') + '"'
-    return text

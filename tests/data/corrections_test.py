@@ -171,13 +171,13 @@ def test_texts_are_read_back_as_the_same_labels():
 
 
 def test_csv_cells_are_no_formulas(tmp_path):
-    cells = ["=1+1.png", "@x", "-dash", "-3.5", "'=quoted", 'plain, \'n "x"', "", "+4e5"]
+    cells = ["=1+1.png", "@x", "-dash", "-3.5", "'=quoted", 'plain, \'n "x"', "", "+4e5", "a\rb\nc"]
     text = corrections.to_csv(["name"], [[cell] for cell in cells])
     path = tmp_path / "t.csv"
-    path.write_text(text)
+    path.write_text(text, newline="")
     with path.open(newline="") as file:
         written = [row[0] if row else "" for row in csv.reader(file)][1:]
-    assert [cell[0] for cell in written if cell] == ["'", "'", "'", "-", "'", "p", "+"]
+    assert [cell[0] for cell in written if cell] == ["'", "'", "'", "-", "'", "p", "+", "a"]
     assert [corrections.plain_text(cell) for cell in written] == cells
 
 
