@@ -146,12 +146,27 @@ def layerwise(loss_fn: LossFn, params: Params, batch: Any) -> LinearizedLosses:
     return LinearizedLosses(losses, aux, jvp, vjp)
 
 
+def check_traceable(loss_fn: LossFn, params: Params, batch: Any) -> None:
+    """Raises ValueError if `layerwise` cannot take a model apart; computes nothing.
+
+    `params` and `batch` may have a `jax.ShapeDtypeStruct` in place of each array.
+    """
+    try:
+        derivatives = functools.partial(_derivatives, layerwise, loss_fn)
+        jax.eval_shape(derivatives, params, params, batch)
+    except ValueError:
+        raise
+    except Exception as error:  # of Flax or JAX, in a model of the user's
+        raise ValueError(f"layerwise: {one_line(error)}; use 'jvp'") from error
+
+
 def verify(loss_fn: LossFn, params: Params, batch: Any) -> None:
     """Raises ValueError if `layerwise` does not compute the derivatives of this model.
 
     Compares with `linearize_losses` at parameters near `params`, on arrays, not under `jax.jit`.
     Take at least three rows, of another number than any other dimension has.
     """
+    check_traceable(loss_fn, params, batch)
     keys = iter(jax.random.split(jax.random.key(0), 2 * len(jax.tree.leaves(params))))
 
     def noise(leaf):
@@ -160,19 +175,11 @@ def verify(loss_fn: LossFn, params: Params, batch: Any) -> None:
     params = jax.tree.map(lambda leaf: leaf + 0.1 * noise(leaf), params)  # zeros would hide much
     tangent = jax.tree.map(noise, params)
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def derivatives(linearize, params, batch):
-        of = linearize(loss_fn, params, batch)
-        weights = jnp.linspace(0.5, 2.0, len(of.losses), dtype=of.losses.dtype)
-        return of.jvp(tangent), of.vjp(weights)
-
-    try:
-        found = derivatives(layerwise, params, batch)
-    except ValueError:
-        raise
-    except Exception as error:  # of Flax or JAX, in a model of the user's
-        raise ValueError(f"layerwise: {one_line(error)}; use 'jvp'") from error
-    expected = derivatives(linearize_losses, params, batch)
+    derivatives = jax.jit(_derivatives, static_argnums=(0, 1))
+    found, expected = (
+        derivatives(linearize, loss_fn, params, tangent, batch)
+        for linearize in (layerwise, linearize_losses)
+    )
     for ours, theirs in zip(found, expected, strict=True):  # products, and gradients
         whole = _norm(theirs)
         for got, right in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
@@ -181,6 +188,12 @@ def verify(loss_fn: LossFn, params: Params, batch: Any) -> None:
                     "layerwise: its derivatives are wrong for this model: its examples depend on "
                     "each other, or it reads parameters outside their modules; use 'jvp'"
                 )
+
+
+def _derivatives(linearize, loss_fn, params, tangent, batch):
+    of = linearize(loss_fn, params, batch)
+    weights = jnp.linspace(0.5, 2.0, len(of.losses), dtype=of.losses.dtype)
+    return of.jvp(tangent), of.vjp(weights)
 
 
 def _norm(tree):

@@ -14,7 +14,7 @@ from reweight_jax.data.fingerprint import fingerprint
 from reweight_jax.data.splits import CLEAN_MISSING, load, with_clean_in_train
 from reweight_jax.errors import UserError, prefix
 from reweight_jax.labels.quality import JUDGED
-from reweight_jax.layerwise import verify
+from reweight_jax.layerwise import check_traceable, verify
 from reweight_jax.methods import METHODS, Method
 from reweight_jax.models import Model, scale_inputs
 from reweight_jax.reweight import select_params
@@ -138,14 +138,18 @@ def _verify_layerwise(model, train):
     """Raises ValueError if the layer-by-layer derivative is wrong for a model, of one device."""
     rows = np.arange(min(7, train.size))
     inputs = scale_inputs(train.take(rows).in_memory().inputs)
-    params, model_state = jax.jit(model.init)(jax.random.key(0), inputs)
+    init = functools.partial(model.init, jax.random.key(0), inputs)
 
-    def loss_fn(params, inputs):
+    def loss_fn(params, batch):
+        inputs, model_state = batch
         options = {"train": True, "key": jax.random.key(1)}
         outputs, _ = model.apply(params, model_state, inputs, **options)
         return jnp.sum(jnp.sin(outputs + jnp.arange(outputs.shape[1])[None]), axis=1), None
 
-    verify(loss_fn, params, inputs)
+    params, model_state = jax.eval_shape(init)
+    check_traceable(loss_fn, params, (inputs, model_state))  # before anything is compiled
+    params, model_state = jax.jit(init)()
+    verify(loss_fn, params, (inputs, model_state))
 
 
 def facts_of(config, dataset: Data, splits: Splits) -> dict:
