@@ -105,7 +105,7 @@ def test_a_finished_run_is_written_again_as_it_was(finished):
 def test_four_devices_settle_and_retrain_as_one(tmp_path, monkeypatch):
     monkeypatch.setattr(selection, "LEARNS_FAST", 1.0)
     task = "classification"
-    splits = [examples(task, n, n, wrong) for n, wrong in ((24, 0.3), (8, 0), (300, 0))]
+    splits = [examples(task, n, n, wrong) for n, wrong in ((24, 0.3), (8, 0), (16, 0))]
     fields = {"settle_at": 2 / 3, "retrain": "relabel", "clean_batch_size": 8, "momentum": 0.0}
     fields |= {"labels.false_alarm_rate": 0.5}
     one, four = (tmp_path / "one", tmp_path / "four")
