@@ -1,6 +1,5 @@
 """Which of a user's examples to label by hand, and the trusted set that the answers make."""
 
-import csv
 import os
 import pathlib
 import shutil
@@ -8,7 +7,7 @@ import shutil
 import numpy as np
 
 from reweight_jax.data import corrupt
-from reweight_jax.data.corrections import label_texts
+from reweight_jax.data.corrections import label_texts, quoted
 from reweight_jax.data.examples import Data
 from reweight_jax.data.files import load_npz
 from reweight_jax.data.randomness import generator
@@ -202,7 +201,7 @@ def _write_csv(fields, data, parts, folder):
                 cells = cells | {FILE_COLUMN: files}
             lines += zip(*(cells[column] for column in columns), strict=True)
         with (folder / name).open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([columns, *lines])
+            file.writelines(",".join(map(quoted, row)) + "\n" for row in (columns, *lines))
         written[f"{part}_path"] = name
     return written
 

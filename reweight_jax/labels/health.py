@@ -35,7 +35,8 @@ def health(
       At most one sentence of each kind; [] if all is well.
     """
     # Settled steps are plain ones, and those of later phases have other weights.
-    last_step = min(config.settle_at, 1) * config.num_steps
+    settles = result.get("settled", config.settle_at < 1)
+    last_step = config.num_steps * (config.settle_at if settles else 1)
     trains, evals = (
         [r for r in records if r["kind"] == kind and r["step"] <= last_step]
         for kind in ("train", "eval")

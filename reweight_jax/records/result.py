@@ -78,7 +78,8 @@ def build_result(config, records: list[dict], task, stops: dict[str, int], devic
         "num_steps": config.num_steps,
         "best_chosen_by": selection_split(best) or "no split",
         **{name: _flat_scores(evals[step]) for name, step in steps.items()},
-        "weights": evals[next(iter(stops.values()))]["weights"],
+        # Of all steps with weights: a run that does not settle has them to its end.
+        "weights": [r["weights"] for r in evals.values() if "weights" in r][-1],
         "steps_without_helpful_example": sum(r["steps_without_helpful_example"] for r in trains),
         "seconds": round(trains[-1]["seconds"], 1),
         "seconds_at": {name: seconds[step] for name, step in stops.items()},

@@ -98,7 +98,7 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
         def evaluate(phase, step) -> bool:
             """Records the scores of `step`; returns whether they are the best of the training."""
             scores, confusion = evaluation.evaluate_splits(predict, splits, task, state)
-            if phase is phases[0]:
+            if phase is phases[0] or (phase.name == "last" and not state.settles):
                 means = history_means(state.history)
                 scores["weights"] = evaluation.weight_statistics(means, wrong)
             writer.write({"step": step, "kind": "eval", **scores})

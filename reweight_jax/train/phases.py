@@ -30,7 +30,8 @@ class Phase(NamedTuple):
         training that was "best" on held-out data, or "afresh", the initial one.
       examples: a name in `reweight_jax.train.selection.SELECTIONS`: what it trains on.
       reviews: a name in `reweight_jax.train.selection.REVIEWS`: whether the model at its end passes
-        all labels in review, and so judges them from then on. "never": it does not.
+        all labels in review, and so judges them from then on, or decides whether the run settles.
+        "never": neither.
       remembers: whether its steps add to what is remembered of each example.
     """
 

@@ -83,6 +83,8 @@ def test_steps_without_a_helpful_example():
     early = [train_record(s, steps_without_helpful_example=60) for s in range(100, 501, 100)]
     late = [train_record(s) for s in range(600, 1001, 100)]
     one("300 of 500 steps", records=early + late, config=config(settle_at=0.5))
+    went_on = {"records": early + late, "config": config(settle_at=0.5)}
+    assert len(said(**went_on, result=result() | {"settled": False})) == 1  # that it did not settle
 
 
 def test_a_starved_class():

@@ -25,7 +25,9 @@ def finished(tmp_path_factory):
     fields |= {"lr_schedule": "cosine"}
     fields |= dict.fromkeys(("log_every_steps", "eval_every_steps", "checkpoint_every_steps"), 2)
     workdir = tmp_path_factory.mktemp("finished")
-    result = run(splits, workdir, model=SmallNet(0.3), **fields)
+    with pytest.MonkeyPatch.context() as patch:  # in two steps every model still learns fast
+        patch.setattr(selection, "LEARNS_FAST", 1.0)
+        result = run(splits, workdir, model=SmallNet(0.3), **fields)
     return splits, fields, workdir, result
 
 

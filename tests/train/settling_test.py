@@ -19,6 +19,7 @@ from judged_runs import (
 from whole_runs import saved
 
 from reweight_jax.configs import default
+from reweight_jax.records.metrics import read_metrics
 from reweight_jax.train import selection
 from reweight_jax.train.phases import phases_of
 
@@ -203,6 +204,8 @@ def test_a_model_that_learns_fast_goes_on_reweighting_and_remembering(task, rate
         arrays = npz(tmp_path / f"{name}.npz")
         assert set(arrays["visits"]) == {3}
         np.testing.assert_allclose(arrays["margin"], of.means()["margin"], **CLOSE)
+    weighed = [r["step"] for r in read_metrics(tmp_path) if "weights" in r]
+    assert weighed == [3, 6, 9]  # as long as weights are given
     end = saved(tmp_path, 9)
     shutil.rmtree(tmp_path / "checkpoints" / "9")  # as if it was killed between the phases
     run((train, clean, calibration), tmp_path, task, **fields)
