@@ -13,6 +13,14 @@ from reweight_jax.sealed import read_sealed
 from reweight_jax.train import loop, selection
 
 
+@pytest.fixture(scope="module", autouse=True)
+def settles_early():
+    """In a few steps every model still learns fast."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "LEARNS_FAST", 1.0)
+        yield
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """(splits, fields, workdir, result) of a run of all phases, with BatchNorm and dropout."""
@@ -25,9 +33,7 @@ def finished(tmp_path_factory):
     fields |= {"lr_schedule": "cosine"}
     fields |= dict.fromkeys(("log_every_steps", "eval_every_steps", "checkpoint_every_steps"), 2)
     workdir = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:  # in two steps every model still learns fast
-        patch.setattr(selection, "LEARNS_FAST", 1.0)
-        result = run(splits, workdir, model=SmallNet(0.3), **fields)
+    result = run(splits, workdir, model=SmallNet(0.3), **fields)
     return splits, fields, workdir, result
 
 
@@ -104,8 +110,7 @@ def test_a_finished_run_is_written_again_as_it_was(finished):
 
 
 @pytest.mark.slow
-def test_four_devices_settle_and_retrain_as_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(selection, "LEARNS_FAST", 1.0)
+def test_four_devices_settle_and_retrain_as_one(tmp_path):
     task = "classification"
     splits = [examples(task, n, n, wrong) for n, wrong in ((24, 0.3), (8, 0), (16, 0))]
     fields = {"settle_at": 2 / 3, "retrain": "relabel", "clean_batch_size": 8, "momentum": 0.0}
