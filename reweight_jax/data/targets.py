@@ -47,7 +47,8 @@ def encode_classes(labels, num_classes, tags):
     if num_classes and not 2 <= num_classes <= MAX_CLASSES:
         raise ValueError(f"num_classes: {num_classes}; must be in 2..{MAX_CLASSES}")
     types = {f"{split}_label": value.dtype for split, value in values.items()}
-    types |= {"num_classes": np.dtype(int)} if num_classes else {}
+    if num_classes:
+        types[f"num_classes {num_classes} (0: from the labels)"] = np.dtype(int)
     if len({dtype.kind for dtype in types.values()}) > 1:
         found = ", ".join(f"{name} {dtype}" for name, dtype in types.items())
         raise ValueError(f"labels are of different types: {found}")

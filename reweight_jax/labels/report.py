@@ -39,7 +39,7 @@ def judge_run(
     false_alarm_rate: float | None = None,
     false_discovery_rate: float | None = None,
 ) -> tuple[dict, dict, dict, quality.Judgement]:
-    """Returns (config, result, examples, judgement) of a finished run, from its folder alone.
+    """Returns (config, result, examples, judgement), read from the folder of a finished run.
 
     Args:
       folder: of the run. Read are config.json, result.json, examples.npz and calibration.npz.

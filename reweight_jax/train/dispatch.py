@@ -31,8 +31,6 @@ def dispatches(
     the phase. Streamed inputs are read ahead until `stack` is closed. What the phase trains on is
     chosen by `state`, that of its start or of any of its steps.
     """
-    if phase.examples == "believed" and not state.settles:
-        phase = experiment.phases[0]._replace(start=phase.start, stop=phase.stop)
     config, method, devices = experiment.config, phase.method, experiment.devices
     splits, seed, n = experiment.splits, config.seed, config.batch_size
     train = SELECTIONS[phase.examples](experiment, state)

@@ -98,7 +98,7 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
         def evaluate(phase, step) -> bool:
             """Records the scores of `step`; returns whether they are the best of the training."""
             scores, confusion = evaluation.evaluate_splits(predict, splits, task, state)
-            if phase is phases[0] or (phase.name == "last" and not state.settles):
+            if phase.remembers:
                 means = history_means(state.history)
                 scores["weights"] = evaluation.weight_statistics(means, wrong)
             writer.write({"step": step, "kind": "eval", **scores})
@@ -114,18 +114,19 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
         kind = "confusion" if has_confusion else "eval"
         if step == phases[0].stop and all(r["step"] != step for r in writer.of_kind(kind)):
             evaluate(phases[0], step)  # a longer run was stopped at this step, and now ends there
-        for phase in phases:
-            if step >= phase.stop:
+        for planned in phases:
+            if step >= planned.stop:
                 continue
-            bar.set_description(f"{name}, {phase.title(bool(state.settles))}", refresh=False)
+            phase = planned.decided(phases[0], bool(state.settles))
+            bar.set_description(f"{name}, {phase.title}", refresh=False)
             if phase.begin != "last" and step == phase.start:
                 if phase.begin == "best":
                     begin = checkpoints.restore(best_step(), like=state)
                 else:
                     begin = create_train_state(experiment, host_input)
                 kept = {name: getattr(state, name) for name in KEPT}
-                state = begin.replace(step=jnp.asarray(step), **kept)
-                state = on_devices.place_state(state, devices)
+                begin = begin.replace(step=jnp.asarray(step), **kept)
+                state = on_devices.place_state(begin, devices)
             for end, dispatch in dispatches(experiment, phase, step, state, stack):
                 step, (state, step_metrics) = end, dispatch(state)
                 log.write_due()  # the previous interval, while an accelerator computes the next
@@ -140,8 +141,7 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
                 if evaluates or saves:
                     with log.paused():
                         check_finite(state)
-                        is_best = evaluates and evaluate(phase, step)
-                        if saves or is_best:
+                        if (evaluates and evaluate(phase, step)) or saves:
                             checkpoints.save(state, folder.content, writer.text)
         last = next(phase.stop for phase in phases if phase.name == "last")
         trained = state

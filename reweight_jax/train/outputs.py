@@ -64,7 +64,8 @@ def finish(
         folder.write(name, content)
     if draw:
         shown = (records, outcome, known["weight"], wrong, splits.train.label, experiment.classes)
-        begins = [(phase.title(bool(state.settles)), phase.start) for phase in phases[1:]]
+        taken = [phase.decided(phases[0], bool(state.settles)) for phase in phases[1:]]
+        begins = [(phase.title, phase.start) for phase in taken]
         for name, png in plots.draw_run(*shown, begins).items():
             folder.write(f"plots/{name}.png", png)
     if judgement:

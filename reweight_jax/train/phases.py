@@ -45,11 +45,19 @@ class Phase(NamedTuple):
     reviews: str = "never"
     remembers: bool = False
 
-    def title(self, settles: bool) -> str:
-        """Its name in plots and in the progress bar; `settles`: of the run's state."""
+    @property
+    def title(self) -> str:
+        """Its name in plots and in the progress bar."""
         if self.name == "last":
+            settles = self.examples == "believed"
             return ("settled" if settles else "not settled") if self.start else "training"
         return self.name.replace("_", " ")
+
+    def decided(self, first: "Phase", settles: bool) -> "Phase":
+        """Returns the phase; one that was to settle goes on as the `first` one if it does not."""
+        if self.examples != "believed" or settles:
+            return self
+        return first._replace(name=self.name, start=self.start, stop=self.stop, reviews="never")
 
 
 def phases_of(config) -> list[Phase]:
@@ -68,7 +76,7 @@ def phases_of(config) -> list[Phase]:
     if settle < end and method.needs_clean and config.task in JUDGED:
         phases = [
             phases[0]._replace(name="unsettled", stop=settle, reviews="to_settle"),
-            Phase("last", settle, end, plain, schedule, examples="believed", reviews="if_settled"),
+            Phase("last", settle, end, plain, schedule, examples="believed", reviews="always"),
         ]
     constant = optax.constant_schedule(config.finetune_learning_rate)
     for begin in FINETUNE_FROM[config.finetune_from]:

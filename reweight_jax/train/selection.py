@@ -49,7 +49,8 @@ def judge_labels(experiment, state) -> Judgement | None:
 def review(experiment, state, predict):
     """Returns the state with `state.review` of one visit to each training and calibration example.
 
-    The model is in evaluation mode and its inputs are not augmented. `predict`: as
+    A model that was trained on the labels believed tells more than the means before. It is in
+    evaluation mode and its inputs are not augmented. `predict`: as
     `evaluate.compile_predict` returns it.
     """
     task, reviewed = experiment.task, {}
@@ -86,22 +87,19 @@ def more_believed(experiment, state, predict) -> float:
     examples are asked, in equal steps of the row. 0 for regression, whose margins are not positive.
     """
     train = experiment.splits.train
-    rows = np.unique(np.linspace(0, train.size - 1, SAMPLE).astype(int))
+    is_tags = experiment.config.task == "multi_label"
+    known = train.label >= 0 if is_tags else np.ones(train.size, bool)
+    rows = np.flatnonzero(known.reshape(train.size, -1).any(axis=1))
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(int))]
     asked = train.take(rows)
     outputs = predict(state.params["model"], state.model_state, asked.inputs)
     now = np.asarray(experiment.task.margin(outputs, asked.label)) > 0
     before = history_means(state.history)["margin"][rows] > 0
-    known = asked.label >= 0 if experiment.config.task == "multi_label" else True
-    return np.mean(now, where=known) - np.mean(before, where=known)
-
-
-def if_settled(experiment, state, predict):
-    """Reviews: a model that was trained on the labels believed tells more than the means before."""
-    return review(experiment, state, predict) if state.settles else state
+    return np.mean(now, where=known[rows]) - np.mean(before, where=known[rows])
 
 
 # What `Phase.reviews` names -> (experiment, state, predict) -> state.
-REVIEWS = {"always": review, "to_settle": to_settle, "if_settled": if_settled}
+REVIEWS = {"always": review, "to_settle": to_settle}
 
 
 # --- What phases train on -------------------------------------------------------------------------

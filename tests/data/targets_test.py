@@ -98,7 +98,11 @@ def test_the_order_of_examples_does_not_matter():
             2,
             "test_label: row 0 is -1, .* of num_classes 2 .*: 0, 1$",
         ),
-        ({"train": ["a", "b"]}, 2, "different types: train_label <U1, num_classes int64"),
+        (
+            {"train": ["a", "b"]},
+            2,
+            r"different types: train_label <U1, num_classes 2 \(0: from the labels\) int64",
+        ),
         ({"train": [0, 1]}, 10**9, "num_classes: 1000000000; must be in 2..100000"),
     ],
 )
