@@ -165,7 +165,7 @@ def test_a_run_of_all_phases_is_what_numpy_finds(task, retrain, tmp_path, settle
         np.testing.assert_allclose(arrays["margin"], margins, **CLOSE)
 
 
-def reweighted(task, train, clean, calibration, rate, **fields):
+def reweighted(task, train, clean, calibration, rate):
     """A run of nine steps of reweighting in numpy: (model, after six steps, sums of all visits)."""
     replay, seen, calibrated = Replay(task, train, momentum=0.0), Sums(24), Sums(calibration.size)
     for step in range(9):
