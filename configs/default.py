@@ -37,9 +37,12 @@ def get_config() -> ConfigDict:
     config.momentum = 0.9  # of sgd, 0 is plain SGD; of adam the decay rate of the first moment
     config.weight_decay = 0.0  # L2 coefficient on kernels, in the update only
 
-    # Settling, ours and not the paper's: from this fraction of num_steps on, plain training on the
-    # clean examples and on those whose labels the model has believed so far (see docs/labels.md).
-    # 1: the paper's method. It is for methods with a clean gradient; others are plain all the time.
+    # Ours and not the paper's, which has 0 and 1; see docs/labels.md. For methods with a clean
+    # gradient; others are plain all the time. First plain training, for so many passes over the
+    # training set (at most half of the steps before it settles).
+    config.warm_up = 0.0
+    # From this fraction of num_steps on, settling: plain training on the clean examples and on
+    # those whose labels the model has believed so far, since the warm-up.
     config.settle_at = 1.0
     # Whether a step takes a batch as it is if no example of it is helpful: "uniform". "keep": as in
     # the paper, such a step changes nothing.

@@ -34,17 +34,18 @@ def health(
     Returns:
       At most one sentence of each kind; [] if all is well.
     """
-    # Settled steps are plain ones, and those of later phases have other weights.
-    settles = result.get("settled", config.settle_at < 1)
-    last_step = config.num_steps * (config.settle_at if settles else 1)
+    # Settled steps and a warm-up are plain, and those of later phases have other weights.
+    start, stop = result.get("warm_up", {"step": 0})["step"], config.num_steps
+    if result.get("settled"):
+        stop = result["unsettled"]["step"]
     trains, evals = (
-        [r for r in records if r["kind"] == kind and r["step"] <= last_step]
+        [r for r in records if r["kind"] == kind and start < r["step"] <= stop]
         for kind in ("train", "eval")
     )
     found = []
     if METHODS[config.method].needs_clean:
-        found += [_saturated(evals), _unhelpful(trains), _starved(trains, result, trusted)]
-        found += [_few_effective(trains, config)]
+        found += [_saturated(evals), _unhelpful(trains, start), _starved(trains, result, trusted)]
+        found += [_few_effective(trains, start, config)]
     found += [_not_settled(result)]
     found += [_has_learnt_nothing(trusted, config.task)]
     found += [_doubted(trusted, config.task, classes), _few_trusted(trusted)]
@@ -82,10 +83,11 @@ def _saturated(evals):
     )
 
 
-def _unhelpful(trains):
+def _unhelpful(trains, start):
     if not trains:
         return None
-    count, steps = sum(r["steps_without_helpful_example"] for r in trains), trains[-1]["step"]
+    count = sum(r["steps_without_helpful_example"] for r in trains)
+    steps = trains[-1]["step"] - start
     if count <= 0.5 * steps:
         return None
     return (
@@ -127,9 +129,9 @@ def _starved(trains, result, trusted):
     return f"Class{'es' * (len(starved) > 1)} almost without weight: {text}. {remedy}"
 
 
-def _few_effective(trains, config):
+def _few_effective(trains, start, config):
     # A step without a helpful example counts as zero in the mean.
-    lengths = np.diff([0, *(r["step"] for r in trains)])
+    lengths = np.diff([start, *(r["step"] for r in trains)])
     steps = lengths.sum() - sum(r["steps_without_helpful_example"] for r in trains)
     if steps <= 0:
         return None

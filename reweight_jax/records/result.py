@@ -53,11 +53,12 @@ def build_result(config, records: list[dict], task, stops: dict[str, int], devic
       config: the run's.
       records: of metrics.jsonl.
       task: the run's `Task`.
-      stops: name -> last step of each phase, in their order; one of the first two is "last".
+      stops: name -> last step of each phase, in their order; one of the first three is
+        "last".
       devices: the run's.
 
     Returns:
-      Scores of each phase's last step, and of the first phase's best step as "best"; their
+      Scores of each phase's last step, and of the best step up to "last" as "best"; their
       confusion matrices; how well the weights tell wrong labels from right ones.
     """
     evals, confusions = (
@@ -137,6 +138,7 @@ def _score_rows(result):
     names = {
         "last": "last step",
         "best": f"best on {chosen_by} (step {result['best']['step']})",
+        "warm_up": "before reweighting",
         "unsettled": "before settling",
         "finetuned_last": "fine-tuned from last",
         "finetuned_best": "fine-tuned from best",

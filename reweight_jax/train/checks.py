@@ -107,7 +107,7 @@ for _rule, _fields in {
     "eval_every_steps checkpoint_every_steps model.width model.num_heads model.features",
     _number(1, 2_001): "model.depth model.num_layers",
     _number(-1): "data.background_class",
-    _number(0): "weight_decay remember_megabytes data.num_clean data.num_calibration "
+    _number(0): "warm_up weight_decay remember_megabytes data.num_clean data.num_calibration "
     "data.num_hyper_val data.num_train data.crop_padding data.num_classes model.vocabulary "
     "data.imbalance_ratio data.imbalance_factor",
 }.items():

@@ -76,7 +76,7 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
       ValueError: `model` cannot be taken, or its outputs are not [n, K].
     """
     devices = _checked_devices(config, devices)
-    method, splits, phases = METHODS[config.method], dataset.splits, phases_of(config)
+    method, splits = METHODS[config.method], dataset.splits
     if method.tasks and config.task not in method.tasks:
         raise UserError(
             f"config.method: {config.method} needs the task {' or '.join(method.tasks)}; "
@@ -86,7 +86,9 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
         if CLEAN_IN_TRAIN[config.data.clean_in_train](method):
             splits = with_clean_in_train(splits)
         splits = splits._replace(clean=splits.clean.in_memory())
-    elif any(phase.method.needs_clean or phase.method.trains_on_clean for phase in phases):
+    phases = phases_of(config, splits.train.size)
+    of_phases = [phase.method for phase in phases]
+    if splits.clean is None and any(m.needs_clean or m.trains_on_clean for m in of_phases):
         raise UserError(CLEAN_MISSING)
     with prefix("config.task"):
         task = TASKS[config.task](splits.train.label, dataset.num_outputs)

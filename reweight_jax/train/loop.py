@@ -117,7 +117,7 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
         for planned in phases:
             if step >= planned.stop:
                 continue
-            phase = planned.decided(phases[0], bool(state.settles))
+            phase = planned.decided(phases, bool(state.settles))
             bar.set_description(f"{name}, {phase.title}", refresh=False)
             if phase.begin != "last" and step == phase.start:
                 if phase.begin == "best":

@@ -37,7 +37,7 @@ def finish(
     known = what_is_known(experiment, state, "train")
     stops = {phase.name: phase.stop for phase in phases}
     outcome = result.build_result(config, records, experiment.task, stops, experiment.devices)
-    if phases[0].name == "unsettled":
+    if "unsettled" in stops:
         outcome["settled"] = bool(state.settles)
     if judgement:
         statistics = evaluation.suspect_statistics(judgement, splits.train)
@@ -64,7 +64,7 @@ def finish(
         folder.write(name, content)
     if draw:
         shown = (records, outcome, known["weight"], wrong, splits.train.label, experiment.classes)
-        taken = [phase.decided(phases[0], bool(state.settles)) for phase in phases[1:]]
+        taken = [phase.decided(phases, bool(state.settles)) for phase in phases[1:]]
         begins = [(phase.title, phase.start) for phase in taken]
         for name, png in plots.draw_run(*shown, begins).items():
             folder.write(f"plots/{name}.png", png)

@@ -48,36 +48,49 @@ class Phase(NamedTuple):
     @property
     def title(self) -> str:
         """Its name in plots and in the progress bar."""
-        if self.name == "last":
-            settles = self.examples == "believed"
-            return ("settled" if settles else "not settled") if self.start else "training"
+        if self.name == "last" and self.examples == "believed":
+            return "settled"
+        if self.name in ("unsettled", "last"):
+            return "reweighting" if self.start else "training"
         return self.name.replace("_", " ")
 
-    def decided(self, first: "Phase", settles: bool) -> "Phase":
-        """Returns the phase; one that was to settle goes on as the `first` one if it does not."""
+    def decided(self, phases: list["Phase"], settles: bool) -> "Phase":
+        """Returns the phase; if it was to settle and does not, as the phase that remembers."""
         if self.examples != "believed" or settles:
             return self
-        return first._replace(name=self.name, start=self.start, stop=self.stop, reviews="never")
+        before = main_phase(phases)
+        return before._replace(name=self.name, start=self.start, stop=self.stop, reviews="never")
 
 
-def phases_of(config) -> list[Phase]:
+def phases_of(config, num_examples: int = 0) -> list[Phase]:
     """Returns the training with `config.method`, then the others that `config` asks for.
 
-    The training is one phase, "last", or two: "unsettled" and "last", if `config.settle_at` is
-    below 1, the method has a clean gradient, and the task is not one of the user's own, whose
-    margins may mean anything. Only the first phase of a run adds to what is remembered, and the
-    second one if it goes on reweighting because the run does not settle.
+    The training is the phase "last". If the method has a clean gradient, there may be two before
+    it: plain steps, "warm_up", and those with the method, "unsettled", if the run is to settle.
+    It is not for a task of the user's own, whose margins may mean anything. Only the steps with
+    the method add to what is remembered, also those of a run that does not settle.
+
+    Args:
+      config: the run's.
+      num_examples: of the training set. 0 if that is not known yet: then without a warm-up, which
+        changes no step at which the others end.
     """
     schedule = LR_SCHEDULES[config.lr_schedule](config)
     method, plain = METHODS[config.method], METHODS["baseline"]
     examples = "clean" if method.trains_on_clean else "train"
-    end, settle = config.num_steps, max(1, round(config.settle_at * config.num_steps))
-    phases = [Phase("last", 0, end, method, schedule, examples=examples, remembers=True)]
+    end = config.num_steps
+    settle = max(1, round(config.settle_at * end))
+    passes = round(config.warm_up * num_examples / config.batch_size)
+    start = min(passes, settle // 2) if method.needs_clean else 0
+    main = Phase("last", start, end, method, schedule, examples=examples, remembers=True)
+    phases = [Phase("warm_up", 0, start, plain, schedule)] if start else []
     if settle < end and method.needs_clean and config.task in JUDGED:
-        phases = [
-            phases[0]._replace(name="unsettled", stop=settle, reviews="to_settle"),
+        phases += [
+            main._replace(name="unsettled", stop=settle, reviews="to_settle"),
             Phase("last", settle, end, plain, schedule, examples="believed", reviews="always"),
         ]
+    else:
+        phases.append(main)
     constant = optax.constant_schedule(config.finetune_learning_rate)
     for begin in FINETUNE_FROM[config.finetune_from]:
         stop, clean_only = end + config.finetune_steps, METHODS["clean_only"]
@@ -91,3 +104,8 @@ def phases_of(config) -> list[Phase]:
         phases.append(Phase(name, end, stop, plain, schedule, "afresh", examples, reviews))
         end = stop
     return phases
+
+
+def main_phase(phases: list[Phase]) -> Phase:
+    """Returns the phase that trains with `config.method` and remembers; a warm-up may precede."""
+    return next(phase for phase in phases if phase.remembers)

@@ -23,17 +23,17 @@ NUM_FOLDS = 5
 
 def paper(data: Data, setting: Setting, seed: int) -> dict:
     """The paper's method, judged by its mean margins; then a restart without the suspects."""
-    return _then_retrained("reweight", data, setting, seed, settle_at=1.0)
+    return _then_retrained("reweight", data, setting, seed, warm_up=0.0, settle_at=1.0)
 
 
 def settled(data: Data, setting: Setting, seed: int) -> dict:
-    """Reweighting for the first half of the steps, then settling; then a restart likewise."""
-    return _then_retrained("settled", data, setting, seed, settle_at=0.5)
+    """Warm-up, reweighting and settling as `fit` has them; then a restart likewise."""
+    return _then_retrained("settled", data, setting, seed)
 
 
 def settled_once(data: Data, setting: Setting, seed: int) -> dict[str, float]:
     """Scores of a settled run without a restart; those of the flags only if it is calibrated."""
-    run = _fit(data, setting, seed, settle_at=0.5, **_ours(data))
+    run = _fit(data, setting, seed, **_ours(data))
     if len(data.calibration[1]):
         return _judged(run, data) | _accuracies(run, "last")
     return list_scores(_of_train(run, data)["margin"], data) | _accuracies(run, "last")
@@ -41,7 +41,7 @@ def settled_once(data: Data, setting: Setting, seed: int) -> dict[str, float]:
 
 def relabelled(data: Data, setting: Setting, seed: int) -> dict:
     """As `settled`; then a restart on all examples, with other labels than those not believed."""
-    run = _fit(data, setting, seed, settle_at=0.5, retrain="relabel", **_ours(data))
+    run = _fit(data, setting, seed, retrain="relabel", **_ours(data))
     seconds = {"seconds": sum(training_seconds(run).values())}
     return {"settled, relabelled": _judged(run, data) | _accuracies(run, "retrained") | seconds}
 
@@ -69,7 +69,7 @@ def plain(data: Data, setting: Setting, seed: int) -> dict:
     """Plain training: its margins (AUM) and its confidence; then fine-tuning on trusted ones."""
     steps = max(setting.num_steps // 5, 10)
     more = {"finetune_from": "last", "finetune_steps": steps}
-    run = _fit(data, setting, seed, method="baseline", clean=data.trusted, settle_at=1.0, **more)
+    run = _fit(data, setting, seed, method="baseline", clean=data.trusted, **more)
     seconds, examples = training_seconds(run), _of_train(run, data)
     margin = list_scores(examples["margin"], data)
     margin |= right_suggestions(examples["log_probability"], data) | _accuracies(run, "last")
@@ -84,14 +84,14 @@ def plain(data: Data, setting: Setting, seed: int) -> dict:
 
 def plain_calibrated(data: Data, setting: Setting, seed: int) -> dict:
     """Plain training that keeps a calibration set as ours does: the calibration without weights."""
-    run = _fit(data, setting, seed, method="baseline", **_ours(data), settle_at=1.0)
+    run = _fit(data, setting, seed, method="baseline", **_ours(data))
     row = _judged(run, data) | _accuracies(run, "last")
     return {"plain, calibrated": row | {"seconds": training_seconds(run)["last"]}}
 
 
 def trusted(data: Data, setting: Setting, seed: int) -> dict:
     """A network that only the trusted examples train."""
-    run = _fit(data, setting, seed, method="clean_only", clean=data.trusted, settle_at=1.0)
+    run = _fit(data, setting, seed, method="clean_only", clean=data.trusted)
     row = _confidence(run.predict(data.inputs), data) | _accuracies(run, "last")
     return {"trusted only": row | {"seconds": training_seconds(run)["last"]}}
 
@@ -105,7 +105,7 @@ def cleanlab(data: Data, setting: Setting, seed: int) -> dict:
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
-    options = {"method": "baseline", "clean": data.trusted, "settle_at": 1.0}
+    options = {"method": "baseline", "clean": data.trusted}
     order = np.random.default_rng((seed, 2)).permutation(len(data.label))
     probability, seconds = None, 0.0
     for fold in np.array_split(order, NUM_FOLDS):

@@ -11,6 +11,7 @@ from reweight_jax.errors import UserError
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.config import Experiment
 from reweight_jax.train.dispatch import step_of
+from reweight_jax.train.phases import main_phase
 from reweight_jax.train.resident import resident
 from reweight_jax.train.state import create_train_state
 
@@ -29,7 +30,7 @@ def lower_dispatch(experiment: Experiment, num_steps: int):
         clean_rows = np.zeros((num_steps, m), np.int32)
     arguments = (state, data, rows, clean_rows, None, np.arange(len(devices), dtype=np.int32))
     sharding = jax.sharding.SingleDeviceSharding(devices[0]) if len(devices) == 1 else None
-    step = step_of(experiment, experiment.phases[0])
+    step = step_of(experiment, main_phase(experiment.phases))
     program = on_devices.steps_program(step, devices)
     return program.lower(*_abstract(arguments, sharding))
 
@@ -61,7 +62,7 @@ def lower_on_mesh(experiment: Experiment, mesh: jax.sharding.Mesh):
     if "alignment" in experiment.remembered:
         clean_batch = batch(splits.clean, min(config.clean_batch_size, splits.clean.size))
     step = jax.jit(
-        step_of(experiment, experiment.phases[0]),
+        step_of(experiment, main_phase(experiment.phases)),
         donate_argnums=0,
         out_shardings=(shardings, whole),
     )

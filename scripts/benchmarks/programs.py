@@ -15,6 +15,7 @@ from reweight_jax.data.examples import Data, Examples, Splits
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.config import Experiment, make_experiment
 from reweight_jax.train.dispatch import step_of
+from reweight_jax.train.phases import main_phase
 from reweight_jax.train.state import create_train_state
 
 # name -> (method, epsilon_method)
@@ -143,7 +144,7 @@ def compile_step(network: Network, step_name: str) -> Program:
     arguments = (create_train_state(experiment), batch(splits.train), clean_batch)
     arguments = jax.device_put(arguments, experiment.devices[0])
     start = time.perf_counter()
-    lowered = jax.jit(step_of(experiment, experiment.phases[0])).lower(*arguments)
+    lowered = jax.jit(step_of(experiment, main_phase(experiment.phases))).lower(*arguments)
     compiled = lowered.compile()
     seconds = time.perf_counter() - start
     return Program(
@@ -159,7 +160,7 @@ def compile_on_devices(network: Network, step_name: str, devices) -> Callable[[]
     experiment = create_experiment(network, step_name, devices)
     state = on_devices.place_state(create_train_state(experiment), devices)
     clean = experiment.splits.clean if experiment.method.needs_clean else None
-    step = step_of(experiment, experiment.phases[0])
+    step = step_of(experiment, main_phase(experiment.phases))
     advance = on_devices.compile_steps(step, experiment.splits.train, clean, devices)
     rows = np.arange(network.n, dtype=np.int32)[None]
     clean_rows = np.arange(network.m, dtype=np.int32)[None] if clean else None

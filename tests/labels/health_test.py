@@ -13,7 +13,7 @@ STEPS = 1000
 
 def config(**fields):
     defaults = {"method": "reweight", "task": "classification", "num_steps": STEPS}
-    return types.SimpleNamespace(**defaults | {"batch_size": 100, "settle_at": 1.0} | fields)
+    return types.SimpleNamespace(**defaults | {"batch_size": 100} | fields)
 
 
 def train_record(step, **fields):
@@ -36,6 +36,10 @@ def result(last=0.9, **phases):
     scores = {"last": last} | phases
     flat = {name: {"step": STEPS, "calibration_accuracy": score} for name, score in scores.items()}
     return flat | {"labels": {"per_class": per_class}}
+
+
+def settled(step):
+    return result() | {"settled": True, "unsettled": {"step": step}}
 
 
 def trusted(**splits):
@@ -73,7 +77,7 @@ def test_clean_loss_saturated():
     assert said(records=records((1e-4, 1e-4, 1e-4, 0.1))) == []  # it has recovered
     saturated = records((0.3, 8e-4, 5e-4, 2e-4))
     assert said(records=saturated, config=config(method="baseline")) == []  # uses no clean loss
-    assert said(records=saturated, config=config(settle_at=0.5)) == []  # settled in time
+    assert said(records=saturated, result=settled(500)) == []  # settled in time
 
 
 def test_steps_without_a_helpful_example():
@@ -82,9 +86,14 @@ def test_steps_without_a_helpful_example():
     # Plain steps after settling have no unhelpful ones; half of the others had.
     early = [train_record(s, steps_without_helpful_example=60) for s in range(100, 501, 100)]
     late = [train_record(s) for s in range(600, 1001, 100)]
-    one("300 of 500 steps", records=early + late, config=config(settle_at=0.5))
-    went_on = {"records": early + late, "config": config(settle_at=0.5)}
-    assert len(said(**went_on, result=result() | {"settled": False})) == 1  # that it did not settle
+    one("300 of 500 steps", records=early + late, result=settled(500))
+    went_on = result() | {"settled": False, "unsettled": {"step": 500}}
+    assert len(said(records=early + late, result=went_on)) == 1  # that it did not settle
+    # Nor have those of a warm-up.
+    warmed_up = result() | {"warm_up": {"step": 500}}
+    late = [train_record(s, steps_without_helpful_example=60) for s in range(600, 1001, 100)]
+    early = [train_record(s) for s in range(100, 501, 100)]
+    one("300 of 500 steps", records=early + late, result=warmed_up)
 
 
 def test_a_starved_class():

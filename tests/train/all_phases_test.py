@@ -29,8 +29,8 @@ def finished(tmp_path_factory):
     label = np.where(rng.random(32) < 0.3, rng.integers(3, size=32), splits[0].label)
     splits = (splits[0]._replace(label=label.astype(np.int32), true_label=splits[0].label),
               *splits[1:])  # fmt: skip
-    fields = {"settle_at": 0.5, "compare_plain": True, "retrain": "relabel", "num_steps": 4}
-    fields |= {"lr_schedule": "cosine"}
+    fields = {"warm_up": 1.0, "settle_at": 2 / 3, "num_steps": 6, "lr_schedule": "cosine"}
+    fields |= {"compare_plain": True, "retrain": "relabel"}
     fields |= dict.fromkeys(("log_every_steps", "eval_every_steps", "checkpoint_every_steps"), 2)
     workdir = tmp_path_factory.mktemp("finished")
     result = run(splits, workdir, model=SmallNet(0.3), **fields)
@@ -41,7 +41,7 @@ def test_the_result_has_the_scores_and_times_of_all_phases(finished):
     _, _, workdir, result = finished
     evals = {r["step"]: r for r in read_metrics(workdir) if r["kind"] == "eval"}
     trains = {r["step"]: r for r in read_metrics(workdir) if r["kind"] == "train"}
-    stops = {"unsettled": 2, "last": 4, "plain": 8, "retrained": 12}
+    stops = {"warm_up": 2, "unsettled": 4, "last": 6, "plain": 12, "retrained": 18}
     for name, step in stops.items():
         assert result[name]["step"] == step
         for split in ("test", "clean", "calibration"):
@@ -51,9 +51,9 @@ def test_the_result_has_the_scores_and_times_of_all_phases(finished):
     assert seconds == sorted(seconds) and seconds[0] > 0
     assert seconds == [round(trains[step]["seconds"], 1) for step in stops.values()]
     assert result["seconds"] == result["seconds_at"]["last"]
-    assert result["best"]["step"] in (2, 4)
-    assert [step for step, r in evals.items() if "weights" in r] == [2]
-    assert result["weights"] == evals[2]["weights"] and "margin_auc" in result["weights"]
+    assert result["best"]["step"] in (2, 4, 6)
+    assert [step for step, r in evals.items() if "weights" in r] == [4]
+    assert result["weights"] == evals[4]["weights"] and "margin_auc" in result["weights"]
     table = results.table(result)
     for name in stops:
         assert f"{result[name]['test_error']:.2%}" in table
@@ -85,10 +85,10 @@ def test_stopped_anywhere_it_ends_the_same(finished, tmp_path, monkeypatch):
             resumed = run(splits, tmp_path, model=SmallNet(0.3), **fields)
         except Stopped:
             pass
-    assert Killed.stops == [2, 4, 6, 8, 10, 12]
+    assert Killed.stops == [*range(2, 19, 2)]
     assert without_times(resumed) == without_times(result)
     assert read_sealed(tmp_path / "result.json") == resumed
-    chex.assert_trees_all_equal(saved(tmp_path, 12), saved(workdir, 12))
+    chex.assert_trees_all_equal(saved(tmp_path, 18), saved(workdir, 18))
     assert records(tmp_path) == records(workdir)
     for name in FILES:
         if name.endswith(".npz"):
@@ -113,7 +113,8 @@ def test_a_finished_run_is_written_again_as_it_was(finished):
 def test_four_devices_settle_and_retrain_as_one(tmp_path):
     task = "classification"
     splits = [examples(task, n, n, wrong) for n, wrong in ((24, 0.3), (8, 0), (16, 0))]
-    fields = {"settle_at": 2 / 3, "retrain": "relabel", "clean_batch_size": 8, "momentum": 0.0}
+    fields = {"warm_up": 1 / 3, "settle_at": 2 / 3, "retrain": "relabel"}
+    fields |= {"clean_batch_size": 8, "momentum": 0.0}
     fields |= {"labels.false_alarm_rate": 0.5}
     one, four = (tmp_path / "one", tmp_path / "four")
     outcomes = [
@@ -121,7 +122,7 @@ def test_four_devices_settle_and_retrain_as_one(tmp_path):
         for path, devices in ((one, ONE_DEVICE), (four, jax.devices()))
     ]
     assert outcomes[0]["settled"] and outcomes[1]["settled"]
-    for name in ("unsettled", "last", "retrained"):
+    for name in ("warm_up", "unsettled", "last", "retrained"):
         assert outcomes[1][name] == pytest.approx(outcomes[0][name], rel=1e-4)
     chex.assert_trees_all_close(saved(four, 18), saved(one, 18), rtol=1e-4, atol=1e-5)
     for name in ("examples.npz", "calibration.npz"):

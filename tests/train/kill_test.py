@@ -25,8 +25,8 @@ NUM_KILLS, NUM_PAIRS, NUM_RACES, NUM_DISKS = (40, 10, 20, 10) if FULL else (2, 0
 RUN = [
     *("-m", "reweight_jax.main", "--config=configs/mnist_imbalance.py:digits"),
     *("--config.model.name=mlp", "--config.model.hidden=(8,)", "--config.batch_size=12"),
-    *("--config.num_steps=120", "--config.settle_at=0.5", "--config.retrain=relabel"),
-    *("--config.data.num_clean=8", "--config.data.num_calibration=4"),
+    *("--config.num_steps=120", "--config.warm_up=1", "--config.settle_at=0.5"),
+    *("--config.data.num_clean=8", "--config.data.num_calibration=4", "--config.retrain=relabel"),
     *("--config.log_every_steps=20", "--config.eval_every_steps=20"),
     "--config.checkpoint_every_steps=20",
 ]

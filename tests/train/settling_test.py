@@ -33,13 +33,13 @@ def settles_early(monkeypatch):
 
 
 def test_phases_of_a_config():
-    def spans(**fields):
+    def spans(num_examples=24, **fields):
         config = default.get_config()
-        config.num_steps, config.finetune_steps = 9, 2
+        config.num_steps, config.finetune_steps, config.batch_size = 9, 2, 8
         config.update_from_flattened_dict(fields)
         return [
             (p.name, p.start, p.stop, p.begin, p.examples, p.method.needs_clean)
-            for p in phases_of(config)
+            for p in phases_of(config, num_examples)
         ]
 
     reweighted = ("last", 0, 9, "last", "train", True)
@@ -56,8 +56,18 @@ def test_phases_of_a_config():
         ("retrained", 20, 29, "afresh", "drop", False),
     ]
     assert spans(retrain="relabel")[1:] == [("retrained", 9, 18, "afresh", "relabel", False)]
+    # One pass over 24 examples in batches of 8; at most half of the steps before it settles.
+    warm_up = ("warm_up", 0, 3, "last", "train", False)
+    assert spans(warm_up=1.0) == [warm_up, ("last", 3, 9, "last", "train", True)]
+    unsettled = ("unsettled", 3, 6, "last", "train", True)
+    for passes in (1.0, 5.0):
+        assert spans(warm_up=passes, settle_at=2 / 3) == [warm_up, unsettled, settled[1]]
+    assert spans(warm_up=1 / 3)[0][:3] == ("warm_up", 0, 1)
+    assert spans(warm_up=9.0)[0][:3] == ("warm_up", 0, 4)
+    assert spans(num_steps=1, warm_up=1.0) == [("last", 0, 1, "last", "train", True)]
     # A method without a clean gradient is plain all the time.
-    assert spans(settle_at=2 / 3, method="baseline") == [("last", 0, 9, "last", "train", False)]
+    of_baseline = spans(warm_up=1.0, settle_at=2 / 3, method="baseline")
+    assert of_baseline == [("last", 0, 9, "last", "train", False)]
 
 
 # --- Against numpy --------------------------------------------------------------------------------
@@ -84,27 +94,32 @@ def believed(task, labels, margin, calibration_margin):
 
 
 @pytest.mark.parametrize(
-    ("task", "retrain"),
+    ("task", "retrain", "warm"),
     [
-        ("classification", "drop"),
-        ("classification", "relabel"),
-        ("multi_label", "drop"),
-        pytest.param("multi_label", "relabel", marks=pytest.mark.slow),
-        pytest.param("regression", "drop", marks=pytest.mark.slow),
-        ("regression", "relabel"),
+        ("classification", "drop", 3),
+        ("classification", "relabel", 0),
+        ("multi_label", "drop", 0),
+        pytest.param("multi_label", "relabel", 0, marks=pytest.mark.slow),
+        pytest.param("regression", "drop", 3, marks=pytest.mark.slow),
+        ("regression", "relabel", 0),
     ],
 )
-def test_a_run_of_all_phases_is_what_numpy_finds(task, retrain, tmp_path, settles_early):
-    """Reweighted, settled, plain and retrained, with momentum along a cosine."""
+def test_a_run_of_all_phases_is_what_numpy_finds(task, retrain, warm, tmp_path, settles_early):
+    """Warmed up, reweighted, settled, plain and retrained, with momentum along a cosine."""
     train, clean = examples(task, 24, 0, wrong=0.35), examples(task, 6, 1)
     calibration, test = examples(task, 6, 2), examples(task, 50, 4)
     fields = {"settle_at": 2 / 3, "compare_plain": True, "retrain": retrain}
-    fields |= {"lr_schedule": "cosine", "labels.false_alarm_rate": 0.2}
+    fields |= {"lr_schedule": "cosine", "labels.false_alarm_rate": 0.2, "warm_up": warm / 3}
     result = run((train, clean, calibration, None, test), tmp_path, task, **fields)
 
     replay, seen, calibrated = Replay(task, train), Sums(24), Sums(6)
     losses = {}
-    for step in range(6):
+    for step in range(warm):
+        rows = rows_of(train, step)
+        replay.step(train.inputs[rows], train.label[rows], cosine(step))
+    if warm:
+        losses["warm_up"] = replay.loss(test.inputs, test.label)
+    for step in range(warm, 6):
         rows = rows_of(train, step)
         x, y = train.inputs[rows], train.label[rows]
         seen.add(rows, replay.beliefs(x, y))
@@ -157,10 +172,10 @@ def test_a_run_of_all_phases_is_what_numpy_finds(task, retrain, tmp_path, settle
     np.testing.assert_allclose(saved(tmp_path, 27)["params"]["model"]["w"], replay.w, **CLOSE)
     stops = {"unsettled": 6, "last": 9, "plain": 18, "retrained": 27}
     assert {name: result[name]["step"] for name in stops} == stops
-    # Only the first six steps are visits; the margins are those of the last review.
+    # Only the reweighted steps are visits; the margins are those of the last review.
     for name, of in (("examples", train), ("calibration", calibration)):
         arrays = npz(tmp_path / f"{name}.npz")
-        np.testing.assert_array_equal(arrays["visits"], 2)
+        np.testing.assert_array_equal(arrays["visits"], (6 - warm) // 3)
         margins = replay.margins(of.inputs, of.label)
         np.testing.assert_allclose(arrays["margin"], margins, **CLOSE)
 
