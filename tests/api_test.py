@@ -35,7 +35,7 @@ def test_wrong_labels_get_less_weight_and_do_not_mislead(toy_run):
 def test_examples_are_in_the_order_given(toy_run):
     np.testing.assert_array_equal(toy_run.examples["label"], toy()[0][1])
     np.testing.assert_array_equal(toy_run.examples["index"], np.arange(200))
-    np.testing.assert_array_equal(toy_run.examples["visits"], 5)  # 50 of 100 steps, 20 of 200
+    np.testing.assert_array_equal(toy_run.examples["visits"], 4)  # steps 10 to 50, 20 of 200
     assert toy_run.classes == (0, 1)
     assert "true_label" not in toy_run.examples
 
@@ -124,7 +124,7 @@ def test_a_pair_of_functions_takes_the_steps_of_numpy(method, tmp_path):
     (x, y, _), (clean_x, clean_y) = toy()
     x, clean_x, y = x[:40] / 50, clean_x / 50, y[:40]
     fields = {"method": method, "batch_size": 40, "clean_batch_size": 30, "momentum": 0.0}
-    fields |= {"optimizer": "sgd", "lr_schedule": "drops", "settle_at": 1.0}
+    fields |= {"optimizer": "sgd", "lr_schedule": "drops", "warm_up": 0.0, "settle_at": 1.0}
     data = {"standardize": False, "clean_in_train": "never"}
     run = quick(affine_model(2), (x, y), clean=(clean_x, clean_y), learning_rate=0.5, data=data,
                 workdir=tmp_path / "run", **fields)  # fmt: skip
