@@ -12,7 +12,7 @@ FEW_CLASSES = 20  # up to here a table has them in their own order
 MAIN_SCORES = {"classification": "accuracy", "multi_label": "macro_f1", "regression": "rmse"}
 PHASES = {
     "plain": "plain training",
-    "warm_up": "before reweighting",
+    "warm_up": "after the warm-up",
     "unsettled": "before settling",
     "last": "this run, last step",
     "best": "this run, best step",

@@ -138,7 +138,7 @@ def _score_rows(result):
     names = {
         "last": "last step",
         "best": f"best on {chosen_by} (step {result['best']['step']})",
-        "warm_up": "before reweighting",
+        "warm_up": "after the warm-up",
         "unsettled": "before settling",
         "finetuned_last": "fine-tuned from last",
         "finetuned_best": "fine-tuned from best",
