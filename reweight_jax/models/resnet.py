@@ -13,15 +13,17 @@ import jax.numpy as jnp
 
 from reweight_jax.errors import UserError
 from reweight_jax.models import cpu
+from reweight_jax.models.batch_norm import BatchNorm
 
 BATCH_NORM_MOMENTUM = 0.9
 STEM_FEATURES = 16
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # He et al., 2015
 
 
-def batch_norm(dtype, *, train: bool) -> nn.BatchNorm:
+def batch_norm(dtype, *, train: bool, on_cpu: bool = True) -> nn.BatchNorm:
     """Returns a BatchNorm with batch statistics in training and running ones in evaluation."""
-    return nn.BatchNorm(not train, momentum=BATCH_NORM_MOMENTUM, dtype=dtype)
+    layer = nn.BatchNorm if on_cpu else BatchNorm
+    return layer(not train, momentum=BATCH_NORM_MOMENTUM, dtype=dtype)
 
 
 class ResNet(nn.Module):
@@ -50,7 +52,7 @@ class ResNet(nn.Module):
             settings = {"use_bias": False, "kernel_init": _INIT, "dtype": self.dtype}
             return nn.Conv(features, (size, size), stride, padding, **settings)
 
-        norm = functools.partial(batch_norm, self.dtype, train=train)
+        norm = functools.partial(batch_norm, self.dtype, train=train, on_cpu=self.on_cpu)
         materialize = cpu.materialize if self.on_cpu else lambda x: x
 
         def plain_block(x, features, stride):
