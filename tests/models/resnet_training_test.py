@@ -22,7 +22,8 @@ from reweight_jax.models import as_model
 
 
 def test_dropout_is_between_the_two_convolutions_of_a_block():
-    model = build("wide_resnet", 10, 2, dropout=0.25)
+    # On a CPU, whose BatchNorm rounds alike wherever it is compiled, near zero too.
+    model = build("wide_resnet", 10, 2, dropout=0.25).clone(on_cpu=True)
     variables = start(build("wide_resnet", 10, 2), (1, 8, 8, 3))
     _, new = compiled(model, True)(variables, images(8, (8, 8, 3)), jax.random.key(1))
     seen = outputs_of(new)
@@ -35,7 +36,7 @@ def test_dropout_is_between_the_two_convolutions_of_a_block():
     before = np.maximum(seen["BatchNorm_1"], 0)  # after the block's first one
     dropped = seen["Dropout_0"]
     kept = dropped != 0
-    np.testing.assert_allclose(dropped[kept], before[kept] / 0.75, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(dropped[kept], before[kept] / 0.75, rtol=1e-5)
     # Of 8 * 8 * 8 * 32 values about half are positive: the fraction is good to 0.005 (1 sigma).
     assert abs(kept[before > 0].mean() - 0.75) < 0.02
     # Block: the shortcut of the activated input, and the second convolution of what was kept.
