@@ -31,16 +31,20 @@ def test_the_surest_of_each_class_that_also_win():
 
 @pytest.mark.slow
 def test_under_uniform_noise_it_helps_without_a_trusted_set():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(400, 2))
-    right = np.where(x[:, 0] > 0, "right", "left")
-    wrong = rng.random(400) < 0.3
-    y = np.where(wrong, np.where(right == "left", "right", "left"), right)
-    run = fit(None, (x, y), clean="confident", data={"num_clean": 40}, **SMALL)
-    assert np.mean(np.array(run.classes)[run.predict(x).argmax(1)] == right) > 0.9
-    assert run.result["labels"]["rule"] == "margin"  # no p-values
-    assert wrong[run.suspects()["index"][:50]].mean() > 0.8
-    np.testing.assert_array_equal(run.examples["index"], np.arange(400))
+    """On the mean of three draws: one of 400 points scatters by 0.03, and with rounding too."""
+    accuracy = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(400, 2))
+        right = np.where(x[:, 0] > 0, "right", "left")
+        wrong = rng.random(400) < 0.3
+        y = np.where(wrong, np.where(right == "left", "right", "left"), right)
+        run = fit(None, (x, y), clean="confident", data={"num_clean": 40}, **SMALL)
+        accuracy.append(np.mean(np.array(run.classes)[run.predict(x).argmax(1)] == right))
+        assert run.result["labels"]["rule"] == "margin"  # no p-values
+        assert wrong[run.suspects()["index"][:50]].mean() > 0.8
+        np.testing.assert_array_equal(run.examples["index"], np.arange(400))
+    assert np.mean(accuracy) > 0.9, accuracy
 
 
 @pytest.mark.parametrize("clean, task", [("sure", "classification"), ("confident", "regression")])
