@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
 
     # Ours and not the paper's, which has 0 and 1; see docs/labels.md. For methods with a clean
     # gradient; others are plain all the time. First plain training, for so many passes over the
-    # training set (at most half of the steps before it settles).
+    # training set: at most half of the steps before it settles, and a whole pass is left of them.
     config.warm_up = 0.0
     # From this fraction of num_steps on, settling: plain training on the clean examples and on
     # those whose labels the model has believed so far, since the warm-up.

@@ -225,8 +225,8 @@ def _may_differ(old: dict, new: dict) -> set[str]:
                 free |= {"finetune_from"}
     is_fixed = METHODS[new["method"]].uses_num_steps or new["lr_schedule"] == "cosine"
     one_phase = [
-        run["warm_up"] == 0 and run["settle_at"] == 1 and not run["compare_plain"]
-        and run["finetune_from"] == run["retrain"] == "none"
+        (run["warm_up"] == 0 and run["settle_at"] == 1 or not METHODS[run["method"]].needs_clean)
+        and run["finetune_from"] == run["retrain"] == "none" and not run["compare_plain"]
         for run in (old, new)
     ]  # fmt: skip
     if all(one_phase) and not is_fixed:  # no step knows of the end

@@ -1,6 +1,7 @@
 """What a finished run leaves in its folder, beside its metrics and checkpoints."""
 
 import io
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -65,7 +66,8 @@ def finish(
     if draw:
         shown = (records, outcome, known["weight"], wrong, splits.train.label, experiment.classes)
         taken = [phase.decided(phases, bool(state.settles)) for phase in phases[1:]]
-        begins = [(phase.title, phase.start) for phase in taken]
+        by_title = itertools.groupby(taken, lambda phase: phase.title)  # one goes on as it began
+        begins = [(title, next(group).start) for title, group in by_title]
         for name, png in plots.draw_run(*shown, begins).items():
             folder.write(f"plots/{name}.png", png)
     if judgement:

@@ -1,5 +1,6 @@
 """The phases of a run: how it is trained, for how many steps, and from which state."""
 
+import math
 from typing import NamedTuple
 
 import optax
@@ -79,12 +80,15 @@ def phases_of(config, num_examples: int = 0) -> list[Phase]:
     method, plain = METHODS[config.method], METHODS["baseline"]
     examples = "clean" if method.trains_on_clean else "train"
     end = config.num_steps
-    settle = max(1, round(config.settle_at * end))
-    passes = round(config.warm_up * num_examples / config.batch_size)
-    start = min(passes, settle // 2) if method.needs_clean else 0
+    settle, one_pass = max(1, round(config.settle_at * end)), num_examples / config.batch_size
+    settles = settle < end and method.needs_clean and config.task in JUDGED
+    stop = settle if settles else end
+    # Afterwards at least half of the steps, and a whole pass: what was in no batch is not judged.
+    most = max(0, min(stop // 2, stop - math.ceil(one_pass)))
+    start = min(round(config.warm_up * one_pass), most) if method.needs_clean else 0
     main = Phase("last", start, end, method, schedule, examples=examples, remembers=True)
     phases = [Phase("warm_up", 0, start, plain, schedule)] if start else []
-    if settle < end and method.needs_clean and config.task in JUDGED:
+    if settles:
         phases += [
             main._replace(name="unsettled", stop=settle, reviews="to_settle"),
             Phase("last", settle, end, plain, schedule, examples="believed", reviews="always"),

@@ -60,6 +60,11 @@ def test_a_config_is_kept_with_the_facts_of_its_data(digits_config, tmp_path):
         ({"settle_at": 0.5}, {"settle_at": 0.5, "num_steps": 8}, "config.num_steps"),
         ({"warm_up": 1.0}, {"warm_up": 1.0, "num_steps": 8}, "config.num_steps"),
         ({"warm_up": 1.0}, {}, "config.warm_up"),
+        (
+            {"method": "baseline", "warm_up": 1.0},
+            {"method": "baseline", "warm_up": 1.0, "num_steps": 8},
+            None,
+        ),
         ({"settle_at": 0.5}, {}, "config.settle_at"),
         ({}, {"settle_at": 0.5}, "config.settle_at"),
         # The rates judge at the end, and choose what is retrained on.

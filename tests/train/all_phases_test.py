@@ -29,8 +29,8 @@ def finished(tmp_path_factory):
     label = np.where(rng.random(32) < 0.3, rng.integers(3, size=32), splits[0].label)
     splits = (splits[0]._replace(label=label.astype(np.int32), true_label=splits[0].label),
               *splits[1:])  # fmt: skip
-    fields = {"warm_up": 1.0, "settle_at": 2 / 3, "num_steps": 6, "lr_schedule": "cosine"}
-    fields |= {"compare_plain": True, "retrain": "relabel"}
+    fields = {"warm_up": 1.0, "settle_at": 2 / 3, "num_steps": 6, "batch_size": 16}
+    fields |= {"lr_schedule": "cosine", "compare_plain": True, "retrain": "relabel"}
     fields |= dict.fromkeys(("log_every_steps", "eval_every_steps", "checkpoint_every_steps"), 2)
     workdir = tmp_path_factory.mktemp("finished")
     result = run(splits, workdir, model=SmallNet(0.3), **fields)

@@ -64,6 +64,15 @@ def test_phases_of_a_config():
         assert spans(warm_up=passes, settle_at=2 / 3) == [warm_up, unsettled, settled[1]]
     assert spans(warm_up=1 / 3)[0][:3] == ("warm_up", 0, 1)
     assert spans(warm_up=9.0)[0][:3] == ("warm_up", 0, 4)
+    # A whole pass is left: of 40 examples five steps, of 80 ten.
+    assert spans(40, warm_up=1.0, settle_at=2 / 3)[:2] == [
+        ("warm_up", 0, 1, "last", "train", False),
+        ("unsettled", 1, 6, "last", "train", True),
+    ]
+    assert spans(80, warm_up=1.0, settle_at=2 / 3) == settled
+    # A task of the user's own does not settle, so the cap is of all steps.
+    own = spans(warm_up=9.0, settle_at=2 / 3, task="own")
+    assert [phase[:3] for phase in own] == [("warm_up", 0, 4), ("last", 4, 9)]
     assert spans(num_steps=1, warm_up=1.0) == [("last", 0, 1, "last", "train", True)]
     # A method without a clean gradient is plain all the time.
     of_baseline = spans(warm_up=1.0, settle_at=2 / 3, method="baseline")
