@@ -65,10 +65,10 @@ def finish(
         folder.write(name, content)
     if draw:
         shown = (records, outcome, known["weight"], wrong, splits.train.label, experiment.classes)
-        taken = [phase.decided(phases, bool(state.settles)) for phase in phases[1:]]
-        by_title = itertools.groupby(taken, lambda phase: phase.title)  # one goes on as it began
+        taken = [phase.decided(phases, bool(state.settles)) for phase in phases]
+        by_title = itertools.groupby(taken, lambda phase: phase.title)  # one that goes on is one
         begins = [(title, next(group).start) for title, group in by_title]
-        for name, png in plots.draw_run(*shown, begins).items():
+        for name, png in plots.draw_run(*shown, begins[1:]).items():
             folder.write(f"plots/{name}.png", png)
     if judgement:
         pages = report.pages(folder.content, outcome, known, judgement, inputs, rows)

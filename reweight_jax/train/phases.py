@@ -52,7 +52,7 @@ class Phase(NamedTuple):
         if self.name == "last" and self.examples == "believed":
             return "settled"
         if self.name in ("unsettled", "last"):
-            return "reweighting" if self.start else "training"
+            return "reweighting" if self.method.needs_clean else "training"
         return self.name.replace("_", " ")
 
     def decided(self, phases: list["Phase"], settles: bool) -> "Phase":
