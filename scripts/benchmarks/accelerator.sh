@@ -1,19 +1,29 @@
 #!/usr/bin/env bash
 # What waits for a GPU or TPU: steps, the loop, utilisation, then Table 2 and Table 1 at full size.
 #
-#   SECONDS_LEFT=540 bash scripts/benchmarks/accelerator.sh
+#   SECONDS_LEFT=540 bash scripts/benchmarks/accelerator.sh [PART ...]
 #
-# The same command again goes on where the time ran out: finished parts are left as they are, a
-# training run resumes from its checkpoint, and steps are timed again from the start of their part. Tables and numbers are written to $OUTPUT, runs to $RUNS.
-# PyTorch's rows need `pip install 'reweight-jax[bench]'`, CIFAR-10 needs scripts/prepare_data.py.
+# Parts: step_lenet, step_resnet32, step_wrn (float32, beside PyTorch), bfloat16_resnet32,
+# bfloat16_wrn (with the whole loop), table2, table1; all of them if none is named. The same command
+# again goes on where the time ran out: finished parts are left as they are, a training run resumes
+# from its checkpoint, and steps are timed again from the start of their part. Tables and numbers
+# are written to $OUTPUT, runs to $RUNS. $STEP_FLAGS are more flags of step.py, such as
+# --steps=plain,jvp. PyTorch's rows need `pip install 'reweight-jax[bench]'`, CIFAR-10 needs
+# scripts/prepare_data.py.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 output=${OUTPUT:-results/accelerator} runs=${RUNS:-runs/accelerator}
 end=$((SECONDS + ${SECONDS_LEFT:-540}))
+all="step_lenet step_resnet32 step_wrn bfloat16_resnet32 bfloat16_wrn table2 table1"
+wanted=${*:-$all}
+for name in $wanted; do
+  [[ " $all " == *" $name "* ]] || { echo "$name: no such part; there are: $all" >&2; exit 2; }
+done
 mkdir -p "$output" "$runs"
 
 part() { # NAME COMMAND...: unless it is finished; ends the script if the time runs out
   local name=$1 left=$((end - SECONDS)) status=0
+  [[ " $wanted " == *" $name "* ]] || return 0
   shift
   [ -e "$runs/$name.done" ] && return
   [ "$left" -gt 30 ] || { echo "$name: no time left; run this again"; exit 0; }
@@ -26,7 +36,7 @@ part() { # NAME COMMAND...: unless it is finished; ends the script if the time r
   esac
 }
 
-step() { python scripts/benchmarks/step.py --rounds=10 "$@"; }
+step() { python scripts/benchmarks/step.py --rounds=10 ${STEP_FLAGS:-} "$@"; }
 table() { # NOISE VARIANT: baseline and reweight, one trial, and the table of both
   python scripts/sweep.py --config="configs/cifar_$1_flip.py:$2" --methods=reweight,baseline \
     --seeds=0 --workdir="$runs" --results="$output"

@@ -190,7 +190,7 @@ def time_in_turns(programs: dict[str, Callable[[], None]], rounds: int) -> dict[
 def quartiles(milliseconds: list[float]) -> dict[str, float]:
     """Returns {"ms": the median, "low": and "high": the quartiles} of at least 2 turns."""
     low, median, high = statistics.quantiles(milliseconds, n=4, method="inclusive")
-    return {"ms": round(median, 2), "low": round(low, 2), "high": round(high, 2)}
+    return {"ms": round(median, 3), "low": round(low, 3), "high": round(high, 3)}
 
 
 def ratio(milliseconds: list[float], to: list[float]) -> float:

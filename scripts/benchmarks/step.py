@@ -1,14 +1,14 @@
 """Times training steps: plain, reweighting by jvp and by lookahead, and PyTorch's double backward.
 
-    python scripts/benchmarks/step.py [--networks=lenet,resnet32,wrn] [--torch]
+    python scripts/benchmarks/step.py [--networks=lenet,resnet32,wrn] [--steps=plain,jvp] [--torch]
     python scripts/benchmarks/step.py --devices=1,2,4 [--networks=lenet,resnet32]
 
 LeNet has n = 100 and m = 10, ResNet-32 and WRN-28-10 n = m = 100 (WRN on a CPU: 2). All programs of
 a network take turns in one process, so that a busier machine changes all of them alike: quote the
 ratios, which are medians over the turns. GFLOP and temporary memory are XLA's own; TFLOP/s over
 the device's peak is its utilisation. Compile time is without a cache. The loop is a whole run with
-its logging, in turn with the bare compiled step; "host" is the share of its time that is not the
-bare step's.
+its logging, in turn with the bare compiled step, which waits for each step's end; "host" is the
+share of its time that is not the bare step's.
 
 The table goes to stderr, and one line of JSON for each network to stdout. To compare two checkouts,
 let them take turns:
@@ -39,6 +39,7 @@ from reweight_jax.train.loop import train
 _NETWORKS = flags.DEFINE_list(
     "networks", ["lenet", "resnet32", "wrn"], "Which ones, one after the other."
 )
+_STEPS = flags.DEFINE_list("steps", [*benchmark.STEPS], "Which steps; plain is always there.")
 _ROUNDS = flags.DEFINE_integer("rounds", 20, "Turns of each step; LeNet: 10 times as many.", 3)
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
 _TORCH = flags.DEFINE_bool("torch", False, "PyTorch's steps too (the extra `bench`).")
@@ -78,29 +79,34 @@ def torch_programs(network) -> dict:
     }
 
 
-def time_loop(network, num_steps: int) -> float:
-    """Returns the milliseconds a step of a whole run of reweighting on random images."""
+def time_loop(network, interval: int) -> float:
+    """Returns the milliseconds a step of a whole run of reweighting on random images.
+
+    It has five intervals of so many steps, of which the first one compiles; each ends in a line of
+    the log.
+    """
     experiment = benchmark.create_experiment(
         network,
         "jvp",
         num_train=2_000,
-        num_steps=num_steps,
-        log_every_steps=num_steps // 5,
-        eval_every_steps=num_steps // 5 * 5,
-        checkpoint_every_steps=num_steps // 5 * 5,
+        num_steps=5 * interval,
+        log_every_steps=interval,
+        eval_every_steps=5 * interval,
+        checkpoint_every_steps=5 * interval,
     )
     with tempfile.TemporaryDirectory() as folder:
         train(experiment, folder)
         records = read_metrics(pathlib.Path(folder))
     speeds = [r["steps_per_second"] for r in records if r["kind"] == "train"]
-    return 1e3 / statistics.median(speeds[1:])  # the first interval compiles
+    return 1e3 / statistics.median(speeds[1:])
 
 
 def measure(network, rounds: int) -> dict:
     """Returns {step: numbers} of one network, the table's columns."""
     if _DEVICES.value:
         return measure_devices(network, rounds)
-    programs = {name: benchmark.compile_step(network, name) for name in benchmark.steps_of(network)}
+    names = [s for s in benchmark.steps_of(network) if s in ("plain", *_STEPS.value)]
+    programs = {name: benchmark.compile_step(network, name) for name in names}
     runs = {name: program.run for name, program in programs.items()}
     if _TORCH.value:
         runs |= torch_programs(network)
@@ -142,8 +148,9 @@ def measure_loop(network, rounds: int) -> dict:
     run = {"jvp": benchmark.compile_step(network, "jvp").run}
     bare, loop = [], []
     for _ in range(3):
-        bare.append(round(statistics.median(benchmark.time_in_turns(run, rounds)["jvp"]), 2))
-        loop.append(round(time_loop(network, 5 * max(rounds // 2, 2)), 2))
+        bare.append(round(statistics.median(benchmark.time_in_turns(run, rounds)["jvp"]), 3))
+        interval = max(rounds // 2, 2, round(1e3 / bare[0]))  # steps of at least a second
+        loop.append(round(time_loop(network, interval), 3))
     bare_ms, loop_ms = statistics.median(bare), statistics.median(loop)
     return {
         "steps per second": round(1e3 / loop_ms, 3),
@@ -177,8 +184,13 @@ def main():
         jax.config.update("jax_num_cpu_devices", most)  # does nothing on an accelerator
     if most > jax.local_device_count():
         raise UserError(f"--devices: {most}, but there are {jax.local_device_count()}")
-    jax.config.update("jax_enable_compilation_cache", False)  # compile times are measured
     path = cli.output_file("--json", _JSON.value)
+    with tempfile.TemporaryDirectory() as cache:  # an empty one: compile times are measured
+        jax.config.update("jax_compilation_cache_dir", cache)
+        measure_all(path)
+
+
+def measure_all(path):
     device = jax.local_devices()[0]
     result = {
         "device": f"{jax.local_device_count()} x {device.device_kind}",
