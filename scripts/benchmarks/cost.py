@@ -37,8 +37,7 @@ def measure_size(quantity: str) -> list[dict]:
         for value in GROWING[quantity]
         for step in ("plain", "jvp")
     }
-    runs = {name: program.run for name, program in programs.items()}
-    times = benchmark.time_in_turns(runs, _ROUNDS.value)
+    times = benchmark.time_in_turns(programs, _ROUNDS.value)
     return [
         {
             "quantity": quantity,
@@ -55,13 +54,13 @@ def measure_devices() -> list[dict]:
     """Returns the rows of the table for those numbers of DEVICES that there are."""
     devices = jax.local_devices()
     network = benchmark.network("resnet", depth=_DEPTH.value)
-    runs = {
+    programs = {
         (count, step): benchmark.compile_on_devices(network, step, devices[:count])
         for count in DEVICES
         if count <= len(devices)
         for step in ("plain", "jvp")
     }
-    times = benchmark.time_in_turns(runs, _ROUNDS.value)
+    times = benchmark.time_in_turns(programs, _ROUNDS.value)
     return [
         {"quantity": "devices", "value": count, "step": step, **benchmark.quartiles(turns)}
         for (count, step), turns in times.items()

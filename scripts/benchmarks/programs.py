@@ -1,4 +1,4 @@
-"""Times single training steps on random images: what the benchmark scripts share."""
+"""Times training steps on random images: what the benchmark scripts share."""
 
 import operator
 import os
@@ -14,8 +14,9 @@ from reweight_jax.configs import default
 from reweight_jax.data.examples import Data, Examples, Splits
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.config import Experiment, make_experiment
-from reweight_jax.train.dispatch import step_of
+from reweight_jax.train.dispatch import STEPS_PER_DISPATCH, step_of
 from reweight_jax.train.phases import main_phase
+from reweight_jax.train.resident import resident
 from reweight_jax.train.state import create_train_state
 
 # name -> (method, epsilon_method)
@@ -68,19 +69,21 @@ def steps_of(network: Network) -> list[str]:
 
 
 class Program(NamedTuple):
-    """A compiled step of one device.
+    """A compiled dispatch of steps.
 
     Attributes:
-      run: takes the step once, from the same state each time, and waits for it.
-      flops: of one step, as XLA counts them in the program before its optimisations.
-      temporary_bytes: the most memory that the step uses besides its arguments and results.
-      compile_seconds: of making its arguments, tracing and compiling it.
+      run: takes the steps and waits for them.
+      steps: how many they are.
+      flops: of one step, as XLA counts them for a CPU before its optimisations; 0 if not counted.
+      temporary_bytes: the most memory that the steps use besides their arguments and results.
+      compile_seconds: of making the arguments, tracing and compiling.
     """
 
     run: Callable[[], None]
-    flops: float
-    temporary_bytes: int
-    compile_seconds: float
+    steps: int = 1
+    flops: float = 0.0
+    temporary_bytes: int = 0
+    compile_seconds: float = 0.0
 
 
 def random_examples(network: Network, size: int, seed: int) -> Examples:
@@ -131,67 +134,80 @@ def create_experiment(
 
 
 def compile_step(network: Network, step_name: str) -> Program:
-    """Compiles the step `step_name` of STEPS for one device."""
+    """Compiles the step `step_name` of STEPS for one device, in a dispatch as a run has it."""
     device = jax.local_devices()[0]
     start = time.perf_counter()
-    lowered, arguments = lower_step(network, step_name, device)
+    lowered, (state, *others) = lower_steps(network, step_name, device)
     compiled = lowered.compile()
     seconds = time.perf_counter() - start
-    if device.platform != "cpu":  # a GPU's compiler does not count them
-        lowered, _ = lower_step(network, step_name, jax.local_devices(backend="cpu")[0])
-    return Program(
-        lambda: jax.block_until_ready(compiled(*arguments)),
-        lowered.cost_analysis()["flops"],
-        compiled.memory_analysis().temp_size_in_bytes,
-        seconds,
-    )
+    if device.platform != "cpu":  # a GPU's compiler does not count operations
+        lowered, _ = lower_steps(network, step_name, jax.local_devices(backend="cpu")[0])
+
+    def run():
+        nonlocal state
+        state, metrics = compiled(state, *others)
+        jax.block_until_ready(metrics)
+
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    steps, flops = steps_of_dispatch([device]), lowered.cost_analysis()["flops"]
+    return Program(run, steps, flops, temporary, seconds)
 
 
-def lower_step(network: Network, step_name: str, device):
-    """Returns the step `step_name` of STEPS, lowered for `device`, and its arguments there."""
+def lower_steps(network: Network, step_name: str, device):
+    """Returns a run's dispatch of the step, lowered for `device`, and its arguments there."""
     experiment = create_experiment(network, step_name, [device])
+    needs_clean, is_cpu = experiment.method.needs_clean, on_devices.on_cpu([device])
+    sets = {"train": experiment.splits.train} | (
+        {"clean": experiment.splits.clean} if needs_clean else {}
+    )
+    data = {name: resident(examples, inputs=True, on_cpu=is_cpu) for name, examples in sets.items()}
+    rows, clean_rows = rows_of_dispatch(network, [device])
+    state = on_devices.place_state(create_train_state(experiment), [device])
+    program = on_devices.steps_program(step_of(experiment, main_phase(experiment.phases)), [device])
+    data = jax.device_put(data, device)
+    arguments = (state, data, rows, clean_rows if needs_clean else None, None, np.arange(1))
+    return program.lower(*arguments), arguments
 
-    def batch(examples):
-        rows = np.arange(examples.size, dtype=np.int32)
-        fields = {"inputs": examples.inputs, "label": examples.label}
-        return fields | {"row": rows, "place": rows}
 
-    splits = experiment.splits
-    clean_batch = batch(splits.clean) if experiment.method.needs_clean else None
-    arguments = (create_train_state(experiment), batch(splits.train), clean_batch)
-    arguments = jax.device_put(arguments, device)
-    return jax.jit(step_of(experiment, main_phase(experiment.phases))).lower(*arguments), arguments
+def steps_of_dispatch(devices) -> int:
+    """Returns how many steps a run dispatches at a time."""
+    return 1 if on_devices.on_cpu(devices) else STEPS_PER_DISPATCH
 
 
-def compile_on_devices(network: Network, step_name: str, devices) -> Callable[[], None]:
-    """Returns run() that takes one step after another on `devices`, as a training run does."""
+def rows_of_dispatch(network: Network, devices):
+    """Returns the rows of training and clean examples: all of them, in each step."""
+    steps = steps_of_dispatch(devices)
+    return (np.tile(np.arange(size, dtype=np.int32), (steps, 1)) for size in (network.n, network.m))
+
+
+def compile_on_devices(network: Network, step_name: str, devices) -> Program:
+    """Compiles a run's dispatch of the step `step_name` for several devices."""
     experiment = create_experiment(network, step_name, devices)
     state = on_devices.place_state(create_train_state(experiment), devices)
     clean = experiment.splits.clean if experiment.method.needs_clean else None
     step = step_of(experiment, main_phase(experiment.phases))
     advance = on_devices.compile_steps(step, experiment.splits.train, clean, devices)
-    rows = np.arange(network.n, dtype=np.int32)[None]
-    clean_rows = np.arange(network.m, dtype=np.int32)[None] if clean else None
+    rows, clean_rows = rows_of_dispatch(network, devices)
 
     def run():
         nonlocal state
-        state, metrics = advance(state, rows, clean_rows)
+        state, metrics = advance(state, rows, clean_rows if clean else None)
         jax.block_until_ready(metrics)
 
-    return run
+    return Program(run, steps_of_dispatch(devices))
 
 
-def time_in_turns(programs: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+def time_in_turns(programs: dict[str, Program], rounds: int) -> dict[str, list[float]]:
     """Runs the programs in turn, so that a slower or busier machine changes all of them alike.
 
-    Returns {name: its milliseconds in each of `rounds` turns}, after one turn that is not counted.
+    Returns {name: its milliseconds a step in each of `rounds` turns}; one more is not counted.
     """
     times = {name: [] for name in programs}
     for _ in range(rounds + 1):
-        for name, run in programs.items():
+        for name, program in programs.items():
             start = time.perf_counter()
-            run()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            program.run()
+            times[name].append(1e3 * (time.perf_counter() - start) / program.steps)
     return {name: milliseconds[1:] for name, milliseconds in times.items()}
 
 

@@ -5,10 +5,10 @@
 
 LeNet has n = 100 and m = 10, ResNet-32 and WRN-28-10 n = m = 100 (WRN on a CPU: 2). All programs of
 a network take turns in one process, so that a busier machine changes all of them alike: quote the
-ratios, which are medians over the turns. GFLOP and temporary memory are XLA's own; TFLOP/s over
-the device's peak is its utilisation. Compile time is without a cache. The loop is a whole run with
-its logging, in turn with the bare compiled step, which waits for each step's end; "host" is the
-share of its time that is not the bare step's.
+ratios, which are medians over the turns. Steps are timed as a run dispatches them: one on a CPU, 25
+elsewhere. GFLOP and temporary memory are XLA's own; TFLOP/s over the device's peak is its
+utilisation. Compile time is without a cache. The loop is a whole run with its logging, in turn with
+the bare compiled step; "host" is the share of its time that is not the bare step's.
 
 The table goes to stderr, and one line of JSON for each network to stdout. To compare two checkouts,
 let them take turns:
@@ -71,7 +71,7 @@ def torch_programs(network) -> dict:
     clean = benchmark.random_examples(network, network.m, 1)
     arrays = (train.inputs, train.label, clean.inputs, clean.label)
     return {
-        f"{name}, {layout}": step
+        f"{name}, {layout}": benchmark.Program(step)
         for layout, channels_last in {"NCHW": False, "NHWC": True}.items()
         for name, step in benchmark_torch.create_steps(
             network.model, arrays, 1e-3, channels_last
@@ -107,10 +107,8 @@ def measure(network, rounds: int) -> dict:
         return measure_devices(network, rounds)
     names = [s for s in benchmark.steps_of(network) if s in ("plain", *_STEPS.value)]
     programs = {name: benchmark.compile_step(network, name) for name in names}
-    runs = {name: program.run for name, program in programs.items()}
-    if _TORCH.value:
-        runs |= torch_programs(network)
-    times = benchmark.time_in_turns(runs, rounds)
+    others = torch_programs(network) if _TORCH.value else {}
+    times = benchmark.time_in_turns(programs | others, rounds)
     rows = with_ratios(times, times["plain"])
     for name, row in rows.items():
         if name in programs:
@@ -131,24 +129,24 @@ def with_ratios(times: dict[str, list[float]], plain: list[float]) -> dict:
 
 def measure_devices(network, rounds: int) -> dict:
     """Returns the same of steps on several devices; CPU devices share the threads of one."""
-    runs = {}
+    programs = {}
     for count in map(int, _DEVICES.value):
         if network.n % count:
             continue  # the two images of a WRN on a CPU
         devices = jax.local_devices()[:count]
         for name in ("plain", "jvp"):
-            run = benchmark.compile_on_devices(network, name, devices)
-            runs[f"{name}, devices: {count}"] = run
-    times = benchmark.time_in_turns(runs, rounds)
+            program = benchmark.compile_on_devices(network, name, devices)
+            programs[f"{name}, devices: {count}"] = program
+    times = benchmark.time_in_turns(programs, rounds)
     return with_ratios(times, next(iter(times.values())))
 
 
 def measure_loop(network, rounds: int) -> dict:
     """Returns the times of the whole loop and of the bare step, medians over three turns each."""
-    run = {"jvp": benchmark.compile_step(network, "jvp").run}
+    program = {"jvp": benchmark.compile_step(network, "jvp")}
     bare, loop = [], []
     for _ in range(3):
-        bare.append(round(statistics.median(benchmark.time_in_turns(run, rounds)["jvp"]), 3))
+        bare.append(round(statistics.median(benchmark.time_in_turns(program, rounds)["jvp"]), 3))
         interval = max(rounds // 2, 2, round(1e3 / bare[0]))  # steps of at least a second
         loop.append(round(time_loop(network, interval), 3))
     bare_ms, loop_ms = statistics.median(bare), statistics.median(loop)

@@ -1,6 +1,7 @@
 """scripts/benchmarks: steps that are taken, the numbers about them, and what is printed."""
 
 import json
+import time
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ def test_a_program_says_what_it_costs():
     # Forward passes of the convolutions: 3 a plain step, 3 m / n + 5 of reweighting.
     ratio = programs["jvp"].flops / programs["plain"].flops
     assert ratio == pytest.approx((3 * 4 / 8 + 5) / 3, rel=0.1)
-    times = benchmark.time_in_turns({name: p.run for name, p in programs.items()}, 3)
+    times = benchmark.time_in_turns(programs, 3)
     assert all(len(turns) == 3 and min(turns) > 0 for turns in times.values())
 
 
@@ -34,8 +35,14 @@ def test_numbers_of_turns():
 
 @pytest.mark.parametrize("num_devices", [1, 2])
 def test_steps_on_devices(num_devices):
-    run = benchmark.compile_on_devices(LENET, "jvp", jax.local_devices()[:num_devices])
-    assert min(benchmark.time_in_turns({"jvp": run}, 2)["jvp"]) > 0
+    program = benchmark.compile_on_devices(LENET, "jvp", jax.local_devices()[:num_devices])
+    assert min(benchmark.time_in_turns({"jvp": program}, 2)["jvp"]) > 0
+
+
+def test_the_time_is_of_one_step_of_a_dispatch():
+    programs = {steps: benchmark.Program(lambda: time.sleep(0.05), steps) for steps in (1, 25)}
+    times = benchmark.time_in_turns(programs, 2)
+    assert min(times[1]) >= 50 and 2 <= min(times[25]) < 50
 
 
 @pytest.mark.slow
