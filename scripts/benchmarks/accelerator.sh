@@ -4,17 +4,17 @@
 #   SECONDS_LEFT=540 bash scripts/benchmarks/accelerator.sh [PART ...]
 #
 # Parts: step_lenet, step_resnet32, step_wrn (float32, beside PyTorch), bfloat16_resnet32,
-# bfloat16_wrn (with the whole loop), table2, table1; all of them if none is named. The same command
+# bfloat16_wrn (with the whole loop), kernels, table2, table1; all if none is named. The same command
 # again goes on where the time ran out: finished parts are left as they are, a training run resumes
 # from its checkpoint, and steps are timed again from the start of their part. Tables and numbers
-# are written to $OUTPUT, runs to $RUNS. $STEP_FLAGS are more flags of step.py, such as
+# are written to $OUTPUT, runs and logs to $RUNS. $STEP_FLAGS are more flags of step.py, such as
 # --steps=plain,jvp. PyTorch's rows need `pip install 'reweight-jax[bench]'`, CIFAR-10 needs
 # scripts/prepare_data.py.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 output=${OUTPUT:-results/accelerator} runs=${RUNS:-runs/accelerator}
 end=$((SECONDS + ${SECONDS_LEFT:-540}))
-all="step_lenet step_resnet32 step_wrn bfloat16_resnet32 bfloat16_wrn table2 table1"
+all="step_lenet step_resnet32 step_wrn bfloat16_resnet32 bfloat16_wrn kernels table2 table1"
 wanted=${*:-$all}
 for name in $wanted; do
   [[ " $all " == *" $name "* ]] || { echo "$name: no such part; there are: $all" >&2; exit 2; }
@@ -52,5 +52,7 @@ for network in resnet32 wrn; do
   part "bfloat16_$network" bash -c "step --dtype=bfloat16 --networks=$network \
     --json=$output/bfloat16_$network.json"
 done
+part kernels bash -c "python scripts/benchmarks/kernels.py --network=resnet32 &&
+  python scripts/benchmarks/kernels.py --network=wrn --dtype=bfloat16"
 part table2 bash -c "table background cifar10"
 part table1 bash -c "table uniform cifar10"

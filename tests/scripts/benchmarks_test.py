@@ -2,6 +2,7 @@
 
 import json
 import time
+from types import SimpleNamespace as Namespace
 
 import jax
 import numpy as np
@@ -43,6 +44,27 @@ def test_the_time_is_of_one_step_of_a_dispatch():
     programs = {steps: benchmark.Program(lambda: time.sleep(0.05), steps) for steps in (1, 25)}
     times = benchmark.time_in_turns(programs, 2)
     assert min(times[1]) >= 50 and 2 <= min(times[25]) < 50
+
+
+def test_kernels_by_their_time(load_script):
+    kernels = load_script("benchmarks/kernels")
+    event = lambda name, start, end: Namespace(  # noqa: E731
+        name=name, start_ns=start, end_ns=end, duration_ns=end - start
+    )
+    lines = [[event("a", 0, 1_000), event("b", 1_000, 4_000)], [event("a", 4_000, 5_000)]]
+    assert kernels.table(lines, steps=2, top=1).splitlines() == [
+        "2 kernels a step, busy 0.003 ms, span 0.003 ms",
+        " us a step  % of busy   times  kernel",
+        "       1.5       60.0     0.5  b",
+    ]
+
+
+@pytest.mark.slow
+def test_the_kernels_of_a_step_are_recorded(load_script):
+    program = benchmark.compile_step(LENET, "plain")
+    program.run()
+    lines = load_script("benchmarks/kernels").record(program.run)
+    assert any("fusion" in event.name for line in lines for event in line)
 
 
 @pytest.mark.slow
