@@ -57,14 +57,6 @@ _MEMORY = flags.DEFINE_float("memory", None, "GiB of a chip. Default: what the t
 _OUTPUT = flags.DEFINE_string("output", None, "Without an ending: writes .json and .md.")
 _HLO = flags.DEFINE_string("hlo", None, "Folder for the text of the optimised programs.")
 
-# name -> (of programs.network, clean examples for each 100 of the training batch, its sizes)
-NETWORKS: dict[str, tuple[str, int, dict[str, int]]] = {
-    "lenet": ("lenet", 10, {}),
-    "resnet8": ("resnet", 100, {"depth": 8}),
-    "resnet32": ("resnet", 100, {}),
-    "wrn": ("wide_resnet", 100, {}),
-    "transformer": ("transformer", 100, {}),
-}
 # column -> a fact, and the unit that it is divided by; ratios to plain follow.
 COLUMNS = {
     "compile s": ("compile_seconds", 1),
@@ -80,8 +72,8 @@ RATIOS = {"cycles": "x cycles", "flops": "x FLOP", "bytes": "x bytes"}
 
 
 def steps_of(name: str) -> list[str]:
-    """Returns those of --steps that a network of NETWORKS can take."""
-    possible = benchmark.steps_of(benchmark.network(NETWORKS[name][0]))
+    """Returns those of --steps that the network `name` can take."""
+    possible = benchmark.steps_of(benchmark.named(name, _DTYPE.value))
     return [step for step in _STEPS.value if step in possible]
 
 
@@ -93,9 +85,7 @@ def experiments(devices) -> dict[tuple[str, str], Any]:
         return {(names, config.method): lambda: load_experiment(config, devices)}
     made = {}
     for name in _NETWORKS.value:
-        kind, percent, sizes = NETWORKS[name]
-        m = max(_BATCH.value * percent // 100, 1)
-        network = benchmark.network(kind, _DTYPE.value, _BATCH.value, m, **sizes)
+        network = benchmark.named(name, _DTYPE.value, _BATCH.value)
         for step in steps_of(name):
             make = functools.partial(
                 benchmark.create_experiment, network, step, devices, _NUM_TRAIN.value
@@ -130,7 +120,7 @@ def main():
     shape = tuple(int(n) if n.isdecimal() else 0 for n in _MESH.value)
     if _MESH.value and (len(shape) != 2 or 0 in shape):
         raise UserError(f"--mesh: {','.join(_MESH.value)}; must be two numbers, such as 2,2")
-    for flag, table in ((_NETWORKS, NETWORKS), (_STEPS, benchmark.STEPS)):
+    for flag, table in ((_NETWORKS, benchmark.NETWORKS), (_STEPS, benchmark.STEPS)):
         for name in flag.value:
             choose(f"--{flag.name}", name, table)
     if not _CONFIG.value and not any(map(steps_of, _NETWORKS.value)):

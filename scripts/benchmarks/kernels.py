@@ -1,10 +1,11 @@
-"""Where the time of a step goes on a device: its kernels, those that take longest first.
+"""Lists the kernels of a training step on a device, slowest first.
 
     python scripts/benchmarks/kernels.py --network=resnet32 --step=jvp --dtype=bfloat16
 
-One dispatch on random images, as a run has it, is recorded by JAX's profiler. "busy" is the time of
-all kernels of a step, "span" that from the first one to the last: what lies between is waiting. On
-a CPU the events are XLA's own calls, some of them inside others.
+JAX's profiler records one dispatch on random images. "busy" is the time in which a kernel or a copy
+runs. A GPU may start them one by one while it is recorded, without command buffers: compare
+the kernels; the time of a step that is not recorded is printed above. On a CPU the events are XLA's
+own calls, some of them inside others.
 """
 
 import collections
@@ -18,72 +19,70 @@ from absl import flags
 from reweight_jax import cli
 from reweight_jax.errors import UserError
 
-# name -> arguments of programs.network
-NETWORKS = {
-    "lenet": {"name": "lenet", "m": 10},
-    "resnet32": {"name": "resnet"},
-    "wrn": {"name": "wide_resnet"},
-    "transformer": {"name": "transformer"},
-}
-_NETWORK = flags.DEFINE_enum("network", "resnet32", [*NETWORKS], "Whose step.")
-_STEP = flags.DEFINE_enum("step", "jvp", [*benchmark.STEPS], "Which step.")
+_NETWORK = flags.DEFINE_enum("network", "resnet32", [*benchmark.NETWORKS], "Network to profile.")
+_STEP = flags.DEFINE_enum("step", "jvp", [*benchmark.STEPS], "Its step.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
 _BATCH = flags.DEFINE_integer("batch", 100, "Training batch.", 1)
 _TOP = flags.DEFINE_integer("top", 40, "How many kernels to print.", 1)
+# Names of the lines (streams, threads) that have kernels: of a GPU, a TPU, a CPU.
+LINES = ("Stream", "XLA Ops", "tf_XLA")
 
 
 def record(run) -> list:
-    """Returns the events of each busy line (a stream, a thread) of the first device in `run`."""
+    """Returns the events of the first device in `run`, with name, start_ns, end_ns, duration_ns."""
+    platform = jax.default_backend()
+    plane_name = "/host:CPU" if platform == "cpu" else f"/device:{platform.upper()}:0"
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             run()
         (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
-        data = jax.profiler.ProfileData.from_file(str(path))
-        kind = "/host:CPU" if jax.default_backend() == "cpu" else "/device:"
-        planes = sorted((p for p in data.planes if p.name.startswith(kind)), key=lambda p: p.name)
-        if not planes:
-            raise UserError(f"the profiler recorded no plane {kind}*")
-        lines = [list(line.events) for line in planes[0].lines if is_of_kernels(line.name)]
-        return [events for events in lines if events]
+        planes = {
+            plane.name: plane for plane in jax.profiler.ProfileData.from_file(str(path)).planes
+        }
+        lines = (
+            {line.name: list(line.events) for line in planes[plane_name].lines}
+            if plane_name in planes
+            else {}
+        )
+    for kind in LINES:
+        events = [e for name, of_line in lines.items() if name.startswith(kind) for e in of_line]
+        if events:
+            return [
+                e for e in events if not e.name.startswith("while")
+            ]  # their parts are there too
+    raise UserError(f"the profiler recorded nothing; it has {', '.join(planes)}")
 
 
-def is_of_kernels(line: str) -> bool:
-    """Returns whether a line of a device's plane has kernels, rather than sums of them."""
-    return line.startswith(("Stream", "XLA Ops", "tf_XLA"))
-
-
-def table(lines: list, steps: int, top: int) -> str:
+def table(events: list, steps: int, top: int) -> str:
     """Returns the table of the events of `record`, for each of `steps` steps."""
-    events = [event for line in lines for event in line]
     time, count = collections.Counter(), collections.Counter()
-    for event in events:
+    busy, end = 0, 0
+    for event in sorted(events, key=lambda e: e.start_ns):
         time[event.name] += event.duration_ns
         count[event.name] += 1
-    first, last = min(e.start_ns for e in events), max(e.end_ns for e in events)
-    busy = sum(time.values())
+        busy += max(event.end_ns - max(event.start_ns, end), 0)
+        end = max(end, event.end_ns)
     text = [
-        f"{len(events) / steps:.0f} kernels a step, busy {busy / 1e6 / steps:.3f} ms, "
-        f"span {(last - first) / 1e6 / steps:.3f} ms",
-        f"{'us a step':>10}{'% of busy':>11}{'times':>8}  kernel",
+        f"{len(events) / steps:.0f} kernels and copies a step, busy {busy / 1e6 / steps:.3f} ms",
+        f"{'us a step':>10}{'times':>8}  kernel",
     ]
     for name, nanoseconds in time.most_common(top):
-        share, often = 100 * nanoseconds / busy, count[name] / steps
-        text.append(f"{nanoseconds / 1e3 / steps:10.1f}{share:11.1f}{often:8.1f}  {name[:100]}")
+        text.append(f"{nanoseconds / 1e3 / steps:10.1f}{count[name] / steps:8.1f}  {name[:100]}")
     return "\n".join(text)
 
 
 def main():
-    chosen = {"n": _BATCH.value, "m": _BATCH.value} | NETWORKS[_NETWORK.value]
-    network = benchmark.network(dtype=_DTYPE.value, **chosen)
+    network = benchmark.named(_NETWORK.value, _DTYPE.value, _BATCH.value)
     if _STEP.value not in benchmark.steps_of(network):
         raise UserError(f"--step: {_STEP.value}; not for networks with BatchNorm")
     program = benchmark.compile_step(network, _STEP.value)
-    program.run()
+    (times,) = benchmark.time_in_turns({"": program}, 5).values()
     device = jax.local_devices()[0].device_kind
     sizes = f"n = {network.n}, m = {network.m}"
     print(
         f"{_NETWORK.value}, {_STEP.value}, {_DTYPE.value}, {sizes}, {device}, jax {jax.__version__}"
     )
+    print(f"{benchmark.quartiles(times)['ms']} ms a step, not recorded")
     print(table(record(program.run), program.steps, _TOP.value))
 
 

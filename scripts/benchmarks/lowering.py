@@ -1,4 +1,4 @@
-"""Lowers what a run executes, for devices that need not be there: nothing is put on one."""
+"""What a run executes, for devices that need not be there: nothing is put on one."""
 
 import functools
 import math
@@ -18,21 +18,38 @@ from reweight_jax.train.state import create_train_state
 
 def lower_dispatch(experiment: Experiment, num_steps: int):
     """Returns the lowered dispatch of `num_steps` steps of a run's first phase."""
-    devices, config, splits = experiment.devices, experiment.config, experiment.splits
+    devices = experiment.devices
     state = jax.eval_shape(lambda: create_train_state(experiment))
-    data = {"train": resident(splits.train, inputs=True, on_cpu=False)}
-    rows, clean_rows = np.zeros((num_steps, config.batch_size), np.int32), None
+    program, arguments = dispatch(experiment, num_steps, state)
+    sharding = jax.sharding.SingleDeviceSharding(devices[0]) if len(devices) == 1 else None
+    return program.lower(*_abstract(arguments, sharding))
+
+
+def dispatch(experiment: Experiment, num_steps: int, state):
+    """Returns the dispatch as a function that has `lower`, and its arguments, on no device yet.
+
+    The batches are the first examples, the next ones, and so on.
+    """
+    config, splits = experiment.config, experiment.splits
+    sets, sizes, on_cpu = (
+        {"train": splits.train},
+        [config.batch_size],
+        on_devices.on_cpu(experiment.devices),
+    )
     if not config.data.resident:
         raise UserError("config.data.resident: False; only resident data can be compiled with")
     if "alignment" in experiment.remembered:  # the method needs the clean set, or it is observed
-        data["clean"] = resident(splits.clean, inputs=True, on_cpu=False)
-        m = min(config.clean_batch_size, splits.clean.size)
-        clean_rows = np.zeros((num_steps, m), np.int32)
-    arguments = (state, data, rows, clean_rows, None, np.arange(len(devices), dtype=np.int32))
-    sharding = jax.sharding.SingleDeviceSharding(devices[0]) if len(devices) == 1 else None
+        sets["clean"] = splits.clean
+        sizes.append(min(config.clean_batch_size, splits.clean.size))
+    data = {name: resident(part, inputs=True, on_cpu=on_cpu) for name, part in sets.items()}
+    rows = [
+        np.resize(np.arange(part.size, dtype=np.int32), (num_steps, size))
+        for part, size in zip(sets.values(), sizes, strict=True)
+    ]
+    index = np.arange(len(experiment.devices), dtype=np.int32)
     step = step_of(experiment, main_phase(experiment.phases))
-    program = on_devices.steps_program(step, devices)
-    return program.lower(*_abstract(arguments, sharding))
+    program = on_devices.steps_program(step, experiment.devices)
+    return program, (state, data, rows[0], rows[1] if "clean" in sets else None, None, index)
 
 
 def lower_on_mesh(experiment: Experiment, mesh: jax.sharding.Mesh):

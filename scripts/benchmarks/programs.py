@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from lowering import dispatch
 
 from reweight_jax.configs import default
 from reweight_jax.data.examples import Data, Examples, Splits
@@ -16,7 +17,6 @@ from reweight_jax.train import devices as on_devices
 from reweight_jax.train.config import Experiment, make_experiment
 from reweight_jax.train.dispatch import STEPS_PER_DISPATCH, step_of
 from reweight_jax.train.phases import main_phase
-from reweight_jax.train.resident import resident
 from reweight_jax.train.state import create_train_state
 
 # name -> (method, epsilon_method)
@@ -25,6 +25,16 @@ STEPS = {
     "jvp": ("reweight", "jvp"),
     "lookahead": ("reweight", "lookahead"),
     "layerwise": ("reweight", "layerwise"),
+}
+
+
+# name -> (of `network`, clean examples for each 100 of the training batch, its sizes)
+NETWORKS: dict[str, tuple[str, int, dict[str, int]]] = {
+    "lenet": ("lenet", 10, {}),
+    "resnet8": ("resnet", 100, {"depth": 8}),
+    "resnet32": ("resnet", 100, {}),
+    "wrn": ("wide_resnet", 100, {}),
+    "transformer": ("transformer", 100, {}),
 }
 
 
@@ -62,6 +72,12 @@ def network(name: str, dtype: str = "float32", n: int = 100, m: int = 100, **siz
     return Network(model, (32, 32, 3), 10, n, m)
 
 
+def named(name: str, dtype: str, n: int = 100) -> Network:
+    """Returns the network `name` of NETWORKS with a training batch of `n`."""
+    kind, percent, sizes = NETWORKS[name]
+    return network(kind, dtype, n, max(n * percent // 100, 1), **sizes)
+
+
 def steps_of(network: Network) -> list[str]:
     """Returns the names in STEPS that the network can take: layerwise only without BatchNorm."""
     has_batch_norm = "resnet" in network.model["name"]
@@ -69,19 +85,17 @@ def steps_of(network: Network) -> list[str]:
 
 
 class Program(NamedTuple):
-    """A compiled dispatch of steps.
+    """Compiled steps.
 
     Attributes:
       run: takes the steps and waits for them.
-      steps: how many they are.
-      flops: of one step, as XLA counts them for a CPU before its optimisations; 0 if not counted.
-      temporary_bytes: the most memory that the steps use besides their arguments and results.
-      compile_seconds: of making the arguments, tracing and compiling.
+      steps: how many steps `run` takes.
+      temporary_bytes: the most memory that they use besides their arguments and results.
+      compile_seconds: of tracing and compiling.
     """
 
     run: Callable[[], None]
     steps: int = 1
-    flops: float = 0.0
     temporary_bytes: int = 0
     compile_seconds: float = 0.0
 
@@ -135,13 +149,14 @@ def create_experiment(
 
 def compile_step(network: Network, step_name: str) -> Program:
     """Compiles the step `step_name` of STEPS for one device, in a dispatch as a run has it."""
-    device = jax.local_devices()[0]
+    experiment = create_experiment(network, step_name)
+    devices = experiment.devices
+    state = on_devices.place_state(create_train_state(experiment), devices)
+    program, arguments = dispatch(experiment, steps_of_dispatch(devices), state)
+    state, *others = jax.device_put(arguments, devices[0])
     start = time.perf_counter()
-    lowered, (state, *others) = lower_steps(network, step_name, device)
-    compiled = lowered.compile()
+    compiled = program.lower(state, *others).compile()
     seconds = time.perf_counter() - start
-    if device.platform != "cpu":  # a GPU's compiler does not count operations
-        lowered, _ = lower_steps(network, step_name, jax.local_devices(backend="cpu")[0])
 
     def run():
         nonlocal state
@@ -149,35 +164,27 @@ def compile_step(network: Network, step_name: str) -> Program:
         jax.block_until_ready(metrics)
 
     temporary = compiled.memory_analysis().temp_size_in_bytes
-    steps, flops = steps_of_dispatch([device]), lowered.cost_analysis()["flops"]
-    return Program(run, steps, flops, temporary, seconds)
+    return Program(run, steps_of_dispatch(devices), temporary, seconds)
 
 
-def lower_steps(network: Network, step_name: str, device):
-    """Returns a run's dispatch of the step, lowered for `device`, and its arguments there."""
-    experiment = create_experiment(network, step_name, [device])
-    needs_clean, is_cpu = experiment.method.needs_clean, on_devices.on_cpu([device])
-    sets = {"train": experiment.splits.train} | (
-        {"clean": experiment.splits.clean} if needs_clean else {}
-    )
-    data = {name: resident(examples, inputs=True, on_cpu=is_cpu) for name, examples in sets.items()}
-    rows, clean_rows = rows_of_dispatch(network, [device])
-    state = on_devices.place_state(create_train_state(experiment), [device])
-    program = on_devices.steps_program(step_of(experiment, main_phase(experiment.phases)), [device])
-    data = jax.device_put(data, device)
-    arguments = (state, data, rows, clean_rows if needs_clean else None, None, np.arange(1))
-    return program.lower(*arguments), arguments
+def count_operations(network: Network, step_name: str) -> float:
+    """Returns the floating-point operations of a step, as XLA counts them for a CPU.
+
+    They are those before its optimisations; a GPU's compiler does not say them. 0 if there is no
+    CPU, as with JAX_PLATFORMS=cuda.
+    """
+    try:
+        devices = jax.local_devices(backend="cpu")[:1]
+    except RuntimeError:
+        return 0.0
+    experiment = create_experiment(network, step_name, devices)
+    program, arguments = dispatch(experiment, 1, create_train_state(experiment))
+    return program.lower(*jax.device_put(arguments, devices[0])).cost_analysis()["flops"]
 
 
 def steps_of_dispatch(devices) -> int:
     """Returns how many steps a run dispatches at a time."""
     return 1 if on_devices.on_cpu(devices) else STEPS_PER_DISPATCH
-
-
-def rows_of_dispatch(network: Network, devices):
-    """Returns the rows of training and clean examples: all of them, in each step."""
-    steps = steps_of_dispatch(devices)
-    return (np.tile(np.arange(size, dtype=np.int32), (steps, 1)) for size in (network.n, network.m))
 
 
 def compile_on_devices(network: Network, step_name: str, devices) -> Program:
@@ -187,20 +194,24 @@ def compile_on_devices(network: Network, step_name: str, devices) -> Program:
     clean = experiment.splits.clean if experiment.method.needs_clean else None
     step = step_of(experiment, main_phase(experiment.phases))
     advance = on_devices.compile_steps(step, experiment.splits.train, clean, devices)
-    rows, clean_rows = rows_of_dispatch(network, devices)
+    steps = steps_of_dispatch(devices)
+    rows, clean_rows = (
+        np.tile(np.arange(size, dtype=np.int32), (steps, 1)) for size in (network.n, network.m)
+    )
 
     def run():
         nonlocal state
         state, metrics = advance(state, rows, clean_rows if clean else None)
         jax.block_until_ready(metrics)
 
-    return Program(run, steps_of_dispatch(devices))
+    return Program(run, steps)
 
 
 def time_in_turns(programs: dict[str, Program], rounds: int) -> dict[str, list[float]]:
     """Runs the programs in turn, so that a slower or busier machine changes all of them alike.
 
-    Returns {name: its milliseconds a step in each of `rounds` turns}; one more is not counted.
+    Returns {name: its milliseconds a step in each of `rounds` turns}. A first turn warms up and is
+    not counted.
     """
     times = {name: [] for name in programs}
     for _ in range(rounds + 1):

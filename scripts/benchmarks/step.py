@@ -6,9 +6,9 @@
 LeNet has n = 100 and m = 10, ResNet-32 and WRN-28-10 n = m = 100 (WRN on a CPU: 2). All programs of
 a network take turns in one process, so that a busier machine changes all of them alike: quote the
 ratios, which are medians over the turns. Steps are timed as a run dispatches them: one on a CPU, 25
-elsewhere. GFLOP and temporary memory are XLA's own; TFLOP/s over the device's peak is its
-utilisation. Compile time is without a cache. The loop is a whole run with its logging, in turn with
-the bare compiled step; "host" is the share of its time that is not the bare step's.
+elsewhere. GFLOP is XLA's count for a CPU; TFLOP/s over the device's peak is its utilisation.
+Programs of earlier runs are not used. The loop is a whole run with its logging, in turn with the
+bare compiled step; "host" is the share of its time that is not the bare step's.
 
 The table goes to stderr, and one line of JSON for each network to stdout. To compare two checkouts,
 let them take turns:
@@ -39,7 +39,7 @@ from reweight_jax.train.loop import train
 _NETWORKS = flags.DEFINE_list(
     "networks", ["lenet", "resnet32", "wrn"], "Which ones, one after the other."
 )
-_STEPS = flags.DEFINE_list("steps", [*benchmark.STEPS], "Which steps; plain is always there.")
+_STEPS = flags.DEFINE_list("steps", [*benchmark.STEPS], "Steps besides plain, on one device.")
 _ROUNDS = flags.DEFINE_integer("rounds", 20, "Turns of each step; LeNet: 10 times as many.", 3)
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
 _TORCH = flags.DEFINE_bool("torch", False, "PyTorch's steps too (the extra `bench`).")
@@ -51,12 +51,8 @@ COLUMNS = ("ms", "quartiles", "x plain", "GFLOP", "TFLOP/s", "temp MiB", "compil
 
 
 def networks(on_cpu: bool) -> dict[str, benchmark.Network]:
-    wide = 2 if on_cpu else 100
-    return {
-        "lenet": benchmark.network("lenet", _DTYPE.value, 100, 10),
-        "resnet32": benchmark.network("resnet", _DTYPE.value),
-        "wrn": benchmark.network("wide_resnet", _DTYPE.value, wide, wide),
-    }
+    sizes = {"lenet": 100, "resnet32": 100, "wrn": 2 if on_cpu else 100}
+    return {name: benchmark.named(name, _DTYPE.value, n) for name, n in sizes.items()}
 
 
 def torch_programs(network) -> dict:
@@ -71,7 +67,7 @@ def torch_programs(network) -> dict:
     clean = benchmark.random_examples(network, network.m, 1)
     arrays = (train.inputs, train.label, clean.inputs, clean.label)
     return {
-        f"{name}, {layout}": benchmark.Program(step)
+        f"{name}, {layout}": benchmark_torch.program(step)
         for layout, channels_last in {"NCHW": False, "NHWC": True}.items()
         for name, step in benchmark_torch.create_steps(
             network.model, arrays, 1e-3, channels_last
@@ -82,8 +78,7 @@ def torch_programs(network) -> dict:
 def time_loop(network, interval: int) -> float:
     """Returns the milliseconds a step of a whole run of reweighting on random images.
 
-    It has five intervals of so many steps, of which the first one compiles; each ends in a line of
-    the log.
+    The run logs five times, every `interval` steps. The first interval compiles and is not counted.
     """
     experiment = benchmark.create_experiment(
         network,
@@ -112,8 +107,10 @@ def measure(network, rounds: int) -> dict:
     rows = with_ratios(times, times["plain"])
     for name, row in rows.items():
         if name in programs:
-            row["GFLOP"] = round(programs[name].flops / 1e9, 2)
-            row["TFLOP/s"] = round(row["GFLOP"] / row["ms"], 3)
+            operations = benchmark.count_operations(network, name)
+            if operations:
+                row["GFLOP"] = round(operations / 1e9, 2)
+                row["TFLOP/s"] = round(row["GFLOP"] / row["ms"], 3)
             row["temp MiB"] = round(programs[name].temporary_bytes / 2**20)
             row["compile s"] = round(programs[name].compile_seconds, 1)
     return rows
@@ -147,7 +144,8 @@ def measure_loop(network, rounds: int) -> dict:
     bare, loop = [], []
     for _ in range(3):
         bare.append(round(statistics.median(benchmark.time_in_turns(program, rounds)["jvp"]), 3))
-        interval = max(rounds // 2, 2, round(1e3 / bare[0]))  # steps of at least a second
+        interval = max(rounds // 2, 2, round(1e3 / bare[0]))  # steps of a second or more
+        interval = -(-interval // program["jvp"].steps) * program["jvp"].steps  # whole dispatches
         loop.append(round(time_loop(network, interval), 3))
     bare_ms, loop_ms = statistics.median(bare), statistics.median(loop)
     return {
@@ -182,6 +180,8 @@ def main():
         jax.config.update("jax_num_cpu_devices", most)  # does nothing on an accelerator
     if most > jax.local_device_count():
         raise UserError(f"--devices: {most}, but there are {jax.local_device_count()}")
+    for step in _STEPS.value:
+        choose("--steps", step, benchmark.STEPS)
     path = cli.output_file("--json", _JSON.value)
     with tempfile.TemporaryDirectory() as cache:  # an empty one: compile times are measured
         jax.config.update("jax_compilation_cache_dir", cache)

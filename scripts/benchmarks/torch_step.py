@@ -9,9 +9,12 @@ numbers are part of PyTorch's graph.
 """
 
 import torch
+from programs import Program
 from torch import nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
+
+from reweight_jax.train.dispatch import STEPS_PER_DISPATCH
 
 
 class LeNet(nn.Module):
@@ -116,8 +119,10 @@ def create_steps(model_config: dict, arrays, learning_rate, channels_last: bool)
       learning_rate: of SGD with momentum 0.9.
       channels_last: the memory format of the convolutions.
 
-    Each step() makes one update; on a GPU it waits for it.
+    Each step() makes one update; on a GPU it does not wait for it.
     """
+    torch.backends.cudnn.benchmark = True  # XLA too looks for the fastest convolutions
+    torch.backends.cuda.matmul.allow_tf32 = True  # as XLA's products; convolutions do by default
     sizes = {name: model_config[name] for name in ("depth", "width", "dropout")}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -137,8 +142,6 @@ def create_steps(model_config: dict, arrays, learning_rate, channels_last: bool)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
 
     def plain():
         update(losses(*tensors[:2]).mean())
@@ -175,3 +178,16 @@ def create_steps(model_config: dict, arrays, learning_rate, channels_last: bool)
         "torch double backward": double_backward,
         "torch forward mode": forward_mode,
     }
+
+
+def program(step) -> Program:
+    """Returns the dispatch of a step of `create_steps`: on a GPU as many steps as XLA's."""
+    if not torch.cuda.is_available():
+        return Program(step)
+
+    def run():
+        for _ in range(STEPS_PER_DISPATCH):
+            step()
+        torch.cuda.synchronize()
+
+    return Program(run, STEPS_PER_DISPATCH)

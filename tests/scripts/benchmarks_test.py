@@ -11,6 +11,7 @@ import pytest
 
 from reweight_jax.configs import default
 from reweight_jax.data.splits import load
+from reweight_jax.errors import UserError
 
 LENET = benchmark.network("lenet", n=8, m=4)
 
@@ -22,7 +23,8 @@ def test_a_program_says_what_it_costs():
     assert all(program.temporary_bytes > 0 for program in programs.values())
     assert all(program.compile_seconds > 0 for program in programs.values())
     # Forward passes of the convolutions: 3 a plain step, 3 m / n + 5 of reweighting.
-    ratio = programs["jvp"].flops / programs["plain"].flops
+    flops = {name: benchmark.count_operations(network, name) for name in programs}
+    ratio = flops["jvp"] / flops["plain"]
     assert ratio == pytest.approx((3 * 4 / 8 + 5) / 3, rel=0.1)
     times = benchmark.time_in_turns(programs, 3)
     assert all(len(turns) == 3 and min(turns) > 0 for turns in times.values())
@@ -51,11 +53,11 @@ def test_kernels_by_their_time(load_script):
     event = lambda name, start, end: Namespace(  # noqa: E731
         name=name, start_ns=start, end_ns=end, duration_ns=end - start
     )
-    lines = [[event("a", 0, 1_000), event("b", 1_000, 4_000)], [event("a", 4_000, 5_000)]]
-    assert kernels.table(lines, steps=2, top=1).splitlines() == [
-        "2 kernels a step, busy 0.003 ms, span 0.003 ms",
-        " us a step  % of busy   times  kernel",
-        "       1.5       60.0     0.5  b",
+    events = [event("a", 4_000, 5_000), event("a", 0, 1_000), event("b", 500, 4_000)]
+    assert kernels.table(events, steps=2, top=1).splitlines() == [
+        "2 kernels and copies a step, busy 0.003 ms",  # "a" and "b" overlap
+        " us a step   times  kernel",
+        "       1.8     0.5  b",
     ]
 
 
@@ -63,8 +65,8 @@ def test_kernels_by_their_time(load_script):
 def test_the_kernels_of_a_step_are_recorded(load_script):
     program = benchmark.compile_step(LENET, "plain")
     program.run()
-    lines = load_script("benchmarks/kernels").record(program.run)
-    assert any("fusion" in event.name for line in lines for event in line)
+    events = load_script("benchmarks/kernels").record(program.run)
+    assert any("fusion" in event.name for event in events)
 
 
 @pytest.mark.slow
@@ -92,6 +94,13 @@ def test_step_prints_a_line_of_json_for_each_network(load_script, monkeypatch, c
     assert "lenet n=100 m=10" in printed.err and "1-3" in printed.err
     written = json.loads((tmp_path / "a.json").read_text())["networks"]
     assert written["wrn"] | {"network": "wrn"} == lines[1]
+
+
+def test_a_step_that_does_not_exist(load_script):
+    step = load_script("benchmarks/step")
+    step.flags.FLAGS(["step.py", "--steps=jpv"])
+    with pytest.raises(UserError, match="--steps: unknown name 'jpv'; valid: jvp"):
+        step.main()
 
 
 def test_the_file_that_startup_trains_on(tmp_path):
