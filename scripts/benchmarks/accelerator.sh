@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What waits for a GPU or TPU: steps, the loop, utilisation, then Table 2 and Table 1 at full size.
+# Measures on a GPU or TPU: steps, the loop, utilisation, kernels, Tables 2 and 1 at full size.
 #
 #   SECONDS_LEFT=540 bash scripts/benchmarks/accelerator.sh [PART ...]
 #

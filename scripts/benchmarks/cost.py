@@ -55,7 +55,7 @@ def measure_devices() -> list[dict]:
     devices = jax.local_devices()
     network = benchmark.network("resnet", depth=_DEPTH.value)
     programs = {
-        (count, step): benchmark.compile_on_devices(network, step, devices[:count])
+        (count, step): benchmark.compile_step(network, step, devices[:count])
         for count in DEVICES
         if count <= len(devices)
         for step in ("plain", "jvp")

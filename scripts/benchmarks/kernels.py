@@ -36,21 +36,13 @@ def record(run) -> list:
         with jax.profiler.trace(folder):
             run()
         (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
-        planes = {
-            plane.name: plane for plane in jax.profiler.ProfileData.from_file(str(path)).planes
-        }
-        lines = (
-            {line.name: list(line.events) for line in planes[plane_name].lines}
-            if plane_name in planes
-            else {}
-        )
-    for kind in LINES:
-        events = [e for name, of_line in lines.items() if name.startswith(kind) for e in of_line]
-        if events:
-            return [
-                e for e in events if not e.name.startswith("while")
-            ]  # their parts are there too
-    raise UserError(f"the profiler recorded nothing; it has {', '.join(planes)}")
+        profile = jax.profiler.ProfileData.from_file(str(path))
+        lines = [line for p in profile.planes if p.name == plane_name for line in p.lines]
+        for kind in LINES:
+            events = [e for line in lines if line.name.startswith(kind) for e in line.events]
+            if events:  # a loop's parts are there too
+                return [event for event in events if not event.name.startswith("while")]
+    raise UserError(f"the profiler recorded no kernels on {plane_name}")
 
 
 def table(events: list, steps: int, top: int) -> str:

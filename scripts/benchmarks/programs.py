@@ -15,8 +15,7 @@ from reweight_jax.configs import default
 from reweight_jax.data.examples import Data, Examples, Splits
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.config import Experiment, make_experiment
-from reweight_jax.train.dispatch import STEPS_PER_DISPATCH, step_of
-from reweight_jax.train.phases import main_phase
+from reweight_jax.train.dispatch import STEPS_PER_DISPATCH
 from reweight_jax.train.state import create_train_state
 
 # name -> (method, epsilon_method)
@@ -147,24 +146,26 @@ def create_experiment(
     return make_experiment(config, data, devices=devices or jax.local_devices()[:1])
 
 
-def compile_step(network: Network, step_name: str) -> Program:
-    """Compiles the step `step_name` of STEPS for one device, in a dispatch as a run has it."""
-    experiment = create_experiment(network, step_name)
-    devices = experiment.devices
-    state = on_devices.place_state(create_train_state(experiment), devices)
-    program, arguments = dispatch(experiment, steps_of_dispatch(devices), state)
-    state, *others = jax.device_put(arguments, devices[0])
+def compile_step(network: Network, step_name: str, devices=None) -> Program:
+    """Compiles the step `step_name` of STEPS in a dispatch as a run has it.
+
+    `devices`: of the run; None: the first one.
+    """
+    experiment = create_experiment(network, step_name, devices)
+    devices, state = experiment.devices, create_train_state(experiment)
+    steps = 1 if on_devices.on_cpu(devices) else STEPS_PER_DISPATCH
+    program, (state, data, *others) = dispatch(experiment, steps, state)
+    state, data = on_devices.place_state((state, data), devices)
     start = time.perf_counter()
-    compiled = program.lower(state, *others).compile()
+    compiled = program.lower(state, data, *others).compile()
     seconds = time.perf_counter() - start
 
     def run():
         nonlocal state
-        state, metrics = compiled(state, *others)
+        state, metrics = compiled(state, data, *others)
         jax.block_until_ready(metrics)
 
-    temporary = compiled.memory_analysis().temp_size_in_bytes
-    return Program(run, steps_of_dispatch(devices), temporary, seconds)
+    return Program(run, steps, compiled.memory_analysis().temp_size_in_bytes, seconds)
 
 
 def count_operations(network: Network, step_name: str) -> float:
@@ -180,31 +181,6 @@ def count_operations(network: Network, step_name: str) -> float:
     experiment = create_experiment(network, step_name, devices)
     program, arguments = dispatch(experiment, 1, create_train_state(experiment))
     return program.lower(*jax.device_put(arguments, devices[0])).cost_analysis()["flops"]
-
-
-def steps_of_dispatch(devices) -> int:
-    """Returns how many steps a run dispatches at a time."""
-    return 1 if on_devices.on_cpu(devices) else STEPS_PER_DISPATCH
-
-
-def compile_on_devices(network: Network, step_name: str, devices) -> Program:
-    """Compiles a run's dispatch of the step `step_name` for several devices."""
-    experiment = create_experiment(network, step_name, devices)
-    state = on_devices.place_state(create_train_state(experiment), devices)
-    clean = experiment.splits.clean if experiment.method.needs_clean else None
-    step = step_of(experiment, main_phase(experiment.phases))
-    advance = on_devices.compile_steps(step, experiment.splits.train, clean, devices)
-    steps = steps_of_dispatch(devices)
-    rows, clean_rows = (
-        np.tile(np.arange(size, dtype=np.int32), (steps, 1)) for size in (network.n, network.m)
-    )
-
-    def run():
-        nonlocal state
-        state, metrics = advance(state, rows, clean_rows if clean else None)
-        jax.block_until_ready(metrics)
-
-    return Program(run, steps)
 
 
 def time_in_turns(programs: dict[str, Program], rounds: int) -> dict[str, list[float]]:

@@ -132,7 +132,7 @@ def measure_devices(network, rounds: int) -> dict:
             continue  # the two images of a WRN on a CPU
         devices = jax.local_devices()[:count]
         for name in ("plain", "jvp"):
-            program = benchmark.compile_on_devices(network, name, devices)
+            program = benchmark.compile_step(network, name, devices)
             programs[f"{name}, devices: {count}"] = program
     times = benchmark.time_in_turns(programs, rounds)
     return with_ratios(times, next(iter(times.values())))

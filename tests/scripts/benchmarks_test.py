@@ -38,7 +38,7 @@ def test_numbers_of_turns():
 
 @pytest.mark.parametrize("num_devices", [1, 2])
 def test_steps_on_devices(num_devices):
-    program = benchmark.compile_on_devices(LENET, "jvp", jax.local_devices()[:num_devices])
+    program = benchmark.compile_step(LENET, "jvp", jax.local_devices()[:num_devices])
     assert min(benchmark.time_in_turns({"jvp": program}, 2)["jvp"]) > 0
 
 
