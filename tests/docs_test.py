@@ -17,6 +17,7 @@ import re
 import shlex
 import subprocess
 import sys
+import sysconfig
 from typing import NamedTuple
 
 import jax
@@ -88,7 +89,8 @@ def source_of(words: list[str]) -> tuple[pathlib.Path, list[str]]:
 def check_python(words: list[str]) -> None:
     """Parses the flags of a program of ours, and the fields of its config."""
     source, arguments = source_of(words)
-    if ROOT not in source.parents:  # pytest and the like
+    installed = pathlib.Path(sysconfig.get_path("purelib"))  # may be in the checkout's .venv
+    if ROOT not in source.parents or installed in source.parents:  # pytest and the like
         return
     text = source.read_text()
     defined = set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", text))
