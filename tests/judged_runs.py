@@ -72,7 +72,7 @@ def experiment(splits, task="classification", model=None, devices=ONE_DEVICE, **
 
 def states(made, phase=0, state=None):
     """Yields (steps taken, state on the host, metrics) after each dispatch of a phase."""
-    phase = made.phases[phase]
+    phase = made.phases()[phase]
     state = create_train_state(made) if state is None else state
     state = on_devices.place_state(state, made.devices)
     with contextlib.ExitStack() as stack:

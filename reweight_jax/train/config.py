@@ -32,7 +32,7 @@ class Experiment(NamedTuple):
       config: locked ConfigDict, every field of configs/default.py.
       splits: the data; the clean set is in memory.
       classes: names or values of the K outputs; () for regression.
-      task, model, method, phases: of the run.
+      task, model, method: of the run.
       devices: of all processes of the run.
       augment: `augmentation` of the inputs of a training batch.
       sample: inputs [1, ...], to initialise the model with.
@@ -47,13 +47,16 @@ class Experiment(NamedTuple):
     task: Task
     model: Model
     method: Method
-    phases: list[Phase]
     devices: list
     augment: Augment
     sample: Any
     remembered: dict[str, tuple[int, ...]]
     facts: dict
     ids: np.ndarray | None
+
+    def phases(self, settles: bool = True) -> list[Phase]:
+        """Returns the run's phases; `settles`: whether it does if it is to settle."""
+        return phases_of(self.config, self.splits.train.size, settles)
 
 
 def load_experiment(config, devices=None) -> Experiment:
@@ -86,8 +89,7 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
         if CLEAN_IN_TRAIN[config.data.clean_in_train](method):
             splits = with_clean_in_train(splits)
         splits = splits._replace(clean=splits.clean.in_memory())
-    phases = phases_of(config, splits.train.size)
-    of_phases = [phase.method for phase in phases]
+    of_phases = [phase.method for phase in phases_of(config, splits.train.size)]
     if splits.clean is None and any(m.needs_clean or m.trains_on_clean for m in of_phases):
         raise UserError(CLEAN_MISSING)
     with prefix("config.task"):
@@ -127,7 +129,7 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
             one = build_model(config, facts, devices[:1], model, splits.train.inputs)
             _verify_layerwise(one, splits.train)
     augment = augmentation(config.data.crop_padding, config.data.flip)
-    fields = (config, splits, dataset.classes, task, built, method, phases)
+    fields = (config, splits, dataset.classes, task, built, method)
     return Experiment(*fields, devices, augment, sample, remembered, facts, dataset.ids)
 
 

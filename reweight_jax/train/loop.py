@@ -4,8 +4,6 @@ import contextlib
 import os
 import sys
 
-import jax.numpy as jnp
-
 from reweight_jax.errors import UserError
 from reweight_jax.history import history_means
 from reweight_jax.records import metrics, result
@@ -64,30 +62,29 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
 
     the state, that at the end of the phase "last", the records, and the compiled `predict`.
     """
-    config, phases, devices = experiment.config, experiment.phases, experiment.devices
+    config, devices = experiment.config, experiment.devices
     task, splits = experiment.task, experiment.splits
     state = on_devices.place_state(create_train_state(experiment, host_input), devices)
     predict = evaluation.compile_predict(experiment.model, devices)
     wrong, workdir = evaluation.wrong_labels(splits.train), folder.path
 
-    with (
-        Checkpoints(workdir / "checkpoints", folder.check_checkpoint) as checkpoints,
-        contextlib.ExitStack() as stack,
-    ):
+    with contextlib.ExitStack() as stack:
+        checkpoints = Checkpoints(workdir / "checkpoints", folder.check_checkpoint)
+        stack.enter_context(checkpoints)
         found = checkpoints.restore_latest(like=state)
         if found:
             folder.check(found.config)  # config.json may be damaged
         state = on_devices.place_state(found.state if found else state, devices)
-        step = int(state.step)
-        if step > phases[-1].stop:
+        step, phases = int(state.step), experiment.phases(bool(state.settles))
+        name, stop = f"{config.method} seed {config.seed}", phases[-1].stop
+        if step > stop:
             raise UserError(f"config.num_steps: {config.num_steps}; {workdir} is at step {step}")
-        if step == phases[-1].stop and progress:
+        if step == stop and progress:
             print(f"{workdir}: was finished, nothing is trained", file=sys.stderr)
         folder.write_config()
         before = hosts.from_first(lambda: found.metrics if found else "")
         writer = metrics.MetricsWriter(folder, before)
         stack.callback(writer.close)
-        name, stop = f"{config.method} seed {config.seed}", phases[-1].stop
         bar = stack.enter_context(metrics.progress_bar(name, step, stop, shown=progress))
         log = metrics.TrainingLog(writer, bar)
 
@@ -102,31 +99,32 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
                 means = history_means(state.history)
                 scores["weights"] = evaluation.weight_statistics(means, wrong)
             writer.write({"step": step, "kind": "eval", **scores})
-            best = best_step()
-            if confusion and step in (best, phase.stop):
+            if confusion and step in (best_step(), phase.stop):
                 writer.write({"step": step, "kind": "confusion", **confusion})
-            checkpoints.keep({best, *stops})
-            return step == best
+            return step == keep()
 
-        stops = [phase.stop for phase in phases]  # `Fitted.predict` takes each of them
-        checkpoints.keep({best_step(), *stops})
+        def keep() -> int | None:
+            """Keeps the best checkpoint, and those that end a phase, for `Fitted.predict`."""
+            stops = [phase.stop for phase in experiment.phases(bool(state.settles))]
+            checkpoints.keep({best := best_step(), *stops})
+            return best
+
+        keep()
         has_confusion = task.name == "classification" and (splits.test or splits.hyper_val)
         kind = "confusion" if has_confusion else "eval"
         if step == phases[0].stop and all(r["step"] != step for r in writer.of_kind(kind)):
             evaluate(phases[0], step)  # a longer run was stopped at this step, and now ends there
-        for planned in phases:
-            if step >= planned.stop:
-                continue
-            phase = planned.decided(phases, bool(state.settles))
+        while left := [p for p in experiment.phases(bool(state.settles)) if p.stop > step]:
+            phase, bar.total = left[0], left[-1].stop
             bar.set_description(f"{name}, {phase.title}", refresh=False)
-            if phase.begin != "last" and step == phase.start:
-                if phase.begin == "best":
-                    begin = checkpoints.restore(best_step(), like=state)
-                else:
+            if phase.begin != "before" and step == phase.start:
+                if phase.begin == "afresh":
                     begin = create_train_state(experiment, host_input)
+                else:
+                    of = config.num_steps if phase.begin == "last" else best_step()
+                    begin = checkpoints.restore(of, like=state)
                 kept = {name: getattr(state, name) for name in KEPT}
-                begin = begin.replace(step=jnp.asarray(step), **kept)
-                state = on_devices.place_state(begin, devices)
+                state = on_devices.place_state(begin.replace(**kept), devices)
             for end, dispatch in dispatches(experiment, phase, step, state, stack):
                 step, (state, step_metrics) = end, dispatch(state)
                 log.write_due()  # the previous interval, while an accelerator computes the next
@@ -143,8 +141,8 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
                         check_finite(state)
                         if (evaluates and evaluate(phase, step)) or saves:
                             checkpoints.save(state, folder.content, writer.text)
-        last = next(phase.stop for phase in phases if phase.name == "last")
         trained = state
-        if step > last:
-            trained = on_devices.place_state(checkpoints.restore(last, like=state), devices)
+        if step > config.num_steps:
+            trained = checkpoints.restore(config.num_steps, like=state)
+            trained = on_devices.place_state(trained, devices)
         return state, trained, writer.records, predict

@@ -33,7 +33,8 @@ def finish(
     Returns:
       The contents of result.json.
     """
-    splits, phases, config = experiment.splits, experiment.phases, experiment.config
+    splits, config = experiment.splits, experiment.config
+    phases = experiment.phases(bool(state.settles))
     wrong, judgement = evaluation.wrong_labels(splits.train), judge_labels(experiment, state)
     known = what_is_known(experiment, state, "train")
     stops = {phase.name: phase.stop for phase in phases}
@@ -65,8 +66,7 @@ def finish(
         folder.write(name, content)
     if draw:
         shown = (records, outcome, known["weight"], wrong, splits.train.label, experiment.classes)
-        taken = [phase.decided(phases, bool(state.settles)) for phase in phases]
-        by_title = itertools.groupby(taken, lambda phase: phase.title)  # one that goes on is one
+        by_title = itertools.groupby(phases, lambda phase: phase.title)  # one that goes on is one
         begins = [(title, next(group).start) for title, group in by_title]
         for name, png in plots.draw_run(*shown, begins[1:]).items():
             folder.write(f"plots/{name}.png", png)

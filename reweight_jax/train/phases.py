@@ -27,8 +27,8 @@ class Phase(NamedTuple):
       start, stop: steps of the run.
       method: how it trains.
       schedule: of the learning rate, a function of the steps since the phases began afresh.
-      begin: the state that it starts from: the "last" of the previous phase, the one of the
-        training that was "best" on held-out data, or "afresh", the initial one.
+      begin: the state that it starts from: that "before", of the previous phase; the "last" of the
+        training, or the one that was "best" on held-out data; or "afresh", the initial one.
       examples: a name in `reweight_jax.train.selection.SELECTIONS`: what it trains on.
       reviews: a name in `reweight_jax.train.selection.REVIEWS`: whether the model at its end passes
         all labels in review, and so judges them from then on, or decides whether the run settles.
@@ -41,7 +41,7 @@ class Phase(NamedTuple):
     stop: int
     method: Method
     schedule: optax.Schedule
-    begin: str = "last"
+    begin: str = "before"
     examples: str = "train"
     reviews: str = "never"
     remembers: bool = False
@@ -55,15 +55,8 @@ class Phase(NamedTuple):
             return "reweighting" if self.method.needs_clean else "training"
         return self.name.replace("_", " ")
 
-    def decided(self, phases: list["Phase"], settles: bool) -> "Phase":
-        """Returns the phase; if it was to settle and does not, as the phase that remembers."""
-        if self.examples != "believed" or settles:
-            return self
-        before = main_phase(phases)
-        return before._replace(name=self.name, start=self.start, stop=self.stop, reviews="never")
 
-
-def phases_of(config, num_examples: int = 0) -> list[Phase]:
+def phases_of(config, num_examples: int = 0, settles: bool = True) -> list[Phase]:
     """Returns the training with `config.method`, then the others that `config` asks for.
 
     The training is the phase "last". If the method has a clean gradient, there may be two before
@@ -75,26 +68,26 @@ def phases_of(config, num_examples: int = 0) -> list[Phase]:
       config: the run's.
       num_examples: of the training set. 0 if that is not known yet: then without a warm-up, which
         changes no step at which the others end.
+      settles: whether a run that is to settle does so. That is decided at the end of "unsettled"; a
+        run that does not settle goes on with the method.
     """
     schedule = LR_SCHEDULES[config.lr_schedule](config)
     method, plain = METHODS[config.method], METHODS["baseline"]
     examples = "clean" if method.trains_on_clean else "train"
     end = config.num_steps
     settle, one_pass = max(1, round(config.settle_at * end)), num_examples / config.batch_size
-    settles = settle < end and method.needs_clean and config.task in JUDGED
-    stop = settle if settles else end
+    to_settle = settle < end and method.needs_clean and config.task in JUDGED
+    stop = settle if to_settle else end
     # Afterwards at least half of the steps, and a whole pass: what was in no batch is not judged.
     most = max(0, min(stop // 2, stop - math.ceil(one_pass)))
     start = min(round(config.warm_up * one_pass), most) if method.needs_clean else 0
     main = Phase("last", start, end, method, schedule, examples=examples, remembers=True)
     phases = [Phase("warm_up", 0, start, plain, schedule)] if start else []
-    if settles:
-        phases += [
-            main._replace(name="unsettled", stop=settle, reviews="to_settle"),
-            Phase("last", settle, end, plain, schedule, examples="believed", reviews="always"),
-        ]
-    else:
-        phases.append(main)
+    if to_settle:
+        phases.append(main._replace(name="unsettled", stop=settle, reviews="to_settle"))
+        main = main._replace(start=settle)
+    settled = Phase("last", settle, end, plain, schedule, examples="believed", reviews="always")
+    phases.append(settled if to_settle and settles else main)
     constant = optax.constant_schedule(config.finetune_learning_rate)
     for begin in FINETUNE_FROM[config.finetune_from]:
         stop, clean_only = end + config.finetune_steps, METHODS["clean_only"]

@@ -15,7 +15,7 @@ OPTIMIZERS = {
     "sgd": lambda schedule, momentum: optax.sgd(schedule, momentum=momentum or None),
     "adam": lambda schedule, momentum: optax.adam(schedule, b1=momentum),
 }
-KEPT = ("history", "calibration", "review", "settles")  # by a phase that begins afresh
+KEPT = ("step", "history", "calibration", "review", "settles")  # whatever a phase begins from
 
 
 @flax.struct.dataclass
@@ -33,8 +33,7 @@ class TrainState:
       calibration: likewise of each calibration example; () without any.
       review: {"train": History, "calibration": History}, of one visit by the model at the end of
         the last phase that reviewed the labels, of none before; see `selection.REVIEWS`.
-      settles: bool [], whether the phase that trains on the labels believed does so; if not, it
-        goes on as the one before it. Decided at its start; see `selection.to_settle`.
+      settles: bool [], whether a run that is to settle does; see `selection.to_settle`.
     """
 
     params: Any

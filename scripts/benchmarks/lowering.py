@@ -47,7 +47,7 @@ def dispatch(experiment: Experiment, num_steps: int, state):
         for part, size in zip(sets.values(), sizes, strict=True)
     ]
     index = np.arange(len(experiment.devices), dtype=np.int32)
-    step = step_of(experiment, main_phase(experiment.phases))
+    step = step_of(experiment, main_phase(experiment.phases()))
     program = on_devices.steps_program(step, experiment.devices)
     return program, (state, data, rows[0], rows[1] if "clean" in sets else None, None, index)
 
@@ -79,7 +79,7 @@ def lower_on_mesh(experiment: Experiment, mesh: jax.sharding.Mesh):
     if "alignment" in experiment.remembered:
         clean_batch = batch(splits.clean, min(config.clean_batch_size, splits.clean.size))
     step = jax.jit(
-        step_of(experiment, main_phase(experiment.phases)),
+        step_of(experiment, main_phase(experiment.phases())),
         donate_argnums=0,
         out_shardings=(shardings, whole),
     )

@@ -117,6 +117,6 @@ def test_a_task_of_ones_own_is_not_judged(own_task, tmp_path):
 def test_a_task_of_ones_own_does_not_settle_and_is_not_retrained(own_task):
     splits = [examples("regression", size, size) for size in (24, 6)]
     made = experiment(splits, "quantile", settle_at=0.5)
-    assert [phase.name for phase in made.phases] == ["last"]
+    assert [phase.name for phase in made.phases()] == ["last"]
     with pytest.raises(UserError, match="config.retrain: drop; not for the task quantile"):
         experiment(splits, "quantile", retrain="drop")

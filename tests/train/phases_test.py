@@ -45,7 +45,7 @@ def test_phases_of_a_config(noisy_config):
         phases = phases_of(noisy_config(**fields))
         return [(phase.name, phase.start, phase.stop, phase.begin) for phase in phases]
 
-    train = ("last", 0, 8, "last")
+    train = ("last", 0, 8, "before")
     assert spans(finetune_from="none") == [train]
     assert spans(finetune_from="last") == [train, ("finetuned_last", 8, 12, "last")]
     assert spans(finetune_from="best") == [train, ("finetuned_best", 8, 12, "best")]

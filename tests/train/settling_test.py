@@ -42,11 +42,11 @@ def test_phases_of_a_config():
             for p in phases_of(config, num_examples)
         ]
 
-    reweighted = ("last", 0, 9, "last", "train", True)
+    reweighted = ("last", 0, 9, "before", "train", True)
     assert spans() == [reweighted]
     settled = [
-        ("unsettled", 0, 6, "last", "train", True),
-        ("last", 6, 9, "last", "believed", False),
+        ("unsettled", 0, 6, "before", "train", True),
+        ("last", 6, 9, "before", "believed", False),
     ]
     assert spans(settle_at=2 / 3) == settled
     assert spans(settle_at=2 / 3, compare_plain=True, finetune_from="last", retrain="drop") == [
@@ -57,26 +57,26 @@ def test_phases_of_a_config():
     ]
     assert spans(retrain="relabel")[1:] == [("retrained", 9, 18, "afresh", "relabel", False)]
     # One pass over 24 examples in batches of 8; at most half of the steps before it settles.
-    warm_up = ("warm_up", 0, 3, "last", "train", False)
-    assert spans(warm_up=1.0) == [warm_up, ("last", 3, 9, "last", "train", True)]
-    unsettled = ("unsettled", 3, 6, "last", "train", True)
+    warm_up = ("warm_up", 0, 3, "before", "train", False)
+    assert spans(warm_up=1.0) == [warm_up, ("last", 3, 9, "before", "train", True)]
+    unsettled = ("unsettled", 3, 6, "before", "train", True)
     for passes in (1.0, 5.0):
         assert spans(warm_up=passes, settle_at=2 / 3) == [warm_up, unsettled, settled[1]]
     assert spans(warm_up=1 / 3)[0][:3] == ("warm_up", 0, 1)
     assert spans(warm_up=9.0)[0][:3] == ("warm_up", 0, 4)
     # A whole pass is left: of 40 examples five steps, of 80 ten.
     assert spans(40, warm_up=1.0, settle_at=2 / 3)[:2] == [
-        ("warm_up", 0, 1, "last", "train", False),
-        ("unsettled", 1, 6, "last", "train", True),
+        ("warm_up", 0, 1, "before", "train", False),
+        ("unsettled", 1, 6, "before", "train", True),
     ]
     assert spans(80, warm_up=1.0, settle_at=2 / 3) == settled
     # A task of the user's own does not settle, so the cap is of all steps.
     own = spans(warm_up=9.0, settle_at=2 / 3, task="own")
     assert [phase[:3] for phase in own] == [("warm_up", 0, 4), ("last", 4, 9)]
-    assert spans(num_steps=1, warm_up=1.0) == [("last", 0, 1, "last", "train", True)]
+    assert spans(num_steps=1, warm_up=1.0) == [("last", 0, 1, "before", "train", True)]
     # A method without a clean gradient is plain all the time.
     of_baseline = spans(warm_up=1.0, settle_at=2 / 3, method="baseline")
-    assert of_baseline == [("last", 0, 9, "last", "train", False)]
+    assert of_baseline == [("last", 0, 9, "before", "train", False)]
 
 
 # --- Against numpy --------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def bound_step(made, **changes):
         "model": made.model,
         "task": made.task,
         "method": made.method,
-        "tx": create_optimizer(made.config, made.phases[0].schedule),
+        "tx": create_optimizer(made.config, made.phases()[0].schedule),
         "epsilon_method": made.config.epsilon_method,
         "epsilon_over": made.config.epsilon_over,
         "augment": made.augment,
