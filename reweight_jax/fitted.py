@@ -23,8 +23,8 @@ from reweight_jax.train.checkpoints import read_model
 from reweight_jax.train.config import build_model, sample_of
 from reweight_jax.train.evaluate import compile_predict
 
-PHASES = ("last", "best", "warm_up", "unsettled", "finetuned_last", "finetuned_best", "plain")
-PHASES += ("retrained",)
+PHASES = ("last", "best", "warm_up", "unsettled", "judge", "finetuned_last", "finetuned_best")
+PHASES += ("plain", "retrained")
 
 
 class Fitted:

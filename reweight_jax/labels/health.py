@@ -47,7 +47,7 @@ def health(
         found += [_saturated(evals), _unhelpful(trains, start), _starved(trains, result, trusted)]
         found += [_few_effective(trains, start, config)]
     found += [_not_settled(result)]
-    found += [_has_learnt_nothing(trusted, config.task)]
+    found += [_has_learnt_nothing(trusted, config.task, result)]
     found += [_doubted(trusted, config.task, classes), _few_trusted(trusted)]
     found += [_plain_is_better(result, config, trusted)]
     return [sentence for sentence in found if sentence]
@@ -56,11 +56,12 @@ def health(
 def _not_settled(result):
     if result.get("settled", True):
         return None
+    judge = ", and after more steps on the clean examples alone the model judged the labels"
     return (
         "After config.settle_at of the steps the model still learnt fast, or contradicted many of "
-        "the calibration examples. So the run did not settle on the labels that it believes, and "
-        "reweighting went on. More steps or a larger model may help; config.compare_plain tells "
-        "whether plain training is better."
+        "the calibration examples. So the run did not settle on the labels that it believes: "
+        f"reweighting went on{judge if 'judge' in result else ''}. More steps or a larger model "
+        "may help; config.compare_plain tells whether plain training is better."
     )
 
 
@@ -145,7 +146,7 @@ def _few_effective(trains, start, config):
     )
 
 
-def _has_learnt_nothing(trusted, task):
+def _has_learnt_nothing(trusted, task, result):
     """Whether the best constant answer is as good on the trusted examples as the model is."""
     given = [(np.asarray(e["label"]), np.asarray(e["suggested_label"])) for e in trusted.values()]
     if not given or sum(len(label) for label, _ in given) < MIN_TRUSTED["clean"]:
@@ -165,7 +166,8 @@ def _has_learnt_nothing(trusted, task):
         return None
     return (
         f"The model has learnt nothing: it {text}. Try another config.learning_rate, train for "
-        "more steps, or check that the inputs are what the model expects. The list says nothing."
+        "more steps, or check that the inputs are what the model expects."
+        f"{'' if 'judge' in result else ' The list says nothing.'}"
     )
 
 

@@ -15,6 +15,7 @@ PHASES = {
     "warm_up": "after the warm-up",
     "unsettled": "before settling",
     "last": "this run, last step",
+    "judge": "the judge of the labels",
     "best": "this run, best step",
     "retrained": "retrained, labels mended",
     "finetuned_last": "fine-tuned from the last step",

@@ -97,7 +97,8 @@ def is_finished(run: Run) -> bool:
     compared = wanted.keys() - (NOT_COMPARED - {"seed", "trial"})
     if any(config.get(name) != wanted[name] for name in compared):
         return False
-    phases = {phase.name for phase in phases_of(run.config)}
+    settles = result.get("settled", True)
+    phases = {phase.name for phase in phases_of(run.config, settles=settles)}
     return result["num_steps"] == run.config.num_steps and phases <= result.keys()
 
 

@@ -33,7 +33,7 @@ def settings(config: dict, *, finetuned: bool) -> dict:
 
     The fields of fine-tuning are among them only if the number is one of a fine-tuned model.
     """
-    unused = NOT_COMPARED | {"finetune_from"}
+    unused = NOT_COMPARED | {"finetune_from", "judge_for"}
     if not finetuned:
         unused |= {"finetune_steps", "finetune_learning_rate"}
     content = {name: value for name, value in config.items() if name != "dataset"}

@@ -140,6 +140,7 @@ def _score_rows(result):
         "best": f"best on {chosen_by} (step {result['best']['step']})",
         "warm_up": "after the warm-up",
         "unsettled": "before settling",
+        "judge": "the judge of the labels",
         "finetuned_last": "fine-tuned from last",
         "finetuned_best": "fine-tuned from best",
         "plain": "plain training",

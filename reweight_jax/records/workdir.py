@@ -23,7 +23,7 @@ FREE = {"log_every_steps", "checkpoint_every_steps", "steps_per_dispatch", "conf
 PATHS = {"data.path", "data.clean_path", "data.calibration_path", "data.test_path"}
 FREE |= {"data.resident", "data.workers", "data.data_dir", "data.corrections"} | PATHS
 # Fields that say what follows the steps taken so far; `_may_differ` says when.
-LATER = {"num_steps", "compare_plain", "retrain"}
+LATER = {"num_steps", "judge_for", "compare_plain", "retrain"}
 LATER |= {"finetune_from", "finetune_steps", "finetune_learning_rate"}
 LATER |= {"labels.false_alarm_rate", "labels.false_discovery_rate"}
 
@@ -221,11 +221,14 @@ def _may_differ(old: dict, new: dict) -> set[str]:
             free |= {"compare_plain"}
             if before == "none":
                 free |= {"finetune_from", "finetune_steps", "finetune_learning_rate"}
+                if old["judge_for"] == 0:
+                    free |= {"judge_for"}
             if (before, now) == ("last", "both"):
                 free |= {"finetune_from"}
     is_fixed = METHODS[new["method"]].uses_num_steps or new["lr_schedule"] == "cosine"
     one_phase = [
-        (run["warm_up"] == 0 and run["settle_at"] == 1 or not METHODS[run["method"]].needs_clean)
+        ((run["warm_up"], run["settle_at"], run["judge_for"]) == (0, 1, 0)
+         or not METHODS[run["method"]].needs_clean)
         and run["finetune_from"] == run["retrain"] == "none" and not run["compare_plain"]
         for run in (old, new)
     ]  # fmt: skip

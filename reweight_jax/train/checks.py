@@ -83,6 +83,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "momentum": _number(0, 1),
     "mentor_percentile": lambda v: None if 0 <= v <= 100 else "must be in 0..100",
     "settle_at": lambda v: None if 0 < v <= 1 else "must be above 0 and at most 1",
+    "judge_for": lambda v: None if 0 <= v <= 1 else "must be in 0..1",
     "on_zero_weights": _name(("keep", "uniform")),
     "retrain": _name(RETRAIN),
     "steps_per_dispatch": _number(0, 10_001),
@@ -135,7 +136,7 @@ def check_config(config) -> None:
                 f"config.{field}: {config[field]}; must be a multiple of log_every_steps "
                 f"({config.log_every_steps})"
             )
-    if (steps := phases_of(config)[-1].stop) >= INT_LIMIT:
+    if (steps := phases_of(config, settles=False)[-1].stop) >= INT_LIMIT:
         raise UserError(f"config.num_steps: {steps} in all phases; must be below {INT_LIMIT:,}")
 
 

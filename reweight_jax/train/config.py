@@ -55,7 +55,7 @@ class Experiment(NamedTuple):
     ids: np.ndarray | None
 
     def phases(self, settles: bool = True) -> list[Phase]:
-        """Returns the run's phases; `settles`: whether it does if it is to settle."""
+        """Returns the run's phases; `settles`: whether it settles, if it is to."""
         return phases_of(self.config, self.splits.train.size, settles)
 
 

@@ -27,8 +27,8 @@ class Phase(NamedTuple):
       start, stop: steps of the run.
       method: how it trains.
       schedule: of the learning rate, a function of the steps since the phases began afresh.
-      begin: the state that it starts from: that "before", of the previous phase; the "last" of the
-        training, or the one that was "best" on held-out data; or "afresh", the initial one.
+      begin: the state that it starts from. "before": the end of the previous phase; "last": the end
+        of the training; "best": its best step on held-out data; "afresh": the initialisation.
       examples: a name in `reweight_jax.train.selection.SELECTIONS`: what it trains on.
       reviews: a name in `reweight_jax.train.selection.REVIEWS`: whether the model at its end passes
         all labels in review, and so judges them from then on, or decides whether the run settles.
@@ -61,22 +61,26 @@ def phases_of(config, num_examples: int = 0, settles: bool = True) -> list[Phase
 
     The training is the phase "last". If the method has a clean gradient, there may be two before
     it: plain steps, "warm_up", and those with the method, "unsettled", if the run is to settle.
-    It is not for a task of the user's own, whose margins may mean anything. Only the steps with
-    the method add to what is remembered, also those of a run that does not settle.
+    After a run that does not settle, or is not to, there may be a "judge": the model goes on with
+    the clean examples alone, along the end of the schedule again. Settling and judging are not for
+    a task of the user's own, whose margins may mean anything. Only the steps with the method add to
+    what is remembered, also those of a run that does not settle.
 
     Args:
       config: the run's.
       num_examples: of the training set. 0 if that is not known yet: then without a warm-up, which
         changes no step at which the others end.
-      settles: whether a run that is to settle does so. That is decided at the end of "unsettled"; a
-        run that does not settle goes on with the method.
+      settles: whether the run settles, if it is to. That is decided at the end of "unsettled"; a
+        run that does not goes on with the method.
     """
     schedule = LR_SCHEDULES[config.lr_schedule](config)
     method, plain = METHODS[config.method], METHODS["baseline"]
+    clean_only = METHODS["clean_only"]
     examples = "clean" if method.trains_on_clean else "train"
     end = config.num_steps
     settle, one_pass = max(1, round(config.settle_at * end)), num_examples / config.batch_size
-    to_settle = settle < end and method.needs_clean and config.task in JUDGED
+    judges = method.needs_clean and config.task in JUDGED
+    to_settle = judges and settle < end
     stop = settle if to_settle else end
     # Afterwards at least half of the steps, and a whole pass: what was in no batch is not judged.
     most = max(0, min(stop // 2, stop - math.ceil(one_pass)))
@@ -87,10 +91,20 @@ def phases_of(config, num_examples: int = 0, settles: bool = True) -> list[Phase
         phases.append(main._replace(name="unsettled", stop=settle, reviews="to_settle"))
         main = main._replace(start=settle)
     settled = Phase("last", settle, end, plain, schedule, examples="believed", reviews="always")
-    phases.append(settled if to_settle and settles else main)
+    settles &= to_settle
+    phases.append(settled if settles else main)
+    if judges and config.judge_for and not settles:
+        more = max(1, round(config.judge_for * end))
+
+        def its_end_again(count):
+            return schedule(count - more)
+
+        judge = Phase("judge", end, end + more, clean_only, its_end_again, examples="clean")
+        phases.append(judge._replace(reviews="always"))
+        end += more
     constant = optax.constant_schedule(config.finetune_learning_rate)
     for begin in FINETUNE_FROM[config.finetune_from]:
-        stop, clean_only = end + config.finetune_steps, METHODS["clean_only"]
+        stop = end + config.finetune_steps
         phases.append(Phase(f"finetuned_{begin}", end, stop, clean_only, constant, begin, "clean"))
         end = stop
     again = {"plain": "all"} if config.compare_plain else {}

@@ -49,9 +49,9 @@ def judge_labels(experiment, state) -> Judgement | None:
 def review(experiment, state, predict):
     """Returns the state with `state.review` of one visit to each training and calibration example.
 
-    A model that was trained on the labels believed tells more than the means before. It is in
-    evaluation mode and its inputs are not augmented. `predict`: as
-    `evaluate.compile_predict` returns it.
+    A model that was trained on the labels believed, or in the end on the clean ones alone, tells
+    more than the means before. It is in evaluation mode and its inputs are not augmented.
+    `predict`: as `evaluate.compile_predict` returns it.
     """
     task, reviewed = experiment.task, {}
     for split, history in state.review.items():

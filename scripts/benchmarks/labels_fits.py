@@ -23,12 +23,20 @@ NUM_FOLDS = 5
 
 def paper(data: Data, setting: Setting, seed: int) -> dict:
     """The paper's method, judged by its mean margins; then a restart without the suspects."""
-    return _then_retrained("reweight", data, setting, seed, warm_up=0.0, settle_at=1.0)
+    fields = {"warm_up": 0.0, "settle_at": 1.0, "judge_for": 0.0}
+    return _then_retrained("reweight", data, setting, seed, **fields)
 
 
 def settled(data: Data, setting: Setting, seed: int) -> dict:
     """Warm-up, reweighting and settling as `fit` has them; then a restart likewise."""
     return _then_retrained("settled", data, setting, seed)
+
+
+def judged(data: Data, setting: Setting, seed: int) -> dict:
+    """As `settled`, but it reweights to the end; its list is a judge's, its accuracy is without."""
+    run = _fit(data, setting, seed, settle_at=1.0, **_ours(data))
+    seconds = {"seconds": sum(training_seconds(run).values())}
+    return {"judged": _judged(run, data) | _accuracies(run, "last") | seconds}
 
 
 def settled_once(data: Data, setting: Setting, seed: int) -> dict[str, float]:
@@ -132,6 +140,7 @@ def cleanlab(data: Data, setting: Setting, seed: int) -> dict:
 PARTS = {
     "paper": paper,
     "settled": settled,
+    "judged": judged,
     "relabelled": relabelled,
     "plain": plain,
     "trusted": trusted,

@@ -14,7 +14,7 @@ from reweight_jax.records.workdir import write_atomically
 # Rows of the table in their order; a new one comes last.
 METHODS = (
     *("reweight", "reweight, retrained", "reweight, alignment"),
-    *("settled", "settled, retrained", "settled, relabelled"),
+    *("settled", "settled, retrained", "settled, relabelled", "judged"),
     *("plain, margin (AUM)", "plain, calibrated", "plain, confidence", "plain, fine-tuned"),
     *("trusted only", "cleanlab, self confidence", "cleanlab, normalized margin"),
     "cleanlab, find and drop",
@@ -47,8 +47,10 @@ of the wrong labels for which the class believed most is the right one. False al
 right labels that are flagged) and recall are at an asked false-alarm rate of 5%, false discoveries
 (share of right labels among the flagged) at an asked rate of 10% by Benjamini-Hochberg; in the row
 of cleanlab's find_label_issues all three are of what it finds. s: seconds of training, all
-trainings that the row needs, without compiling. `reweight` is the paper's method; "settled" and
-"retrained" (without the labels not believed; "relabelled": with other ones) are ours.
+trainings that the row needs, without compiling. `reweight` is the paper's method; "settled",
+"retrained" (without the labels not believed; "relabelled": with other ones) and "judged" (warmed
+up, reweighted to the end, the list by the judge) are ours. The list of a run that did not settle is
+in the row "settled" by a judge too.
 """
 # Of the picture: row of the table -> (label, marker, colour of Okabe and Ito).
 SHOWN = {

@@ -135,6 +135,17 @@ def test_fine_tuning_is_finished_if_its_scores_are_there(tmp_path):
     assert is_finished(run)
 
 
+@pytest.mark.parametrize(("settled", "expected"), [(True, True), (False, False)])
+def test_a_run_that_did_not_settle_is_finished_by_its_judge(settled, expected, tmp_path):
+    config = short_noisy_config()
+    config.settle_at, config.judge_for = 0.5, 0.5
+    without, judged = (Run(config, tmp_path / name) for name in ("without", "judged"))
+    finish(without, unsettled={}, last={}, settled=settled)
+    assert is_finished(without) == expected
+    finish(judged, unsettled={}, last={}, judge={}, settled=settled)
+    assert is_finished(judged)
+
+
 def test_asking_what_is_finished_writes_nothing(tmp_path):
     run = Run(short_noisy_config(), tmp_path / "run" / "seed0")
     assert not is_finished(run)

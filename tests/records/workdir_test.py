@@ -39,6 +39,14 @@ def test_a_config_is_kept_with_the_facts_of_its_data(digits_config, tmp_path):
         ({}, {"log_every_steps": 1, "steps_per_dispatch": 5, "data.data_dir": "x"}, None),
         # What comes after all that is there may be added, and nothing before it.
         ({}, {"retrain": "drop"}, None),
+        ({}, {"judge_for": 0.5, "retrain": "drop"}, None),
+        ({"judge_for": 0.5}, {"judge_for": 0.2}, "config.judge_for"),
+        ({"judge_for": 0.5}, {}, "config.judge_for"),
+        (
+            {"finetune_from": "last"},
+            {"finetune_from": "last", "judge_for": 0.5},
+            "config.judge_for",
+        ),
         ({}, {"compare_plain": True, "retrain": "relabel", "finetune_from": "both"}, None),
         ({"finetune_from": "last"}, {"finetune_from": "last", "compare_plain": True}, None),
         ({"finetune_from": "last"}, {"finetune_from": "both", "retrain": "drop"}, None),
@@ -60,6 +68,7 @@ def test_a_config_is_kept_with_the_facts_of_its_data(digits_config, tmp_path):
         ({"settle_at": 0.5}, {"settle_at": 0.5, "num_steps": 8}, "config.num_steps"),
         ({"warm_up": 1.0}, {"warm_up": 1.0, "num_steps": 8}, "config.num_steps"),
         ({"warm_up": 1.0}, {}, "config.warm_up"),
+        ({"judge_for": 0.5}, {"judge_for": 0.5, "num_steps": 8}, "config.num_steps"),
         (
             {"method": "baseline", "warm_up": 1.0},
             {"method": "baseline", "warm_up": 1.0, "num_steps": 8},

@@ -135,7 +135,7 @@ def test_every_part_trains():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["settled", "trusted", "plain_calibrated", "cleanlab"])
+@pytest.mark.parametrize("name", ["settled", "judged", "trusted", "plain_calibrated", "cleanlab"])
 def test_the_other_parts_train(name):
     if name == "cleanlab" and importlib.util.find_spec("cleanlab") is None:
         pytest.skip("cleanlab is not installed")

@@ -13,17 +13,24 @@ from reweight_jax.sealed import read_sealed
 from reweight_jax.train import loop, selection
 
 
-@pytest.fixture(scope="module", autouse=True)
-def settles_early():
-    """In a few steps every model still learns fast."""
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(1.0, id="settles"),
+        pytest.param(-1.0, id="judge", marks=pytest.mark.slow),
+    ],
+)
+def finished(request, tmp_path_factory):
+    """(splits, fields, workdir, result) of a run of all phases, with BatchNorm and dropout.
+
+    In a few steps every model still learns fast, and would not settle.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "LEARNS_FAST", 1.0)
-        yield
+        patch.setattr(selection, "LEARNS_FAST", request.param)
+        yield whole_run(tmp_path_factory.mktemp("finished"))
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """(splits, fields, workdir, result) of a run of all phases, with BatchNorm and dropout."""
+def whole_run(workdir):
     splits = images(32, 0), images(8, 1), images(10, 2), None, images(20, 3)
     rng = np.random.default_rng(0)
     label = np.where(rng.random(32) < 0.3, rng.integers(3, size=32), splits[0].label)
@@ -31,8 +38,8 @@ def finished(tmp_path_factory):
               *splits[1:])  # fmt: skip
     fields = {"warm_up": 1.0, "settle_at": 2 / 3, "num_steps": 6, "batch_size": 16}
     fields |= {"lr_schedule": "cosine", "compare_plain": True, "retrain": "relabel"}
+    fields |= {"judge_for": 1 / 3}
     fields |= dict.fromkeys(("log_every_steps", "eval_every_steps", "checkpoint_every_steps"), 2)
-    workdir = tmp_path_factory.mktemp("finished")
     result = run(splits, workdir, model=SmallNet(0.3), **fields)
     return splits, fields, workdir, result
 
@@ -41,7 +48,12 @@ def test_the_result_has_the_scores_and_times_of_all_phases(finished):
     _, _, workdir, result = finished
     evals = {r["step"]: r for r in read_metrics(workdir) if r["kind"] == "eval"}
     trains = {r["step"]: r for r in read_metrics(workdir) if r["kind"] == "train"}
-    stops = {"warm_up": 2, "unsettled": 4, "last": 6, "plain": 12, "retrained": 18}
+    settles = "judge" not in result
+    assert result["settled"] == settles
+    later = (
+        {"plain": 12, "retrained": 18} if settles else {"judge": 8, "plain": 14, "retrained": 20}
+    )
+    stops = {"warm_up": 2, "unsettled": 4, "last": 6} | later
     for name, step in stops.items():
         assert result[name]["step"] == step
         for split in ("test", "clean", "calibration"):
@@ -52,8 +64,9 @@ def test_the_result_has_the_scores_and_times_of_all_phases(finished):
     assert seconds == [round(trains[step]["seconds"], 1) for step in stops.values()]
     assert result["seconds"] == result["seconds_at"]["last"]
     assert result["best"]["step"] in (2, 4, 6)
-    assert [step for step, r in evals.items() if "weights" in r] == [4]
-    assert result["weights"] == evals[4]["weights"] and "margin_auc" in result["weights"]
+    weighed = [4] if settles else [4, 6]
+    assert [step for step, r in evals.items() if "weights" in r] == weighed
+    assert result["weights"] == evals[weighed[-1]]["weights"] and "margin_auc" in result["weights"]
     table = results.table(result)
     for name in stops:
         assert f"{result[name]['test_error']:.2%}" in table
@@ -85,10 +98,11 @@ def test_stopped_anywhere_it_ends_the_same(finished, tmp_path, monkeypatch):
             resumed = run(splits, tmp_path, model=SmallNet(0.3), **fields)
         except Stopped:
             pass
-    assert Killed.stops == [*range(2, 19, 2)]
+    end = result["retrained"]["step"]
+    assert Killed.stops == [*range(2, end + 1, 2)]
     assert without_times(resumed) == without_times(result)
     assert read_sealed(tmp_path / "result.json") == resumed
-    chex.assert_trees_all_equal(saved(tmp_path, 18), saved(workdir, 18))
+    chex.assert_trees_all_equal(saved(tmp_path, end), saved(workdir, end))
     assert records(tmp_path) == records(workdir)
     for name in FILES:
         if name.endswith(".npz"):
@@ -110,7 +124,8 @@ def test_a_finished_run_is_written_again_as_it_was(finished):
 
 
 @pytest.mark.slow
-def test_four_devices_settle_and_retrain_as_one(tmp_path):
+def test_four_devices_settle_and_retrain_as_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(selection, "LEARNS_FAST", 1.0)
     task = "classification"
     splits = [examples(task, n, n, wrong) for n, wrong in ((24, 0.3), (8, 0), (16, 0))]
     fields = {"warm_up": 1 / 3, "settle_at": 2 / 3, "retrain": "relabel"}

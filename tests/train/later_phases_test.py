@@ -9,7 +9,7 @@ from whole_runs import saved, without_times
 
 from reweight_jax import UserError, load
 from reweight_jax.records.workdir import Workdir
-from reweight_jax.train import loop, outputs
+from reweight_jax.train import loop, outputs, selection
 
 TASK = "classification"
 
@@ -29,15 +29,17 @@ def test_a_chunk_that_four_devices_cannot_share_is_counted_once(size):
     chex.assert_trees_all_close(four, one, rtol=2e-4, atol=2e-5)
 
 
-def test_every_phase_of_the_result_predicts(tmp_path):
+@pytest.mark.parametrize(("learns_fast", "judge"), [(1.0, []), (-1.0, ["judge"])])
+def test_every_phase_of_the_result_predicts(learns_fast, judge, tmp_path, monkeypatch):
+    monkeypatch.setattr(selection, "LEARNS_FAST", learns_fast)
     splits = examples(TASK, 24, 0), examples(TASK, 8, 1)
-    fields = {"settle_at": 2 / 3, "compare_plain": True, "retrain": "drop"}
+    fields = {"settle_at": 2 / 3, "judge_for": 0.01, "compare_plain": True, "retrain": "drop"}
     result = run(splits, tmp_path, checkpoint_every_steps=3, **fields)
     fitted = load(tmp_path, model=affine_model(3))
     assert fitted.result == result
-    names = ("unsettled", "last", "plain", "retrained", "best")
+    names = ["unsettled", "last", *judge, "plain", "retrained", "best"]
     predicted = [fitted.predict(splits[0].inputs, name) for name in names]
-    for i in range(3):
+    for i in range(len(names) - 2):
         assert np.abs(predicted[i] - predicted[i + 1]).max() > 1e-6
 
 
@@ -50,11 +52,12 @@ def test_phases_added_later_are_those_of_one_run(tmp_path):
     splits = examples(TASK, 24, 0), examples(TASK, 8, 1), examples(TASK, 6, 2)
     first, whole = tmp_path / "a", tmp_path / "b"
     run(splits, first)
-    run(splits, first, compare_plain=True)
-    grown = run(splits, first, compare_plain=True, retrain="drop")
-    assert without_times(grown) == without_times(
-        run(splits, whole, compare_plain=True, retrain="drop")
-    )
+    fields = {}
+    for field in ({"judge_for": 1 / 3}, {"compare_plain": True}, {"retrain": "drop"}):
+        fields |= field
+        grown = run(splits, first, **fields)
+    assert without_times(grown) == without_times(run(splits, whole, **fields))
+    assert [grown[name]["step"] for name in ("last", "judge", "plain")] == [9, 12, 21]
     step = grown["retrained"]["step"]
     chex.assert_trees_all_equal(saved(first, step), saved(whole, step))
 

@@ -16,7 +16,7 @@ from judged_runs import (
     rows_of,
     run,
 )
-from whole_runs import saved
+from whole_runs import saved, without_times
 
 from reweight_jax.configs import default
 from reweight_jax.records.metrics import read_metrics
@@ -33,13 +33,13 @@ def settles_early(monkeypatch):
 
 
 def test_phases_of_a_config():
-    def spans(num_examples=24, **fields):
+    def spans(num_examples=24, settles=True, **fields):
         config = default.get_config()
         config.num_steps, config.finetune_steps, config.batch_size = 9, 2, 8
         config.update_from_flattened_dict(fields)
         return [
             (p.name, p.start, p.stop, p.begin, p.examples, p.method.needs_clean)
-            for p in phases_of(config, num_examples)
+            for p in phases_of(config, num_examples, settles)
         ]
 
     reweighted = ("last", 0, 9, "before", "train", True)
@@ -74,8 +74,20 @@ def test_phases_of_a_config():
     own = spans(warm_up=9.0, settle_at=2 / 3, task="own")
     assert [phase[:3] for phase in own] == [("warm_up", 0, 4), ("last", 4, 9)]
     assert spans(num_steps=1, warm_up=1.0) == [("last", 0, 1, "before", "train", True)]
+    # A run that does not settle goes on, and a judge comes before all other phases.
+    judge = ("judge", 9, 12, "before", "clean", False)
+    tuned = ("finetuned_last", 12, 14, "last", "clean", False)
+    assert spans(judge_for=1 / 3) == [reweighted, judge]
+    assert spans(settle_at=2 / 3, judge_for=1 / 3) == settled
+    assert spans(settles=False, settle_at=2 / 3, judge_for=1 / 3, finetune_from="last") == [
+        settled[0],
+        ("last", 6, 9, "before", "train", True),
+        judge,
+        tuned,
+    ]
+    assert len(spans(task="own", judge_for=1 / 3)) == 1
     # A method without a clean gradient is plain all the time.
-    of_baseline = spans(warm_up=1.0, settle_at=2 / 3, method="baseline")
+    of_baseline = spans(warm_up=1.0, settle_at=2 / 3, judge_for=1.0, method="baseline")
     assert of_baseline == [("last", 0, 9, "before", "train", False)]
 
 
@@ -256,6 +268,50 @@ def test_a_model_that_contradicts_right_labels_goes_on_reweighting(tmp_path, set
     shutil.rmtree(tmp_path / "checkpoints" / "9")
     run((train, clean, calibration), tmp_path, **fields)
     chex.assert_trees_all_equal(saved(tmp_path, 9), end)
+
+
+@pytest.mark.parametrize("task", all_tasks)
+def test_a_run_that_does_not_settle_trains_a_judge(task, tmp_path, monkeypatch):
+    """It goes on from "last" with the clean examples, and tuning from "last" does not see it."""
+    monkeypatch.setattr(selection, "LEARNS_FAST", -1.0)
+    train, clean = examples(task, 24, 0, wrong=0.35), examples(task, 6, 1)
+    calibration, test = examples(task, 6, 2), examples(task, 50, 4)
+    splits = train, clean, calibration, None, test
+    fields = {"lr_schedule": "cosine", "settle_at": 2 / 3, "judge_for": 1 / 3}
+    fields |= {"finetune_from": "last", "finetune_steps": 3, "finetune_learning_rate": 0.1}
+    result = run(splits, tmp_path, task, **fields)
+    replay, losses = Replay(task, train), {}
+    for step in range(9):
+        rows = rows_of(train, step)
+        x, y = train.inputs[rows], train.label[rows]
+        helpful = np.maximum(replay.products(x, y, clean), 0)
+        replay.step(x, y, cosine(step), helpful / helpful.sum())
+    last, velocity = replay.w, replay.velocity
+    losses["last"] = replay.loss(test.inputs, test.label)
+    for name, start, rates in (
+        ("judge", 9, map(cosine, (6, 7, 8))),
+        ("finetuned_last", 12, [0.1] * 3),
+    ):
+        replay.w, replay.velocity = last, velocity
+        for step, rate in enumerate(rates, start):
+            rows = rows_of(clean, step)
+            replay.step(clean.inputs[rows], clean.label[rows], rate)
+        losses[name] = replay.loss(test.inputs, test.label)
+        if name == "judge":
+            judged = [replay.margins(of.inputs, of.label) for of in (train, calibration)]
+    assert result["settled"] is False
+    assert any("the model judged the labels" in sentence for sentence in result["health"])
+    assert {name: result[name]["test_loss"] for name in losses} == pytest.approx(losses, rel=1e-3)
+    for name, margins in zip(("examples", "calibration"), judged, strict=True):
+        arrays = npz(tmp_path / f"{name}.npz")
+        assert set(arrays["visits"]) == {3}
+        np.testing.assert_allclose(arrays["margin"], margins, **CLOSE)
+    end = saved(tmp_path, 15)
+    for step in (15, 12):  # as if it was killed at the end of the training
+        shutil.rmtree(tmp_path / "checkpoints" / str(step))
+    again = run(splits, tmp_path, task, **fields)
+    assert without_times(again) == without_times(result)
+    chex.assert_trees_all_equal(saved(tmp_path, 15), end)
 
 
 def test_what_was_in_no_batch_was_not_believed(tmp_path):
