@@ -26,7 +26,7 @@ class Scale(NamedTuple):
       imbalance: variant of configs/mnist_imbalance.py.
       ratios: of the two classes, those to be run first coming first.
       seeds: of every run with imbalanced classes.
-      most_seeds: of three methods at the first of the ratios.
+      most_seeds: of five methods at the first of the ratios.
       noisy: variants of configs/cifar_*_flip.py; figures are of the first one.
       short: variants of the background config with the shorter schedule of the paper's +ES.
       trials: seeds of every run with wrong labels.
@@ -47,7 +47,7 @@ class Scale(NamedTuple):
     tails: tuple[float, ...]
 
 
-MOST_SEEDS = ("reweight", "proportion", "baseline")
+MOST_SEEDS = ("reweight", "proportion", "baseline", "resample", "hard_mining")
 SCALES = {
     "digits": Scale(
         imbalance="digits",
