@@ -55,7 +55,7 @@ in the row "settled" by a judge too.
 # Of the picture: row of the table -> (label, marker, colour of Okabe and Ito).
 SHOWN = {
     "reweight": ("ours, reweighted", "o", "#D55E00"),
-    "settled": ("ours, settled", "s", "#E69F00"),
+    "settled": ("ours, as fit has it", "s", "#E69F00"),
     "plain, margin (AUM)": ("margin, plain (AUM)", "^", "#0072B2"),
     "cleanlab, self confidence": ("cleanlab, 5 folds", "D", "#009E73"),
     "plain, fine-tuned": ("plain, fine-tuned", "v", "#56B4E9"),
