@@ -192,7 +192,7 @@ def test_other_data_is_named_and_nothing_is_called_damaged(tmp_path):
         np.savez(tmp_path / "a.npz", **arrays)
 
     own = ("-m", "reweight_jax.main", "--config=configs/own_data.py", "--config.num_steps=20")
-    own += (f"--workdir={tmp_path / 'run'}", "--config.batch_size=10")
+    own += (f"--workdir={tmp_path / 'run'}", "--config.batch_size=10", "--config.judge_for=0")
     own += (f"--config.data.path={tmp_path / 'a.npz'}",)
     write(60)
     finished = command(*own)
@@ -205,7 +205,7 @@ def test_other_data_is_named_and_nothing_is_called_damaged(tmp_path):
     (tmp_path / "a.npz").rename(tmp_path / "b.npz")  # a place is no difference
     assert command(*own[:-1], f"--config.data.path={tmp_path / 'b.npz'}").returncode == 0
     names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
-    assert names == {"4", "10", "20"}  # it warms up, settles and ends there
+    assert names == {"4", "10", "20"}  # it warms up, is to settle and ends
 
 
 def test_the_digits_run_taught_it_something(uninterrupted):
