@@ -32,15 +32,15 @@ def test_items_that_share_a_folder_want_the_same_run_there(scale):
             assert not start or pathlib.Path(start) in {run.workdir for run in runs}, name
 
 
-METHODS = ("reweight", "baseline", "random")
+METHODS = ("reweight", "resample", "random")
 
 
 def test_figure_2_runs_the_largest_ratio_first():
     runs = items.ITEMS["fig2"].runs(SCALES["small"], ROOT)
     ratios = [run.config.data.imbalance_ratio for run in runs]
-    assert ratios == [200.0] * 39 + [100.0] * 18 + [50.0] * 18 + [20.0] * 18 + [10.0] * 18
-    seeds = {m: sorted(r.config.seed for r in runs[:39] if r.config.method == m) for m in METHODS}
-    assert seeds == {"reweight": [*range(10)], "baseline": [*range(10)], "random": [0, 1, 2]}
+    assert ratios == [200.0] * 53 + [100.0] * 18 + [50.0] * 18 + [20.0] * 18 + [10.0] * 18
+    seeds = {m: sorted(r.config.seed for r in runs[:53] if r.config.method == m) for m in METHODS}
+    assert seeds == {"reweight": [*range(10)], "resample": [*range(10)], "random": [0, 1, 2]}
     assert all(run.config.num_steps == 8_000 for run in runs)
 
 
