@@ -44,8 +44,8 @@ def get_config() -> ConfigDict:
     # From this fraction of num_steps on, settling: plain training on the clean examples and on
     # those whose labels the model has believed so far, since the warm-up.
     config.settle_at = 1.0
-    # After a run that does not settle, or is not to: this fraction of num_steps more, on the clean
-    # examples alone and along the end of the schedule again, only to judge the labels.
+    # Unless the run settles, it then trains for this fraction of num_steps on the clean examples
+    # alone, with the learning rates of its last steps. That model only judges the labels.
     config.judge_for = 0.0
     # Whether a step takes a batch as it is if no example of it is helpful: "uniform". "keep": as in
     # the paper, such a step changes nothing.

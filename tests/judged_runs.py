@@ -19,6 +19,7 @@ from reweight_jax.train.config import make_experiment
 from reweight_jax.train.dispatch import dispatches
 from reweight_jax.train.state import create_train_state
 
+CLOSE = {"rtol": 1e-3, "atol": 1e-4}
 NUM_OUTPUTS = {"classification": 3, "multi_label": 3, "regression": 2}
 all_tasks = tuple(NUM_OUTPUTS)
 
@@ -94,6 +95,11 @@ def npz(path) -> dict:
 
 def last_state(made):
     return [state for _, state, _ in states(made)][-1]
+
+
+def cosine(step):
+    """The learning rate of `experiment` along a cosine."""
+    return 0.2 * (1 + np.cos(np.pi * step / 9)) / 2
 
 
 def rows_of(examples, step, seed=3, size=8, stream="train"):

@@ -56,11 +56,11 @@ def health(
 def _not_settled(result):
     if result.get("settled", True):
         return None
-    judge = ", and after more steps on the clean examples alone the model judged the labels"
+    judge = " Then the model was trained on the clean examples alone, and judged the labels."
     return (
         "After config.settle_at of the steps the model still learnt fast, or contradicted many of "
         "the calibration examples. So the run did not settle on the labels that it believes: "
-        f"reweighting went on{judge if 'judge' in result else ''}. More steps or a larger model "
+        f"reweighting went on.{judge if 'judge' in result else ''} More steps or a larger model "
         "may help; config.compare_plain tells whether plain training is better."
     )
 

@@ -61,10 +61,10 @@ def phases_of(config, num_examples: int = 0, settles: bool = True) -> list[Phase
 
     The training is the phase "last". If the method has a clean gradient, there may be two before
     it: plain steps, "warm_up", and those with the method, "unsettled", if the run is to settle.
-    After a run that does not settle, or is not to, there may be a "judge": the model goes on with
-    the clean examples alone, along the end of the schedule again. Settling and judging are not for
-    a task of the user's own, whose margins may mean anything. Only the steps with the method add to
-    what is remembered, also those of a run that does not settle.
+    Unless the run settles, there may be a "judge": the model then trains on the clean examples
+    alone, with the learning rates of the last steps. Settling and judging are not for a task of the
+    user's own, whose margins may mean anything. Only the steps with the method add to what is
+    remembered, also those of a run that does not settle.
 
     Args:
       config: the run's.

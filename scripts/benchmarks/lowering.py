@@ -31,11 +31,8 @@ def dispatch(experiment: Experiment, num_steps: int, state):
     The batches are the first examples, the next ones, and so on.
     """
     config, splits = experiment.config, experiment.splits
-    sets, sizes, on_cpu = (
-        {"train": splits.train},
-        [config.batch_size],
-        on_devices.on_cpu(experiment.devices),
-    )
+    sets, sizes = {"train": splits.train}, [config.batch_size]
+    on_cpu = on_devices.on_cpu(experiment.devices)
     if not config.data.resident:
         raise UserError("config.data.resident: False; only resident data can be compiled with")
     if "alignment" in experiment.remembered:  # the method needs the clean set, or it is observed
