@@ -87,6 +87,7 @@ def draw_curves(rows: list[dict], drops: tuple[int, ...], path: pathlib.Path) ->
             axes.axvline(step, color="#bbbbbb", lw=1, zorder=0, label=label)
         axes.set_title(title, fontsize=10)
         axes.set(xlabel="step", ylabel="accuracy, %", ylim=(None, 101))
+        axes.locator_params(axis="x", nbins=5)
     row_of_axes[0].plot([], [], color="gray", ls="-", label="hyper-validation")
     row_of_axes[0].plot([], [], color="gray", ls=":", label="training batches")
     handles, labels = row_of_axes[0].get_legend_handles_labels()

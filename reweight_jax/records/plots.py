@@ -64,6 +64,7 @@ def training_curve(records: list[dict], phases: list[tuple[str, int]]) -> Figure
         plot(loss_axes, evals, lambda r: r["clean"]["loss"], marker=".", label="clean set")
     loss_axes.set(xlabel="step", ylabel="loss", yscale="log")
     for axes in (error_axes, loss_axes):
+        axes.locator_params(axis="x", nbins=5)  # 80,000 steps have long names
         for name, start in phases:
             axes.axvline(start, color="gray", lw=1, ls=":")
             place = {"rotation": 20, "transform": axes.get_xaxis_transform()}
