@@ -40,9 +40,20 @@ def size(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+@functools.cache
+def initial(model, shape):
+    return jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), jnp.zeros(shape))
+
+
 @functools.cache  # the small models of this file are initialised once
 def start(model, shape):
-    return jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), jnp.zeros(shape))
+    """As `initial`, with scales of one: with one of zero a block is its shortcut, and hides."""
+    variables = initial(model, shape)
+    params = {
+        name: {**layer, "scale": jnp.ones_like(layer["scale"])} if "scale" in layer else layer
+        for name, layer in variables["params"].items()
+    }
+    return {**variables, "params": params}
 
 
 @functools.cache

@@ -20,10 +20,10 @@ STEM_FEATURES = 16
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # He et al., 2015
 
 
-def batch_norm(dtype, *, train: bool, on_cpu: bool = True) -> nn.BatchNorm:
+def batch_norm(dtype, *, train: bool, on_cpu: bool = True, **settings) -> nn.BatchNorm:
     """Returns a BatchNorm with batch statistics in training and running ones in evaluation."""
     layer = nn.BatchNorm if on_cpu else BatchNorm
-    return layer(not train, momentum=BATCH_NORM_MOMENTUM, dtype=dtype)
+    return layer(not train, momentum=BATCH_NORM_MOMENTUM, dtype=dtype, **settings)
 
 
 class ResNet(nn.Module):
@@ -31,7 +31,10 @@ class ResNet(nn.Module):
 
     With `preactivation` (WRN), BatchNorm and ReLU come before each convolution, with dropout
     between the two of a block and a 1x1 convolution as the shortcut if the shape changes. Without
-    it (ResNet) they come after, with strided and zero-padded identity shortcuts (its option A).
+    it (ResNet) they come after, with strided and zero-padded identity shortcuts (its option A). The
+    last BatchNorm of its blocks then has a scale that starts at zero (Goyal et al., 2017), so that
+    a block starts as its shortcut. With a scale of one, the first steps of reweighting throw
+    ResNet-32 far from where it starts: docs/reproduction.md.
     """
 
     num_outputs: int  # K
@@ -58,7 +61,8 @@ class ResNet(nn.Module):
         def plain_block(x, features, stride):
             y = conv(features, 3, stride)(x)
             y = conv(features, 3)(materialize(nn.relu(norm()(y))))
-            return nn.relu(_zero_padded(x, features, stride) + norm()(y))
+            y = norm(scale_init=nn.initializers.zeros)(y)
+            return nn.relu(_zero_padded(x, features, stride) + y)
 
         def wide_block(x, features, stride):
             y = materialize(nn.relu(norm()(x)))

@@ -5,7 +5,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from captured import EPSILON, build, compiled, conv3x3, images, outputs_of, shapes, size, start
+from captured import (
+    EPSILON,
+    build,
+    compiled,
+    conv3x3,
+    images,
+    initial,
+    outputs_of,
+    shapes,
+    size,
+    start,
+)
 
 from reweight_jax.models.resnet import _zero_padded
 
@@ -165,7 +176,7 @@ def test_zero_padded_shortcut():
     np.testing.assert_array_equal(_zero_padded(jnp.asarray(x), 2, 1), x)
 
 
-def test_resnet_with_silent_blocks_is_its_shortcuts():
+def test_resnet_starts_as_its_shortcuts():
     """Zero scales after each block's second convolution leave the ReLU of the shortcut.
 
     Three of those in a row: every fourth pixel of what the first convolution gives, in channels
@@ -173,19 +184,18 @@ def test_resnet_with_silent_blocks_is_its_shortcuts():
     """
     model = build("resnet", 8)
     x = images(3, (10, 12, 3))
-    variables = start(model, (1, 8, 8, 3))
-    params = dict(variables["params"])
-    for block in range(3):
-        second = f"BatchNorm_{2 * block + 2}"
-        params[second] = jax.tree.map(jnp.zeros_like, params[second])
-    logits, _ = compiled(model, False)({**variables, "params": params}, x)
+    variables = initial(model, (1, 8, 8, 3))
+    params = variables["params"]
+    scales = [float(params[f"BatchNorm_{i}"]["scale"].sum()) for i in range(7)]
+    assert scales == [16, 16, 0, 32, 0, 64, 0]
+    logits, _ = compiled(model, False)(variables, x)
     stem = conv3x3(x, params["Conv_0"]["kernel"]) / np.sqrt(1 + EPSILON)
     features = np.zeros((3, 64))
     features[:, 24:40] = np.maximum(stem, 0)[:, ::4, ::4].mean(axis=(1, 2))
     expected = features @ np.float64(params["Dense_0"]["kernel"])
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
     assert np.abs(expected).max() > 0.05
-    whole, _ = compiled(model, False)(variables, x)
+    whole, _ = compiled(model, False)(start(model, (1, 8, 8, 3)), x)
     assert np.abs(whole - logits).max() > 0.05
 
 
