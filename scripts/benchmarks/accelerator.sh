@@ -8,8 +8,9 @@
 # again goes on where the time ran out: finished parts are left as they are, a training run resumes
 # from its checkpoint, and steps are timed again from the start of their part. Tables and numbers
 # are written to $OUTPUT, runs and logs to $RUNS. $STEP_FLAGS are more flags of step.py, such as
-# --steps=plain,jvp. PyTorch's rows need `pip install 'reweight-jax[bench]'`, CIFAR-10 needs
-# scripts/prepare_data.py.
+# --steps=plain,jvp, and $TABLE_FLAGS of sweep.py, such as --config.model.dtype=bfloat16
+# --methods=reweight --finetune_from=none. PyTorch's rows need `pip install 'reweight-jax[bench]'`,
+# CIFAR-10 needs scripts/prepare_data.py.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 output=${OUTPUT:-results/accelerator} runs=${RUNS:-runs/accelerator}
@@ -39,7 +40,7 @@ part() { # NAME COMMAND...: unless it is finished; ends the script if the time r
 step() { python scripts/benchmarks/step.py --rounds=10 ${STEP_FLAGS:-} "$@"; }
 table() { # NOISE VARIANT: baseline and reweight, one trial, and the table of both
   python scripts/sweep.py --config="configs/cifar_$1_flip.py:$2" --methods=reweight,baseline \
-    --seeds=0 --workdir="$runs" --results="$output"
+    --seeds=0 --workdir="$runs" --results="$output" ${TABLE_FLAGS:-}
 }
 export -f step table
 export runs output
