@@ -13,6 +13,9 @@ from reweight_jax.methods import METHODS
 SATURATED = 1e-3
 FEW_EFFECTIVE = 0.05  # effective sample size by batch size; the same runs have 0.06 to 0.4
 STARVED = 0.1  # weight of a class by the least that it should have
+# Training loss of 100 steps by that of guessing. Runs of digits have at most 0.8; a ResNet-32 that
+# its first steps damaged for good had 5.7.
+THROWN_AWAY = 2.0
 MIN_TRUSTED = {"clean": 10, "calibration": 20}  # the paper has 10
 MAX_ROWS = 10  # named in a sentence
 
@@ -42,7 +45,7 @@ def health(
         [r for r in records if r["kind"] == kind and start < r["step"] <= stop]
         for kind in ("train", "eval")
     )
-    found = []
+    found = [_thrown_away(records, config)]
     if METHODS[config.method].needs_clean:
         found += [_saturated(evals), _unhelpful(trains, start), _starved(trains, result, trusted)]
         found += [_few_effective(trains, start, config)]
@@ -62,6 +65,27 @@ def _not_settled(result):
         "the calibration examples. So the run did not settle on the labels that it believes: "
         f"reweighting went on.{judge if 'judge' in result else ''} More steps or a larger model "
         "may help; config.compare_plain tells whether plain training is better."
+    )
+
+
+def _thrown_away(records, config):
+    trains = [r for r in records if r["kind"] == "train" and r["step"] <= config.num_steps]
+    if config.task != "classification" or not trains:
+        return None
+    steps, guessing = np.array([r["step"] for r in trains]), math.log(len(trains[0]["class_mass"]))
+    windows = (steps - 1) // 100
+    counts = np.maximum(np.bincount(windows), 1)
+    losses = np.bincount(windows, [r["loss"] for r in trains]) / counts
+    worst = int(losses.argmax())
+    if not losses[worst] > THROWN_AWAY * guessing:
+        return None
+    seen = steps[windows == worst]
+    before = steps[steps < seen[0]]
+    first = before[-1] + 1 if len(before) else 1
+    return (
+        f"In steps {first:,} to {seen[-1]:,} the training loss was {losses[worst]:.3g} on average, "
+        f"and guessing has {guessing:.2f}: such steps can harm the model for good. Lower "
+        "config.learning_rate, or standardise the inputs."
     )
 
 

@@ -71,6 +71,26 @@ def test_nothing_is_said_of_a_healthy_run():
     assert said(result={"last": {"step": STEPS}}) == []
 
 
+def test_steps_that_throw_the_model_away():
+    def of(losses, every=100, **fields):
+        steps = range(every, every * len(losses) + 1, every)
+        return [train_record(k, loss=x, **fields) for k, x in zip(steps, losses, strict=True)]
+
+    one("In steps 1 to 100 ", "was 1.4 ", "guessing has 0.69", records=of([1.4, 0.6, 0.6]))
+    assert said(records=of([1.38, 0.6, 0.6])) == []  # twice 0.693 is 1.386
+    assert said(records=of([1.4, 0.6], class_mass=[0.1] * 10)) == []
+    # A single batch says little: the mean of 100 steps does.
+    late = of([0.5] * 10 + [6.0] + [0.5] * 9, every=10)
+    assert said(records=late) == []
+    one("In steps 101 to 200 ", "was 1.5 ", records=of([0.5] * 10 + [1.5] * 10, every=10))
+    one("In steps 91 to 180 ", records=of([0.5, 1.5, 0.5], every=90))
+    # It is also said of a warm-up and of other methods, but not of what comes after the run.
+    one("In steps 1 to 100 ", records=of([9.0, 0.5]), result=result() | {"warm_up": {"step": 100}})
+    one("In steps 1 to 100 ", records=of([9.0, 0.5]), config=config(method="baseline"))
+    assert said(records=records() + [train_record(STEPS + 100, loss=9.0)]) == []
+    assert said(records=of([9.0, 0.5]), config=config(task="regression"), trusted={}) == []
+
+
 def test_clean_loss_saturated():
     one("From step 500 on", "0.0002", records=records((0.3, 8e-4, 5e-4, 2e-4)))
     assert said(records=records((0.3, 0.2, 0.1, 2e-4))) == []  # only at the end
