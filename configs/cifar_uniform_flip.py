@@ -10,9 +10,10 @@ more than --config.num_steps=2000. Meant for an accelerator, on which it has not
 paper's Table 1 has 86.92% (61.34%) for reweight and 67.97% (50.66%) for the baseline.
 
 Where the paper and its published code differ or are silent: the networks are those of the papers
-that they come from (BatchNorm with a scale, shortcuts and dropout as there); images are padded by
-4 pixels, as is usual with these networks, and scaled to 0..1, which the first BatchNorm undoes; all
-K - 1 other classes are drawn, so that 40% of the labels are wrong, not 36%.
+that they come from (BatchNorm with a scale, shortcuts and dropout as there; the last scale of a
+ResNet's block starts at zero); images are padded by 4 pixels, as is usual with these networks, and
+scaled to 0..1, which the first BatchNorm undoes; all K - 1 other classes are drawn, so that 40% of
+the labels are wrong, not 36%.
 
 cifar10-small: a ResNet-8 and 4,000 steps, a quarter of an hour to half an hour of one CPU core.
 

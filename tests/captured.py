@@ -47,7 +47,7 @@ def initial(model, shape):
 
 @functools.cache  # the small models of this file are initialised once
 def start(model, shape):
-    """As `initial`, with scales of one: with one of zero a block is its shortcut, and hides."""
+    """`initial` with every scale set to one: a scale of zero would hide a block's convolutions."""
     variables = initial(model, shape)
     params = {
         name: {**layer, "scale": jnp.ones_like(layer["scale"])} if "scale" in layer else layer

@@ -13,9 +13,10 @@ from reweight_jax.methods import METHODS
 SATURATED = 1e-3
 FEW_EFFECTIVE = 0.05  # effective sample size by batch size; the same runs have 0.06 to 0.4
 STARVED = 0.1  # weight of a class by the least that it should have
-# Training loss of 100 steps by that of guessing. Runs of digits have at most 0.8; a ResNet-32 that
-# its first steps damaged for good had 5.7.
+# Training loss of 100 steps (or of an interval of the log, if that is longer) by that of guessing.
+# Runs of digits have at most 0.7; a ResNet-32 whose first steps damaged it had 5.7.
 THROWN_AWAY = 2.0
+MIN_STEPS = 50  # of a mean of losses: a single batch says little
 MIN_TRUSTED = {"clean": 10, "calibration": 20}  # the paper has 10
 MAX_ROWS = 10  # named in a sentence
 
@@ -73,19 +74,19 @@ def _thrown_away(records, config):
     if config.task != "classification" or not trains:
         return None
     steps, guessing = np.array([r["step"] for r in trains]), math.log(len(trains[0]["class_mass"]))
-    windows = (steps - 1) // 100
-    counts = np.maximum(np.bincount(windows), 1)
-    losses = np.bincount(windows, [r["loss"] for r in trains]) / counts
+    lengths, windows = np.diff([0, *steps]), (steps - 1) // 100
+    counts = np.bincount(windows, lengths)
+    sums = np.bincount(windows, lengths * [r["loss"] for r in trains])
+    losses = np.where(counts >= MIN_STEPS, sums / np.maximum(counts, 1), 0)
     worst = int(losses.argmax())
     if not losses[worst] > THROWN_AWAY * guessing:
         return None
-    seen = steps[windows == worst]
-    before = steps[steps < seen[0]]
-    first = before[-1] + 1 if len(before) else 1
+    last = steps[windows == worst][-1]
     return (
-        f"In steps {first:,} to {seen[-1]:,} the training loss was {losses[worst]:.3g} on average, "
-        f"and guessing has {guessing:.2f}: such steps can harm the model for good. Lower "
-        "config.learning_rate, or standardise the inputs."
+        f"In steps {last - int(counts[worst]) + 1:,} to {last:,} the training loss was "
+        f"{losses[worst]:.3g} on average, and guessing gives {guessing:.2f}: such steps can harm "
+        "the model for good. Lower config.learning_rate, or standardise the inputs "
+        "(config.data.standardize)."
     )
 
 

@@ -33,8 +33,8 @@ class ResNet(nn.Module):
     between the two of a block and a 1x1 convolution as the shortcut if the shape changes. Without
     it (ResNet) they come after, with strided and zero-padded identity shortcuts (its option A). The
     last BatchNorm of its blocks then has a scale that starts at zero (Goyal et al., 2017), so that
-    a block starts as its shortcut. With a scale of one, the first steps of reweighting throw
-    ResNet-32 far from where it starts: docs/reproduction.md.
+    a block starts as the ReLU of its shortcut. With scales of one and a learning rate of 0.1, the
+    first steps of reweighting move ResNet-32 far off: docs/reproduction.md.
     """
 
     num_outputs: int  # K

@@ -76,7 +76,7 @@ def test_steps_that_throw_the_model_away():
         steps = range(every, every * len(losses) + 1, every)
         return [train_record(k, loss=x, **fields) for k, x in zip(steps, losses, strict=True)]
 
-    one("In steps 1 to 100 ", "was 1.4 ", "guessing has 0.69", records=of([1.4, 0.6, 0.6]))
+    one("In steps 1 to 100 ", "was 1.4 ", "guessing gives 0.69", records=of([1.4, 0.6, 0.6]))
     assert said(records=of([1.38, 0.6, 0.6])) == []  # twice 0.693 is 1.386
     assert said(records=of([1.4, 0.6], class_mass=[0.1] * 10)) == []
     # A single batch says little: the mean of 100 steps does.
@@ -84,6 +84,11 @@ def test_steps_that_throw_the_model_away():
     assert said(records=late) == []
     one("In steps 101 to 200 ", "was 1.5 ", records=of([0.5] * 10 + [1.5] * 10, every=10))
     one("In steps 91 to 180 ", records=of([0.5, 1.5, 0.5], every=90))
+    one("In steps 251 to 500 ", records=of([0.5, 1.5, 0.5, 0.5], every=250))
+    # Nor does an interval that a phase, or the end of the run, cuts short.
+    cut = [train_record(step, loss=loss) for step, loss in ((400, 0.5), (401, 9.0), (500, 0.5))]
+    assert said(records=cut) == []
+    assert said(records=of([0.5] * 9) + [train_record(901, loss=9.0)]) == []
     # It is also said of a warm-up and of other methods, but not of what comes after the run.
     one("In steps 1 to 100 ", records=of([9.0, 0.5]), result=result() | {"warm_up": {"step": 100}})
     one("In steps 1 to 100 ", records=of([9.0, 0.5]), config=config(method="baseline"))
