@@ -15,7 +15,7 @@ FEW_EFFECTIVE = 0.05  # effective sample size by batch size; the same runs have 
 STARVED = 0.1  # weight of a class by the least that it should have
 # Training loss of 100 steps (or of an interval of the log, if that is longer) by that of guessing.
 # Runs of digits have at most 0.7; a ResNet-32 whose first steps damaged it had 5.7.
-THROWN_AWAY = 2.0
+LOSS_SPIKE = 2.0
 MIN_STEPS = 50  # of a mean of losses: a single batch says little
 MIN_TRUSTED = {"clean": 10, "calibration": 20}  # the paper has 10
 MAX_ROWS = 10  # named in a sentence
@@ -46,7 +46,7 @@ def health(
         [r for r in records if r["kind"] == kind and start < r["step"] <= stop]
         for kind in ("train", "eval")
     )
-    found = [_thrown_away(records, config)]
+    found = [_loss_spike(records, config)]
     if METHODS[config.method].needs_clean:
         found += [_saturated(evals), _unhelpful(trains, start), _starved(trains, result, trusted)]
         found += [_few_effective(trains, start, config)]
@@ -69,7 +69,7 @@ def _not_settled(result):
     )
 
 
-def _thrown_away(records, config):
+def _loss_spike(records, config):
     trains = [r for r in records if r["kind"] == "train" and r["step"] <= config.num_steps]
     if config.task != "classification" or not trains:
         return None
@@ -79,13 +79,13 @@ def _thrown_away(records, config):
     sums = np.bincount(windows, lengths * [r["loss"] for r in trains])
     losses = np.where(counts >= MIN_STEPS, sums / np.maximum(counts, 1), 0)
     worst = int(losses.argmax())
-    if not losses[worst] > THROWN_AWAY * guessing:
+    if not losses[worst] > LOSS_SPIKE * guessing:
         return None
     last = steps[windows == worst][-1]
     return (
         f"In steps {last - int(counts[worst]) + 1:,} to {last:,} the training loss was "
         f"{losses[worst]:.3g} on average, and guessing gives {guessing:.2f}: such steps can harm "
-        "the model for good. Lower config.learning_rate, or standardise the inputs "
+        "the model for good. Lower config.learning_rate; standardise float inputs "
         "(config.data.standardize)."
     )
 

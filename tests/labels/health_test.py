@@ -71,7 +71,7 @@ def test_nothing_is_said_of_a_healthy_run():
     assert said(result={"last": {"step": STEPS}}) == []
 
 
-def test_steps_that_throw_the_model_away():
+def test_a_spike_of_the_loss():
     def of(losses, every=100, **fields):
         steps = range(every, every * len(losses) + 1, every)
         return [train_record(k, loss=x, **fields) for k, x in zip(steps, losses, strict=True)]
