@@ -40,20 +40,9 @@ def size(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-@functools.cache
-def initial(model, shape):
-    return jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), jnp.zeros(shape))
-
-
-@functools.cache  # the small models of this file are initialised once
+@functools.cache  # the small models of these tests are initialised once
 def start(model, shape):
-    """`initial` with every scale set to one: a scale of zero would hide a block's convolutions."""
-    variables = initial(model, shape)
-    params = {
-        name: {**layer, "scale": jnp.ones_like(layer["scale"])} if "scale" in layer else layer
-        for name, layer in variables["params"].items()
-    }
-    return {**variables, "params": params}
+    return jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), jnp.zeros(shape))
 
 
 @functools.cache

@@ -24,7 +24,9 @@ class BatchNorm(nn.BatchNorm):
         features = x.shape[-1:]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
         running_var = self.variable("batch_stats", "var", jnp.ones, features)
-        scale = self.param("scale", self.scale_init, features, self.param_dtype)
+        scale = jnp.ones(features)
+        if self.use_scale:
+            scale = self.param("scale", self.scale_init, features, self.param_dtype)
         bias = self.param("bias", self.bias_init, features, self.param_dtype)
         settings = (self.epsilon, None if self.is_initializing() else self.axis_name)
         y, mean, square = _normalized(*settings, x.astype(jnp.float32), scale, bias)

@@ -1,7 +1,9 @@
-"""Residual networks for small images: ResNet (He et al.) and WRN (Zagoruyko & Komodakis), 2016.
+"""Residual networks for small images, with pre-activation: ResNet and WRN, both of 2016.
 
 Both are one convolution and three stages of equally many two-convolution blocks, at full, half and
-quarter resolution. They differ in the block, its width and the shortcut if the shape changes.
+quarter resolution; BatchNorm and ReLU come before each convolution but the first (He et al.,
+"Identity Mappings"). They differ in the width, in BatchNorm's scales and in the shortcut if the
+shape changes.
 """
 
 import functools
@@ -29,19 +31,18 @@ def batch_norm(dtype, *, train: bool, on_cpu: bool = True, **settings) -> nn.Bat
 class ResNet(nn.Module):
     """A residual network on [N, H, W, C] images; see `resnet`.
 
-    With `preactivation` (WRN), BatchNorm and ReLU come before each convolution, with dropout
-    between the two of a block and a 1x1 convolution as the shortcut if the shape changes. Without
-    it (ResNet) they come after, with strided and zero-padded identity shortcuts (its option A). The
-    last BatchNorm of its blocks then has a scale that starts at zero (Goyal et al., 2017), so that
-    a block starts as the ReLU of its shortcut. With scales of one and a learning rate of 0.1, the
-    first steps of reweighting move ResNet-32 far off: docs/reproduction.md.
+    With `wide` (Zagoruyko & Komodakis) there is dropout between the two convolutions of a block,
+    and a 1x1 convolution is the shortcut if the shape changes. Without it, it is the ResNet of the
+    paper's published code: shortcuts are averages of 2x2 pixels, new channels zero, and BatchNorm
+    has no scales. With scales, which weight decay does not reach, the first steps of reweighting at
+    a learning rate of 0.1 move a ResNet-32 far off: docs/reproduction.md.
     """
 
     num_outputs: int  # K
     blocks_per_stage: int  # of two convolutions each
     width: int = 1  # multiplies the stages' 16, 32 and 64 features
-    preactivation: bool = False
-    dropout: float = 0.0  # rate, only with preactivation and only in training
+    wide: bool = False
+    dropout: float = 0.0  # rate, only with `wide` and only in training
     dtype: Any = jnp.float32  # of the computation; parameters and outputs are float32
     on_cpu: bool = False  # whether the devices of the run are CPUs
 
@@ -55,34 +56,26 @@ class ResNet(nn.Module):
             settings = {"use_bias": False, "kernel_init": _INIT, "dtype": self.dtype}
             return nn.Conv(features, (size, size), stride, padding, **settings)
 
-        norm = functools.partial(batch_norm, self.dtype, train=train, on_cpu=self.on_cpu)
+        settings = {"train": train, "on_cpu": self.on_cpu, "use_scale": self.wide}
+        norm = functools.partial(batch_norm, self.dtype, **settings)
         materialize = cpu.materialize if self.on_cpu else lambda x: x
 
-        def plain_block(x, features, stride):
-            y = conv(features, 3, stride)(x)
-            y = conv(features, 3)(materialize(nn.relu(norm()(y))))
-            y = norm(scale_init=nn.initializers.zeros)(y)
-            return nn.relu(_zero_padded(x, features, stride) + y)
-
-        def wide_block(x, features, stride):
+        def block(x, features, stride):
             y = materialize(nn.relu(norm()(x)))
-            if x.shape[-1] != features or stride != 1:
+            if not self.wide:
+                x = _pooled(x, features, stride)
+            elif x.shape[-1] != features or stride != 1:
                 x = conv(features, 1, stride)(y)
             y = nn.relu(norm()(conv(features, 3, stride)(y)))
             y = nn.Dropout(self.dropout, deterministic=not train)(y)
             return x + conv(features, 3)(materialize(y))
 
-        block = wide_block if self.preactivation else plain_block
-        x = conv(STEM_FEATURES, 3)(x)
-        if not self.preactivation:
-            x = materialize(nn.relu(norm()(x)))
+        x = conv(STEM_FEATURES, 3)(2 * x - 1)
         for stage in range(3):
             for i in range(self.blocks_per_stage):
                 stride = 2 if stage > 0 and i == 0 else 1
                 x = materialize(block(x, STEM_FEATURES * self.width * 2**stage, stride))
-        if self.preactivation:
-            x = nn.relu(norm()(x))
-        x = jnp.mean(x, axis=(1, 2))
+        x = jnp.mean(nn.relu(norm()(x)), axis=(1, 2))
         return nn.Dense(self.num_outputs, dtype=self.dtype)(x).astype(jnp.float32)
 
 
@@ -100,8 +93,13 @@ def resnet(config, num_outputs, dtype, on_cpu, *, wide: bool = False) -> ResNet:
     return ResNet(num_outputs, blocks, config.width, wide, dropout, dtype, on_cpu)
 
 
-def _zero_padded(x, features, stride):
-    """Returns the identity shortcut: every stride-th pixel, new channels zero. No parameters."""
-    x = x[:, ::stride, ::stride]
+def _pooled(x, features, stride):
+    """Returns the shortcut without parameters: means of stride x stride pixels, new channels zero.
+
+    The last pixels of an odd size are means of fewer.
+    """
     new = features - x.shape[-1]
+    if stride > 1:
+        window = (stride, stride)
+        x = nn.avg_pool(x, window, window, "SAME", count_include_pad=False)
     return jnp.pad(x, [(0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)]) if new else x

@@ -41,66 +41,61 @@ class LeNet(nn.Module):
 class ResNet(nn.Module):
     """`reweight_jax.models.resnet.ResNet` for 32x32x3 images."""
 
-    def __init__(self, num_classes, blocks_per_stage, width=1, preactivation=False, dropout=0.0):
+    def __init__(self, num_classes, blocks_per_stage, width=1, wide=False, dropout=0.0):
         super().__init__()
-        widths = [16] + [16 * width * 2**stage for stage in range(3)]
-        self.preactivation = preactivation
-        self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(widths[-1] if preactivation else 16, momentum=0.1)
+        features = 16
+        self.stem = nn.Conv2d(3, features, 3, padding=1, bias=False)
         blocks = []
         for stage in range(3):
             for i in range(blocks_per_stage):
-                features_in = widths[stage] if i == 0 else widths[stage + 1]
-                stride = 2 if stage > 0 and i == 0 else 1
-                sizes = (features_in, widths[stage + 1], stride)
-                blocks.append(WideBlock(*sizes, dropout) if preactivation else PlainBlock(*sizes))
+                new, stride = 16 * width * 2**stage, 2 if stage > 0 and i == 0 else 1
+                blocks.append(Block(features, new, stride, wide, dropout))
+                features = new
         self.blocks = nn.ModuleList(blocks)
-        self.out = nn.Linear(widths[-1], num_classes)
+        self.norm = batch_norm(features, wide)
+        self.out = nn.Linear(features, num_classes)
 
     def forward(self, x):
-        x = self.stem(x)
-        if not self.preactivation:
-            x = F.relu(self.norm(x))
+        x = self.stem(2 * x - 1)
         for block in self.blocks:
             x = block(x)
-        if self.preactivation:
-            x = F.relu(self.norm(x))
-        return self.out(x.mean((2, 3)))
+        return self.out(F.relu(self.norm(x)).mean((2, 3)))
 
 
-class PlainBlock(nn.Module):
-    def __init__(self, features_in, features, stride):
+class Block(nn.Module):
+    def __init__(self, features_in, features, stride, wide, dropout):
         super().__init__()
-        self.conv1 = nn.Conv2d(features_in, features, 3, stride, padding=1, bias=False)
-        self.conv2 = nn.Conv2d(features, features, 3, padding=1, bias=False)
-        self.norm1, self.norm2 = nn.BatchNorm2d(features), nn.BatchNorm2d(features)
-        self.stride, self.more = stride, features - features_in
-
-    def forward(self, x):
-        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
-        if self.more:  # strided, and zeros for the channels that the input lacks
-            x = x[:, :, :: self.stride, :: self.stride]
-            x = F.pad(x, (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
-        return F.relu(x + y)
-
-
-class WideBlock(nn.Module):
-    def __init__(self, features_in, features, stride, dropout):
-        super().__init__()
-        self.norm1, self.norm2 = nn.BatchNorm2d(features_in), nn.BatchNorm2d(features)
+        self.norm1, self.norm2 = batch_norm(features_in, wide), batch_norm(features, wide)
         self.conv1 = nn.Conv2d(features_in, features, 3, stride, padding=1, bias=False)
         self.conv2 = nn.Conv2d(features, features, 3, padding=1, bias=False)
         self.shortcut = None
-        if features_in != features or stride != 1:
+        if wide and (features_in != features or stride != 1):
             self.shortcut = nn.Conv2d(features_in, features, 1, stride, bias=False)
-        self.dropout = dropout
+        self.wide, self.stride, self.new, self.dropout = (
+            wide,
+            stride,
+            features - features_in,
+            dropout,
+        )
 
     def forward(self, x):
         y = F.relu(self.norm1(x))
         if self.shortcut is not None:
             x = self.shortcut(y)
+        elif not self.wide and self.stride > 1:
+            x = F.avg_pool2d(x, self.stride)
+        if not self.wide and self.new:
+            x = F.pad(x, (0, 0, 0, 0, self.new // 2, self.new - self.new // 2))
         y = F.dropout(F.relu(self.norm2(self.conv1(y))), self.dropout, self.training)
         return x + self.conv2(y)
+
+
+def batch_norm(features, has_scale):
+    layer = nn.BatchNorm2d(features, momentum=0.1)
+    if not has_scale:
+        del layer.weight
+        layer.register_buffer("weight", torch.ones(features))
+    return layer
 
 
 NETWORKS = {

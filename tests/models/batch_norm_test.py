@@ -17,11 +17,12 @@ def images(seed=0, shape=(8, 4, 4, 3)):
     return x * np.float32([1, 3, 0.5]) + np.float32([0, 2, -1])
 
 
-def layer_of(kind, x):
-    """(loss of (variables, x), variables with a scale and a bias of their own)."""
-    layer = kind(False, momentum=0.9, dtype=jnp.float32)
+def layer_of(kind, x, use_scale=True):
+    """(loss of (variables, x), variables with a scale, if any, and a bias of their own)."""
+    layer = kind(False, momentum=0.9, dtype=jnp.float32, use_scale=use_scale)
     variables = layer.init(jax.random.key(0), x)
-    variables["params"] = {"scale": jnp.arange(1.0, 4.0), "bias": jnp.arange(3.0)}
+    own = {"scale": jnp.arange(1.0, 4.0), "bias": jnp.arange(3.0)}
+    variables["params"] = {name: own[name] for name in variables["params"]}
     target = jnp.sin(jnp.arange(x.size)).reshape(x.shape)
 
     def loss(variables, x):
@@ -31,9 +32,9 @@ def layer_of(kind, x):
     return loss, variables
 
 
-def derivatives(kind, x):
+def derivatives(kind, x, use_scale=True):
     """Of the per-example losses: values, tangent, gradient and a gradient of a tangent."""
-    loss, variables = layer_of(kind, x)
+    loss, variables = layer_of(kind, x, use_scale)
     params, rest = variables["params"], {"batch_stats": variables["batch_stats"]}
 
     def losses(params, x):
@@ -47,10 +48,10 @@ def derivatives(kind, x):
     return jax.jit(lambda *a: (losses(*a), tangent(*a), gradient(*a), second(*a)))(params, x)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_it_is_the_layer_of_flax(seed):
+@pytest.mark.parametrize("seed, use_scale", [(0, True), (1, True), (0, False)])
+def test_it_is_the_layer_of_flax(seed, use_scale):
     x = images(seed)
-    results = [derivatives(kind, x) for kind in (BatchNorm, nn.BatchNorm)]
+    results = [derivatives(kind, x, use_scale) for kind in (BatchNorm, nn.BatchNorm)]
     chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-4)
 
 

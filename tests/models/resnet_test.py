@@ -5,38 +5,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from captured import (
-    EPSILON,
-    build,
-    compiled,
-    conv3x3,
-    images,
-    initial,
-    outputs_of,
-    shapes,
-    size,
-    start,
-)
+from captured import EPSILON, build, compiled, conv3x3, images, outputs_of, shapes, size, start
 
-from reweight_jax.models.resnet import _zero_padded
+from reweight_jax.models.resnet import _pooled
 
 # --- sizes ----------------------------------------------------------------------------------------
 
 
 def resnet_size(depth, width, num_outputs, channels):
-    """Convolutions without bias, each with two BatchNorm vectors, and the last layer."""
+    """Convolutions without bias, before each but the first one BatchNorm bias, the last layer."""
     blocks, features = (depth - 2) // 6, 16
-    total = 9 * channels * features + 2 * features
+    total = 9 * channels * features
     for stage in range(3):
         for _ in range(blocks):
             new = 16 * width * 2**stage
-            total += 9 * features * new + 2 * new + 9 * new * new + 2 * new
+            total += features + 9 * features * new + new + 9 * new * new
             features = new
-    return total + features * num_outputs + num_outputs
+    return total + features + features * num_outputs + num_outputs
 
 
 def wide_resnet_size(depth, width, num_outputs, channels):
-    """Likewise; BatchNorm is of what comes in, and a change of shape is a 1x1 convolution."""
+    """Likewise, with BatchNorm scales, and 1x1 convolutions where the shape changes."""
     blocks, features = (depth - 4) // 6, 16
     total = 9 * channels * features
     for stage in range(3):
@@ -54,8 +43,8 @@ def wide_resnet_size(depth, width, num_outputs, channels):
     # In millions, for ten classes and three channels: Table 6 of He et al., Table 4 of Zagoruyko &
     # Komodakis. In full: the sums above.
     [
-        ("resnet", 20, 1, "0.27", 269_722),
-        ("resnet", 32, 1, "0.46", 464_154),
+        ("resnet", 20, 1, "0.27", 269_034),
+        ("resnet", 32, 1, "0.46", 463_018),
         ("wide_resnet", 40, 2, "2.2", 2_243_546),
         ("wide_resnet", 16, 8, "11.0", 10_961_370),
         ("wide_resnet", 28, 10, "36.5", 36_479_194),
@@ -87,7 +76,9 @@ def test_resnet_has_as_many_layers_as_its_depth(depth):
     kernels = [leaf.shape for leaf in jax.tree.leaves(variables["params"]) if leaf.ndim == 4]
     assert len(kernels) == depth - 1  # and the dense one
     assert {kernel[:2] for kernel in kernels} == {(3, 3)}
-    assert size(variables["batch_stats"]) == 2 * sum(kernel[-1] for kernel in kernels)
+    # A BatchNorm before each of these but the first, and one at the end: mean and variance.
+    normalized = sum(kernel[-2] for kernel in kernels) - 3 + 64
+    assert size(variables["batch_stats"]) == 2 * normalized
 
 
 @pytest.mark.parametrize("depth, width, shortcuts", [(10, 1, 2), (16, 2, 3), (28, 10, 3)])
@@ -166,60 +157,60 @@ def test_convolutions_start_as_he_et_al_have_it():
 # --- blocks ---------------------------------------------------------------------------------------
 
 
-def test_zero_padded_shortcut():
+def test_shortcut_without_parameters():
     x = np.arange(1, 1 + 2 * 5 * 4 * 2, dtype=np.float32).reshape(2, 5, 4, 2)
     expected = np.zeros((2, 3, 2, 5), np.float32)
     for row in range(3):
         for column in range(2):
-            expected[:, row, column, 1:3] = x[:, 2 * row, 2 * column]  # one zero before, two after
-    np.testing.assert_array_equal(_zero_padded(jnp.asarray(x), 5, 2), expected)
-    np.testing.assert_array_equal(_zero_padded(jnp.asarray(x), 2, 1), x)
+            window = x[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]  # the last is lower
+            expected[:, row, column, 1:3] = window.mean(axis=(1, 2))  # one zero before, two after
+    np.testing.assert_allclose(_pooled(jnp.asarray(x), 5, 2), expected, rtol=1e-6)
+    np.testing.assert_array_equal(_pooled(jnp.asarray(x), 2, 1), x)
 
 
-def test_resnet_starts_as_its_shortcuts():
-    """Zero scales after each block's second convolution leave the ReLU of the shortcut.
-
-    Three of those in a row: every fourth pixel of what the first convolution gives, in channels
-    8 + 16 = 24 to 39 of 64, the others zero.
-    """
-    model = build("resnet", 8)
-    x = images(3, (10, 12, 3))
-    variables = initial(model, (1, 8, 8, 3))
-    params = variables["params"]
-    scales = [float(params[f"BatchNorm_{i}"]["scale"].sum()) for i in range(7)]
-    assert scales == [16, 16, 0, 32, 0, 64, 0]
-    logits, _ = compiled(model, False)(variables, x)
-    stem = conv3x3(x, params["Conv_0"]["kernel"]) / np.sqrt(1 + EPSILON)
-    features = np.zeros((3, 64))
-    features[:, 24:40] = np.maximum(stem, 0)[:, ::4, ::4].mean(axis=(1, 2))
-    expected = features @ np.float64(params["Dense_0"]["kernel"])
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
-    assert np.abs(expected).max() > 0.05
-    whole, _ = compiled(model, False)(start(model, (1, 8, 8, 3)), x)
-    assert np.abs(whole - logits).max() > 0.05
+def test_only_wide_networks_have_scales():
+    for name, depth, scales in [("resnet", 8, 0), ("wide_resnet", 10, 7)]:
+        layers = shapes(build(name, depth))[1]["params"]
+        found = {
+            kind: sorted(kind in layer for layer in layers.values()) for kind in ("scale", "bias")
+        }
+        assert sum(found["scale"]) == scales
+        assert sum(found["bias"]) == 7 + 1, name  # and the dense layer's
 
 
-def test_plain_block():
-    """The first block of a ResNet: relu(x + BN(conv(relu(BN(conv(x)))))), in training mode."""
-    model = build("resnet", 8)
-    variables = start(model, (1, 8, 8, 3))
-    _, new = compiled(model, True)(variables, images(4, (8, 8, 3)))
+@pytest.mark.parametrize("on_cpu", [False, True])
+def test_block(on_cpu):
+    """A ResNet's first two: x + conv(relu(BN(conv(relu(BN(x)))))), in training mode."""
+    model = build("resnet", 8, on_cpu=on_cpu)
+    variables = start(build("resnet", 8), (1, 8, 8, 3))
+    biases = {  # of layers that have started they are zero
+        name: {"bias": np.linspace(-1, 1, layer["bias"].size, dtype=np.float32)}
+        for name, layer in variables["params"].items()
+        if name.startswith("BatchNorm")
+    }
+    variables = {**variables, "params": {**variables["params"], **biases}}
+    x = images(4, (8, 8, 3))
+    _, new = compiled(model, True)(variables, x)
     seen = outputs_of(new)
-    kernels = {name: variables["params"][name]["kernel"] for name in ("Conv_1", "Conv_2")}
+    kernels = [np.float64(variables["params"][f"Conv_{i}"]["kernel"]) for i in range(5)]
 
-    def normalized(y):
+    def activated(y, layer):
         mean, variance = y.mean(axis=(0, 1, 2)), y.var(axis=(0, 1, 2))
-        return (y - mean) / np.sqrt(variance + EPSILON)
+        y = (y - mean) / np.sqrt(variance + EPSILON) + biases[f"BatchNorm_{layer}"]["bias"]
+        np.testing.assert_allclose(seen[f"BatchNorm_{layer}"], y, atol=2e-4)
+        return np.maximum(y, 0)
 
-    x = np.maximum(seen["BatchNorm_0"], 0)
-    y = np.maximum(normalized(conv3x3(x, kernels["Conv_1"])), 0)
-    y = normalized(conv3x3(y, kernels["Conv_2"]))
-    np.testing.assert_allclose(seen["BatchNorm_2"], y, atol=1e-4)
-    # The next block's first convolution halves the resolution, centred on the pixels 0, 2, 4, 6.
-    block = np.maximum(x + y, 0)
-    kernel = np.float64(variables["params"]["Conv_3"]["kernel"])
-    padded = np.pad(block, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    x = conv3x3(2 * np.float64(x) - 1, kernels[0])
+    y = conv3x3(activated(x, 0), kernels[1])
+    x = x + conv3x3(activated(y, 1), kernels[2])
+    # The second block's first convolution halves the resolution, centred on the pixels 0, 2, 4, 6.
+    padded = np.pad(activated(x, 2), [(0, 0), (1, 1), (1, 1), (0, 0)])
     strided = sum(
-        padded[:, i : i + 7 : 2, j : j + 7 : 2] @ kernel[i, j] for i in range(3) for j in range(3)
+        padded[:, i : i + 7 : 2, j : j + 7 : 2] @ kernels[3][i, j]
+        for i in range(3)
+        for j in range(3)
     )
-    np.testing.assert_allclose(seen["Conv_3"], strided, atol=1e-4)
+    np.testing.assert_allclose(seen["Conv_3"], strided, atol=2e-4)
+    x = x.reshape(4, 4, 2, 4, 2, 16).mean(axis=(2, 4))
+    x = np.pad(x, [(0, 0), (0, 0), (0, 0), (8, 8)])
+    activated(x + conv3x3(activated(strided, 3), kernels[4]), 4)
