@@ -153,12 +153,14 @@ def test_a_pair_of_functions_takes_the_steps_of_numpy(method, tmp_path):
 
 
 class Linen(nn.Module):
+    use_scale: bool = True
+
     @nn.compact
     def __call__(self, inputs, train):
         if isinstance(inputs, dict):
             inputs = jnp.concatenate([inputs["a"], inputs["b"]], axis=1)
         x = nn.Dense(4, kernel_init=nn.initializers.constant(0.1))(inputs)
-        x = nn.BatchNorm(not train)(x + jnp.arange(4.0)[None])
+        x = nn.BatchNorm(not train, use_scale=self.use_scale)(x + jnp.arange(4.0)[None])
         return nn.Dense(2, kernel_init=nn.initializers.normal())(x)
 
 
@@ -192,6 +194,14 @@ def test_an_nnx_module_is_trained_but_not_changed(tmp_path):
     assert np.mean(run.predict(x).argmax(1) == np.where(wrong, 1 - y, y)) > 0.85
     again = load(tmp_path / "run", model=Nnx(nnx.Rngs(1)), devices=ONE)
     np.testing.assert_array_equal(again.predict(x), run.predict(x))
+
+
+@pytest.mark.parametrize(("trained", "loaded"), [(True, False), (False, True)])
+def test_a_run_of_a_model_with_other_parameters_is_refused(trained, loaded, tmp_path):
+    quick(Linen(trained), workdir=tmp_path / "run")
+    run = load(tmp_path / "run", model=Linen(loaded), devices=ONE)
+    with pytest.raises(UserError, match="checkpoints/3: is the checkpoint of another model"):
+        run.predict(toy()[0][0])
 
 
 @pytest.mark.parametrize(

@@ -167,11 +167,14 @@ class Checkpoints:
 
 def digests(tree) -> dict[str, str]:
     """Returns a digest of each array of `tree` by its path: of its dtype, shape and numbers."""
-    paths = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): _digest(np.asarray(leaf))
-        for path, leaf in paths
+        path: _digest(np.asarray(leaf)) for path, leaf in _by_path(jax.device_get(tree)).items()
     }
+
+
+def _by_path(tree):
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
 
 
 def _digest(array):
@@ -225,13 +228,16 @@ def read_model(
         with _damage_named(folder, step):
             record = _read_record(manager, step)
         check(record["config"])
+        # Names alone: orbax would leave out what `item` does not have.
+        saved = {path for path in record["digests"] if path.startswith("params/model")}
+        if saved != {path for path in _by_path(item) if path.startswith("params/model")}:
+            raise UserError(f"{folder / str(step)}: is the checkpoint of another model")
         with _damage_named(folder, step):
             restored = manager.restore(step, args=ocp.args.Composite(state=args))["state"]
             restored = {"params": {"model": restored["params"]["model"]}} | {
                 "model_state": restored["model_state"]
             }
-    shapes = [jax.tree.map(jnp.shape, tree) for tree in (restored, item)]
-    if shapes[0] != shapes[1]:
+    if jax.tree.map(jnp.shape, restored) != jax.tree.map(jnp.shape, item):
         raise UserError(f"{folder / str(step)}: is the checkpoint of another model")
     with _damage_named(folder, step):
         _compare(digests(restored), record["digests"])
