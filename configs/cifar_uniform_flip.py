@@ -9,12 +9,11 @@ Of 40% of the labels each is changed to one of the other classes. CIFAR: 44,000 
 more than --config.num_steps=2000. Meant for an accelerator, on which it has not been run yet; the
 paper's Table 1 has 86.92% (61.34%) for reweight and 67.97% (50.66%) for the baseline.
 
-Where the paper and its published code differ or are silent: WRN is that of Zagoruyko & Komodakis
-(BatchNorm with a scale, shortcuts and dropout as there); ResNet, images padded by 2 pixels and
-scaled to -1..1 are as in the published code; all K - 1 other classes are drawn, so that 40% of the
-labels are wrong, not 36%.
+Where the paper and its published code differ or are silent: ResNet and the augmentation, with 2
+pixels of padding, follow the code. WRN follows Zagoruyko & Komodakis, with BatchNorm scales. All
+K - 1 other classes are drawn, so that 40% of the labels are wrong, not 36%.
 
-cifar10-small: a ResNet-8 and 4,000 steps, a quarter of an hour to half an hour of one CPU core.
+cifar10-small: a ResNet-8 and 4,000 steps, a quarter of an hour to an hour of one CPU core.
 
 digits: 948 training images, 50 clean, a small network with BatchNorm, half a minute of one core.
 Expect 91.2% test accuracy (three trials, ± 2.6), and 69.1% (± 3.4) with --config.method=baseline.

@@ -1,8 +1,8 @@
-"""Residual networks for small images, with pre-activation: ResNet and WRN, both of 2016.
+"""Residual networks for small images: ResNet (the paper's published code) and WRN (2016).
 
 Both are one convolution and three stages of equally many two-convolution blocks, at full, half and
-quarter resolution; BatchNorm and ReLU come before each convolution but the first (He et al.,
-"Identity Mappings"). They differ in the width, in BatchNorm's scales and in the shortcut if the
+quarter resolution; BatchNorm and ReLU come before each convolution but the first (He et al., 2016,
+"Identity Mappings"). They differ in BatchNorm's scales, in dropout, and in the shortcut if the
 shape changes.
 """
 
@@ -32,10 +32,9 @@ class ResNet(nn.Module):
     """A residual network on [N, H, W, C] images; see `resnet`.
 
     With `wide` (Zagoruyko & Komodakis) there is dropout between the two convolutions of a block,
-    and a 1x1 convolution is the shortcut if the shape changes. Without it, it is the ResNet of the
-    paper's published code: shortcuts are averages of 2x2 pixels, new channels zero, and BatchNorm
-    has no scales. With scales, which weight decay does not reach, the first steps of reweighting at
-    a learning rate of 0.1 move a ResNet-32 far off: docs/reproduction.md.
+    and a 1x1 convolution is the shortcut if the shape changes. Without it, the network is that of
+    the paper's published code as far as it is described: no BatchNorm scales, the shortcut to half
+    the resolution is the mean of 2x2 pixels, new channels are zero, and images are mapped to -1..1.
     """
 
     num_outputs: int  # K
@@ -70,7 +69,7 @@ class ResNet(nn.Module):
             y = nn.Dropout(self.dropout, deterministic=not train)(y)
             return x + conv(features, 3)(materialize(y))
 
-        x = conv(STEM_FEATURES, 3)(2 * x - 1)
+        x = conv(STEM_FEATURES, 3)(x if self.wide else 2 * x - 1)
         for stage in range(3):
             for i in range(self.blocks_per_stage):
                 stride = 2 if stage > 0 and i == 0 else 1
@@ -101,5 +100,6 @@ def _pooled(x, features, stride):
     new = features - x.shape[-1]
     if stride > 1:
         window = (stride, stride)
-        x = nn.avg_pool(x, window, window, "SAME", count_include_pad=False)
+        dtype = x.dtype  # the number of pixels in a window is a float32
+        x = nn.avg_pool(x, window, window, "SAME", count_include_pad=False).astype(dtype)
     return jnp.pad(x, [(0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)]) if new else x

@@ -43,7 +43,7 @@ class ResNet(nn.Module):
 
     def __init__(self, num_classes, blocks_per_stage, width=1, wide=False, dropout=0.0):
         super().__init__()
-        features = 16
+        self.wide, features = wide, 16
         self.stem = nn.Conv2d(3, features, 3, padding=1, bias=False)
         blocks = []
         for stage in range(3):
@@ -56,7 +56,7 @@ class ResNet(nn.Module):
         self.out = nn.Linear(features, num_classes)
 
     def forward(self, x):
-        x = self.stem(2 * x - 1)
+        x = self.stem(x if self.wide else 2 * x - 1)
         for block in self.blocks:
             x = block(x)
         return self.out(F.relu(self.norm(x)).mean((2, 3)))
@@ -71,12 +71,8 @@ class Block(nn.Module):
         self.shortcut = None
         if wide and (features_in != features or stride != 1):
             self.shortcut = nn.Conv2d(features_in, features, 1, stride, bias=False)
-        self.wide, self.stride, self.new, self.dropout = (
-            wide,
-            stride,
-            features - features_in,
-            dropout,
-        )
+        self.wide, self.dropout = wide, dropout
+        self.stride, self.new = stride, features - features_in
 
     def forward(self, x):
         y = F.relu(self.norm1(x))
