@@ -13,7 +13,8 @@ Where the paper and its published code differ or are silent: ResNet and the augm
 pixels of padding, follow the code. WRN follows Zagoruyko & Komodakis, with BatchNorm scales. All
 K - 1 other classes are drawn, so that 40% of the labels are wrong, not 36%.
 
-cifar10-small: a ResNet-8 and 4,000 steps, a quarter of an hour to an hour of one CPU core.
+cifar10-small: a ResNet-8 and 4,000 steps. With the former ResNet-8, runs that were not stopped took
+11 to 43 minutes of one CPU core.
 
 digits: 948 training images, 50 clean, a small network with BatchNorm, half a minute of one core.
 Expect 91.2% test accuracy (three trials, ± 2.6), and 69.1% (± 3.4) with --config.method=baseline.

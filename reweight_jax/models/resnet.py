@@ -32,9 +32,9 @@ class ResNet(nn.Module):
     """A residual network on [N, H, W, C] images; see `resnet`.
 
     With `wide` (Zagoruyko & Komodakis) there is dropout between the two convolutions of a block,
-    and a 1x1 convolution is the shortcut if the shape changes. Without it, the network is that of
-    the paper's published code as far as it is described: no BatchNorm scales, the shortcut to half
-    the resolution is the mean of 2x2 pixels, new channels are zero, and images are mapped to -1..1.
+    and a 1x1 convolution is the shortcut if the shape changes. Without it, the layers are those of
+    the paper's published code: BatchNorm has no scales, the shortcut to half the resolution is the
+    mean of 2x2 pixels, new channels are zero, and images are mapped to -1..1.
     """
 
     num_outputs: int  # K

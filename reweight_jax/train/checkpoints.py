@@ -228,7 +228,7 @@ def read_model(
         with _damage_named(folder, step):
             record = _read_record(manager, step)
         check(record["config"])
-        # Names alone: orbax would leave out what `item` does not have.
+        # Orbax reads what `item` has, and says nothing of the rest.
         saved = {path for path in record["digests"] if path.startswith("params/model")}
         if saved != {path for path in _by_path(item) if path.startswith("params/model")}:
             raise UserError(f"{folder / str(step)}: is the checkpoint of another model")

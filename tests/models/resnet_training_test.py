@@ -126,9 +126,8 @@ def test_running_statistics(name, depth):
     mean, variance = np.zeros(16), np.ones(16)
     for seed in range(2):
         x = images(4, (8, 8, 3), seed)
-        stem = conv3x3(
-            x if name == "wide_resnet" else 2 * x - 1, variables["params"]["Conv_0"]["kernel"]
-        )
+        mapped = x if name == "wide_resnet" else 2 * x - 1
+        stem = conv3x3(mapped, variables["params"]["Conv_0"]["kernel"])
         mean = 0.9 * mean + 0.1 * stem.mean(axis=(0, 1, 2))
         variance = 0.9 * variance + 0.1 * stem.var(axis=(0, 1, 2))
         _, new = compiled(model, True)(variables, x)
