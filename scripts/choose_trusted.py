@@ -226,12 +226,16 @@ def command_with(arguments: list[str], options: dict) -> str:
 
 
 def config_arguments(argv: list[str]) -> list[str]:
-    """Returns the --config options of a command line, each as --name=value."""
+    """Returns the --config options of a command line, each as one argument.
+
+    That is --name=value, or --name or --noname for a boolean.
+    """
     found = []
-    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
-        name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and (name == "config" or name.startswith("config.")):
-            found.append(f"--{name}={value if equals else following}")
+    for argument, following in zip(argv, [*argv[1:], "--"], strict=True):
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name.removeprefix("no").split(".")[0] == "config":
+            is_whole = equals or following.startswith("--")
+            found.append(f"--{argument.lstrip('-')}" if is_whole else f"--{name}={following}")
     return found
 
 

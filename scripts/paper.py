@@ -36,9 +36,9 @@ def main():
     output = cli.make_folder("--output", _OUTPUT.value)
     scale = SCALES[_SCALE.value]
     runs = {name: ITEMS[name].runs(scale, root) for name in _WHAT.value if name in ITEMS}
-    if "theory" in _WHAT.value:
-        theory_figures.write(output / "theory")
     if not _ONLY_DRAW.value:
+        if "theory" in _WHAT.value:
+            theory_figures.write(output / "theory")
         run_all([run for of_item in runs.values() for run in of_item], _WORKERS.value)
     for name, of_item in runs.items():
         finished = [run for run in of_item if is_finished(run)]

@@ -21,6 +21,7 @@ from reweight_jax.errors import UserError, choose, one_line
 from reweight_jax.methods import METHODS
 from reweight_jax.paper import figures, imbalance, noise, published, tables
 from reweight_jax.paper.grid import grid, ratio_field, run_all
+from reweight_jax.paper.scales import SCALES
 from reweight_jax.paths import expand
 from reweight_jax.records.workdir import write_atomically
 from reweight_jax.train.checks import check_config
@@ -33,7 +34,8 @@ _METHODS = flags.DEFINE_list("methods", None, "Methods to run. Default: those th
 _RATIOS = flags.DEFINE_list(
     "ratios",
     None,
-    "Imbalance ratios, or noise ratios, to run. Default: 10,20,50,100,200, or the config's.",
+    "Imbalance ratios, or noise ratios, to run. Default: 10,20,50,100,200 (digits: 5,10,20), or "
+    "the noise ratio of the config.",
 )
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds (the paper's trials) to run.")
 _FINETUNE_FROM = flags.DEFINE_enum(
@@ -76,7 +78,8 @@ def runs_of(config, folder: pathlib.Path, ratios: list[float], seeds: list[int])
     if has_noise(config):
         methods, default_ratios = published.NOISE_METHODS, [config.data.noise_ratio]
     else:
-        methods, default_ratios = published.IMBALANCE_METHODS, published.IMBALANCE_RATIOS
+        scale = SCALES["digits" if config.variant == "digits" else "full"]
+        methods, default_ratios = published.IMBALANCE_METHODS, sorted(scale.ratios)
     folder = folder / f"{config.name}-{config.variant}"
     return grid(config, folder, _METHODS.value or methods, ratios or default_ratios, seeds)
 

@@ -100,6 +100,8 @@ def draw_dots(panels: dict[str, list[dict]], path: pathlib.Path) -> None:
         if axes is not row_of_axes[0]:
             axes.tick_params(labelleft=False)
     if any(not math.isnan(r.get("paper", math.nan)) for rows in panels.values() for r in rows):
-        row_of_axes[0].plot([], [], "D", mfc="none", color="gray", label="the paper, CIFAR-10")
+        sets = "CIFAR-10 and CIFAR-100" if any("cifar100" in p for p in panels) else "CIFAR-10"
+        label = f"the paper, {sets}"
+        row_of_axes[0].plot([], [], "D", mfc="none", color="gray", label=label)
         figure.legend(loc="outside lower center", frameon=False, fontsize=9)
     plots.save(figure, path)

@@ -11,6 +11,7 @@ import multiprocessing
 import pathlib
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from reweight_jax import startup
@@ -78,8 +79,32 @@ def run_all(runs: list[Run], workers: int = 1) -> None:
         if workers == 1 or len(missing) < 2:
             for run in missing:
                 _run(run)
-        else:
-            _run_side_by_side(missing, workers)
+        else:  # bars of several processes would overwrite each other
+            calls = [(run, False) for run in missing]
+            for _ in side_by_side(_run, calls, workers):
+                pass
+
+
+def side_by_side(function: Callable, calls: list[tuple], workers: int) -> Iterator:
+    """Calls `function` in processes that share the cores evenly; yields results as they come.
+
+    Args:
+      function: of a module, so that a process can import it.
+      calls: the arguments of each call.
+      workers: number of processes.
+
+    Raises:
+      Exception: the first one of a call; those that have not begun by then are not made.
+    """
+    context = multiprocessing.get_context("spawn")  # JAX has threads, so fork would not do
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, context, _begin_worker, (context.Value("i", 0), workers)
+    ) as pool:
+        futures = [pool.submit(function, *arguments) for arguments in calls]
+        for future in concurrent.futures.as_completed(futures):
+            if future.exception():
+                pool.shutdown(cancel_futures=True)
+            yield future.result()
 
 
 def is_finished(run: Run) -> bool:
@@ -110,19 +135,6 @@ def _run(run, progress=True):
         raise UserError(f"{run.workdir}: {error}") from error
     error = result["last"].get("test_error")
     print(f"{run.workdir}: " + ("done" if error is None else f"test error {error:.2%}"), flush=True)
-
-
-def _run_side_by_side(runs, workers):
-    context = multiprocessing.get_context("spawn")  # JAX has threads, so fork would not do
-    with concurrent.futures.ProcessPoolExecutor(
-        workers, context, _begin_worker, (context.Value("i", 0), workers)
-    ) as pool:
-        # Bars of several processes would overwrite each other.
-        futures = [pool.submit(_run, run, progress=False) for run in runs]
-        for future in concurrent.futures.as_completed(futures):
-            if future.exception():
-                pool.shutdown(cancel_futures=True)
-                raise future.exception()
 
 
 def _begin_worker(counter, workers):

@@ -187,14 +187,14 @@ def no_noise_runs(scale, root):
     return runs + retrained_runs(scale, root, "background", ratios=ratios)
 
 
-def write_panels(*columns: tuple[str, Callable], title: str, choices: tuple = ()) -> Callable:
+def write_panels(columns: dict[str, Callable], title: str, choices: tuple = ()) -> Callable:
     """Returns write(runs, path): dots of every method, a panel for each value of the columns.
 
     `title`: of a panel, by the columns; `choices`: of the model, beside "retrained"; (): all.
     """
 
     def write(runs, path):
-        rows = scores.collect(runs, **dict(columns))
+        rows = scores.collect(runs, **columns)
         rows = [row for row in rows if not choices or row["choice"] in (*choices, "retrained")]
         drawn = {}
         for row in rows:
@@ -230,22 +230,22 @@ ITEMS = {
     "tails": Item(
         "Not in the paper: 40% wrong labels and a long tail at once",
         tails_runs,
-        write_panels(*TAIL.items(), title="{noise}, tail {imbalance_factor:g}:1", choices=("",)),
+        write_panels(TAIL, "{noise}, tail {imbalance_factor:g}:1", choices=("",)),
     ),
     "asymmetric": Item(
         "Not in the paper: asymmetric noise, each class taken for another one",
         asymmetric_runs,
-        write_panels(*KIND.items(), title="{noise}", choices=("", "stopped")),
+        write_panels(KIND, "{noise}", choices=("", "stopped")),
     ),
     "stopping": Item(
         "Not in the paper: plain training stopped by the clean set",
         stopping_runs,
-        write_panels(*KIND.items(), title="{noise}", choices=STOPPING),
+        write_panels(KIND, "{noise}", choices=STOPPING),
     ),
     "no_noise": Item(
         "Not in the paper: what reweighting costs without wrong labels, and retraining",
         no_noise_runs,
-        write_panels(*PERCENT_WRONG.items(), title="{wrong_labels:g}% wrong", choices=STOPPING),
+        write_panels(PERCENT_WRONG, "{wrong_labels:g}% wrong", choices=STOPPING),
     ),
     "unhelpful": Item(
         "Not in the paper: steps without a helpful example",
@@ -272,7 +272,7 @@ def write(name: str, scale_name: str, runs: list[Run], num_runs: int, output: pa
     rows, table = item.write(runs, path) if runs else ([], "")
     if rows:
         write_atomically(path.with_suffix(".csv"), tables.to_csv(rows))
-    text += f"{table}\n{len(runs)} of {num_runs} runs are finished. "
-    text += "Means ± 95% intervals over seeds.\n"
+    text += f"{table}\n{len(runs)} of {num_runs} runs are finished."
+    text += " Means ± 95% intervals over seeds.\n" if "±" in table else "\n"
     write_atomically(path.with_suffix(".md"), text)
     return text

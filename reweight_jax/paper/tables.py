@@ -77,9 +77,16 @@ def mean_and_interval(values: list[float]) -> tuple[float, float]:
 
 
 def speed(results: list[dict]) -> dict:
-    """Returns the columns of the speed: the median over the runs, and the first run's device."""
+    """Returns the columns of the speed: the median over the runs, and their devices.
+
+    The speed is NaN if the runs had different devices.
+    """
+    devices = sorted({result["device"] for result in results})
     median = statistics.median(result["steps_per_second"] for result in results)
-    return {"steps_per_second": median, "device": results[0]["device"]}
+    return {
+        "steps_per_second": median if len(devices) == 1 else math.nan,
+        "device": ", ".join(devices),
+    }
 
 
 def to_csv(rows: list[dict]) -> str:

@@ -47,11 +47,12 @@ def runs(scale: Scale, root: pathlib.Path) -> list[Run]:
 def write(finished: list[Run], path: pathlib.Path) -> tuple[list[dict], str]:
     """Writes `path`.png of finished runs, and returns rows and a table of them."""
     rows, (figure, ((left, right),)) = [], style.new_figure(1, 2, size=(9, 4.4))
-    names = {run.workdir.parts[-4]: "" for run in finished}
-    plain = min(names, key=len)
-    for folder, color in zip(names, COLORS, strict=False):
+    plain = f"{finished[0].config.name}-{finished[0].config.variant}"
+    for (name, text), color in zip(TEXTS.items(), COLORS, strict=True):
+        folder = "-".join(filter(None, (plain, name)))
         of_setting = [run for run in finished if run.workdir.parts[-4] == folder]
-        text = TEXTS[folder.removeprefix(plain).removeprefix("-")]
+        if not of_setting:
+            continue
         rows.append(_row(of_setting, text))
         for seed, run in enumerate(of_setting):
             look = {"color": color, "lw": 1.2, "label": None if seed else text}

@@ -13,7 +13,7 @@
 # CIFAR-10 needs scripts/prepare_data.py.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-output=${OUTPUT:-results/accelerator} runs=${RUNS:-runs/accelerator}
+output=${OUTPUT:-runs/results/accelerator} runs=${RUNS:-runs/accelerator}
 end=$((SECONDS + ${SECONDS_LEFT:-540}))
 all="step_lenet step_resnet32 step_wrn bfloat16_resnet32 bfloat16_wrn kernels table2 table1"
 wanted=${*:-$all}

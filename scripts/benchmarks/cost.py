@@ -1,14 +1,11 @@
 """Draws how a step's cost grows: batch, clean batch, width, devices against time and memory.
 
-    python scripts/benchmarks/cost.py [--depth=8] [--results=results]
+    python scripts/benchmarks/cost.py [--depth=8] [--results=FOLDER]
 
 One quantity grows at a time; the others are n = m = 100, width 1 and one device. Writes
 cost_<platform>.png and .csv: milliseconds of the plain and of the reweighting step (jvp), medians
 of steps that take turns, and the temporary memory that XLA counts for each (on one device).
 """
-
-import csv
-import io
 
 import jax
 import programs as benchmark
@@ -16,16 +13,16 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from reweight_jax import cli
+from reweight_jax.paper.tables import to_csv
 from reweight_jax.records import plots
 from reweight_jax.records.workdir import write_atomically
 
 _DEPTH = flags.DEFINE_integer("depth", 8, "Depth of the ResNet: 6b + 2.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each step.", 2)
-_RESULTS = flags.DEFINE_string("results", "results", "Folder to write to.")
+_RESULTS = flags.DEFINE_string("results", "runs/results", "Folder to write to.")
 
 GROWING = {"n": (25, 50, 100, 200), "m": (10, 25, 50, 100, 200), "width": (1, 2, 4)}
 DEVICES = (1, 2, 4)
-FIELDS = ("quantity", "value", "step", "ms", "low", "high", "temporary_mib")
 
 
 def measure_size(quantity: str) -> list[dict]:
@@ -62,7 +59,13 @@ def measure_devices() -> list[dict]:
     }
     times = benchmark.time_in_turns(programs, _ROUNDS.value)
     return [
-        {"quantity": "devices", "value": count, "step": step, **benchmark.quartiles(turns)}
+        {
+            "quantity": "devices",
+            "value": count,
+            "step": step,
+            **benchmark.quartiles(turns),
+            "temporary_mib": None,
+        }
         for (count, step), turns in times.items()
     ]
 
@@ -78,7 +81,7 @@ def draw(rows: list[dict], title: str) -> Figure:
             of_line = [r for r in rows if (r["quantity"], r["step"]) == (quantity, step)]
             label = "plain" if step == "plain" else "reweight, jvp"
             for panel, field in zip(column, ("ms", "temporary_mib"), strict=True):
-                points = [(r["value"], r[field]) for r in of_line if field in r]
+                points = [(r["value"], r[field]) for r in of_line if r[field] is not None]
                 if points:
                     panel.plot(*zip(*points, strict=True), "o-", color=colour, label=label)
         column[-1].set_xlabel(quantity)
@@ -99,15 +102,12 @@ def main():
         jax.config.update("jax_num_cpu_devices", max(DEVICES))
     results = cli.make_folder("--results", _RESULTS.value)
     rows = [row for quantity in GROWING for row in measure_size(quantity)] + measure_devices()
-    table = io.StringIO()
-    writer = csv.DictWriter(table, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    table = to_csv(rows)
     platform = jax.default_backend()
-    write_atomically(results / f"cost_{platform}.csv", table.getvalue())
+    write_atomically(results / f"cost_{platform}.csv", table)
     title = f"ResNet-{_DEPTH.value}, n = m = 100 unless given, {jax.local_devices()[0].device_kind}"
     plots.save(draw(rows, title), results / f"cost_{platform}.png")
-    print(table.getvalue(), end="")
+    print(table, end="")
 
 
 if __name__ == "__main__":

@@ -15,10 +15,8 @@ worse_label and aggre_label in the order of the training images; --cifar10 is an
 in the same order (without it they are read by TFDS, and have no human labels).
 """
 
-import concurrent.futures
 import gc
 import json
-import multiprocessing
 import pathlib
 import sys
 import time
@@ -31,8 +29,9 @@ import labels_tables
 from absl import flags
 
 import reweight_jax
-from reweight_jax import cli, startup
+from reweight_jax import cli
 from reweight_jax.errors import UserError, choose
+from reweight_jax.paper.grid import side_by_side
 from reweight_jax.records.workdir import write_atomically
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/labels", "Folder of the finished parts.")
@@ -94,11 +93,7 @@ def finished(part: Part) -> dict | None:
         content = json.loads(part.path.read_text())
     except (OSError, ValueError):
         return None
-    return content if content["setting"] == _json(part.setting) else None
-
-
-def _json(setting):
-    return json.loads(json.dumps(setting._asdict()))
+    return content if content["setting"] == labels_fits.fields_of(part.setting) else None
 
 
 def run(part: Part, paths: dict[str, str]) -> str:
@@ -107,7 +102,7 @@ def run(part: Part, paths: dict[str, str]) -> str:
     data = labels_data.load(part.setting, part.noise, part.seed, paths)
     rows = labels_fits.PARTS[part.name](data, part.setting, part.seed)
     seconds = round(time.perf_counter() - start, 1)
-    content = {"setting": part.setting._asdict(), "version": reweight_jax.__version__}
+    content = {"setting": labels_fits.fields_of(part.setting), "version": reweight_jax.__version__}
     # Of all threads: what else the machine does changes it less than the seconds.
     content |= {"seconds": seconds, "cpu_seconds": round(time.process_time() - start_cpu, 1)}
     content["rows"] = rows
@@ -127,20 +122,8 @@ def run_all(parts: list[Part], paths: dict[str, str], workers: int) -> None:
         for part in parts:
             print(run(part, paths), flush=True)
         return
-    context = multiprocessing.get_context("spawn")  # JAX has threads, so fork would not do
-    setup = (context.Value("i", 0), workers)
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _begin_worker, setup) as pool:
-        futures = [pool.submit(run, part, paths) for part in parts]
-        for future in concurrent.futures.as_completed(futures):
-            if future.exception():
-                pool.shutdown(cancel_futures=True)
-            print(future.result(), flush=True)
-
-
-def _begin_worker(counter, workers):
-    """Prepares a worker, which gets its share of the cores."""
-    startup.prepare()
-    startup.take_cores(counter, workers)
+    for text in side_by_side(run, [(part, paths) for part in parts], workers):
+        print(text, flush=True)
 
 
 def without_missing(parts: list[Part], paths: dict[str, str]) -> list[Part]:

@@ -5,6 +5,7 @@ Every training has the same network, steps, batches and optimiser. What is not o
 trusted examples; ours trains on the clean ones and keeps the others for calibration.
 """
 
+import json
 import statistics
 import tempfile
 
@@ -12,13 +13,25 @@ import numpy as np
 from labels_data import Data, Setting
 
 from reweight_jax import api
+from reweight_jax.configs import own_data
 from reweight_jax.labels.quality import judge
 from reweight_jax.records.metrics import read_metrics
 from reweight_jax.sealed import read_npz
 
+PHASES = ("warm_up", "settle_at", "judge_for")
 RATES = (0.01, 0.05, 0.1)
 DISCOVERY_RATE = 0.1
 NUM_FOLDS = 5
+
+
+def fields_of(setting: Setting) -> dict:
+    """Returns what a finished part must have been made with, for JSON: other parts are run again.
+
+    The setting, and the phases of a run of ours, which are defaults of `fit`.
+    """
+    config = own_data.get_config()
+    fields = setting._asdict() | {name: config[name] for name in PHASES}
+    return json.loads(json.dumps(fields))
 
 
 def paper(data: Data, setting: Setting, seed: int) -> dict:

@@ -77,9 +77,20 @@ def rows_of(workdir: pathlib.Path, sizes: list[int]) -> list[dict]:
         for noise in noises:
             for size in sizes:
                 folder = workdir / f"{data_set}-{noise}-{size}"
-                cells = [json.loads(p.read_text()) for p in sorted(folder.glob("seed*.json"))]
+                setting = setting_of(data_set, size)
+                cells = [finished(path, setting) for path in sorted(folder.glob("seed*.json"))]
+                cells = [cell for cell in cells if cell]
                 rows += [_row(data_set, noise, size, m, cells) for m in LINES if cells]
     return rows
+
+
+def finished(path: pathlib.Path, setting: labels_data.Setting) -> dict | None:
+    """Returns what a file says of `train`; None if there is none, or one of another setting."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content["cell"] if content.get("setting") == labels_fits.fields_of(setting) else None
 
 
 def _row(data_set, noise, size, method, cells):
@@ -148,9 +159,11 @@ def main():
             for noise in NOISES[data_set]:
                 for size in sizes:
                     path = workdir / f"{data_set}-{noise}-{size}" / f"seed{seed}.json"
-                    if not path.exists():
-                        cell = train(setting_of(data_set, size), noise, seed, paths)
-                        write_atomically(path, json.dumps(cell, indent=1) + "\n")
+                    setting = setting_of(data_set, size)
+                    if not finished(path, setting):
+                        content = {"setting": labels_fits.fields_of(setting)}
+                        content["cell"] = train(setting, noise, seed, paths)
+                        write_atomically(path, json.dumps(content, indent=1) + "\n")
                         print(f"{time.strftime('%H:%M:%S')} {path}", flush=True)
                         jax.clear_caches()  # each cell compiles its own programs
                         gc.collect()

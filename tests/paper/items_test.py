@@ -251,3 +251,19 @@ def test_unhelpful_settings_differ_in_what_they_say():
         for r in runs[:: SCALES["small"].seeds]
     ]
     assert found == [("keep", 10, 10), ("uniform", 10, 10), ("keep", 30, 30), ("keep", 30, 10)]
+
+
+def test_unhelpful_settings_are_named_whichever_are_finished(monkeypatch, tmp_path):
+    records = [{"kind": "train", "step": 10, "steps_without_helpful_example": 5}]
+    records += [{"kind": "eval", "step": 10, "clean": {"loss": 0.5}}]
+    scores_of_run = {"test_error": 0.1, "clean_loss": 0.5}
+    result = {"last": scores_of_run, "steps_without_helpful_example": 5}
+    monkeypatch.setattr(unhelpful, "read_run", lambda workdir: ({}, result))
+    monkeypatch.setattr(unhelpful, "read_metrics", lambda workdir: records)
+    runs = unhelpful.runs(SCALES["digits"], tmp_path)
+    finished = [
+        run for run in runs if "-guard" in str(run.workdir) or "-larger/" in str(run.workdir)
+    ]
+    rows, _ = unhelpful.write(finished, tmp_path / "drawn")
+    expected = [unhelpful.TEXTS["guard"], unhelpful.TEXTS["larger"]]
+    assert [row["setting"] for row in rows] == expected

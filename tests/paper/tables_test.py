@@ -120,6 +120,10 @@ def test_seeds_and_what_changes_no_number_are_averaged(tmp_path):
     (row,) = imbalance.collect(tmp_path / "mnist_imbalance-digits")
     assert row["seeds"] == 4 and row["setting"] == ""
     assert row["steps_per_second"] == 11.5  # the median
+    # That of several kinds of devices would be of none of them.
+    other = [{"steps_per_second": 1.0, "device": f"1 x {name}"} for name in ("gpu", "cpu", "gpu")]
+    found = tables.speed(other)
+    assert math.isnan(found["steps_per_second"]) and found["device"] == "1 x cpu, 1 x gpu"
 
 
 def test_fine_tuning_does_not_separate_scores_from_before_it(tmp_path):

@@ -303,3 +303,18 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path):
         answer(*finishing), "to_label.csv: no column 'label'; found: index, given_label"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "to_label"]
+
+
+def test_the_command_to_train_with_has_all_options_of_config(load_script):
+    """A boolean may stand alone; other values may be the next argument."""
+    script = load_script("choose_trusted")
+    given = ["--config", "a.py", "--num=3", "--config.compare_plain", "--config.retrain=relabel"]
+    given += ["-config.seed", "-1", "--noconfig.data.resident", "--output", "o", "--config.resume"]
+    assert script.config_arguments(given) == [
+        "--config=a.py",
+        "--config.compare_plain",
+        "--config.retrain=relabel",
+        "--config.seed=-1",
+        "--noconfig.data.resident",
+        "--config.resume",
+    ]

@@ -218,8 +218,9 @@ def test_the_command_goes_on_and_writes_its_table(command, tmp_path, capsys):
     # A part of other settings is run again.
     path = tmp_path / "runs" / "digits-none" / "seed0" / "paper.json"
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"setting": content["setting"] | {"num_steps": 7}}))
-    assert command("--notrain", *chosen) == [] and command("--train", *chosen) == [wanted[0]]
+    for other in ({"num_steps": 7}, {"warm_up": 0.5}):
+        path.write_text(json.dumps(content | {"setting": content["setting"] | other}))
+        assert command("--notrain", *chosen) == [] and command("--train", *chosen) == [wanted[0]]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 
 import labels_data
+import labels_fits
 import numpy as np
 import pytest
 
@@ -39,7 +40,14 @@ def test_the_table_has_means_and_intervals_of_what_is_finished(script, tmp_path)
         other = {"precision_at_n": 0.25, "test_accuracy": value}
         path = tmp_path / "mnist-background-10" / f"seed{seed}.json"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"settled": ours, "plain, fine-tuned": other}))
+        setting = labels_fits.fields_of(script.setting_of("mnist", 10))
+        cell = {"settled": ours, "plain, fine-tuned": other}
+        path.write_text(json.dumps({"setting": setting, "cell": cell}))
+    # Neither a part of another warm-up nor one that is damaged is in the table.
+    path.with_name("seed2.json").write_text(
+        json.dumps({"setting": setting | {"warm_up": 9.0}, "cell": cell})
+    )
+    path.with_name("seed3.json").write_text('{"setting": ')
     first, second = script.rows_of(tmp_path, [10, 100])
     assert (first["method"], first["trusted"], first["seeds"]) == ("settled", 10, 2)
     # Student's t with one degree of freedom: 12.706 * 0.05.
