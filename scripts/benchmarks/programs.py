@@ -128,7 +128,7 @@ def create_experiment(
       step_name: a name in STEPS.
       devices: of the run; None: the first one.
       num_train: training images; 0: one batch.
-      fields: of the config, besides the paper's optimiser and augmentation.
+      fields: of the config, besides SGD with weight decay, and mirrors and crops padded by 4.
     """
     config = default.get_config()
     config.method, config.epsilon_method = STEPS[step_name]
