@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from reweight_jax.confident import confident_rows, take_rows
+from reweight_jax.confident import FOLDS, confident_rows, take_rows
 from reweight_jax.configs import own_data
 from reweight_jax.data.examples import Part
 from reweight_jax.data.splits import make_data
+from reweight_jax.data.targets import encode_classes
 from reweight_jax.errors import UserError, prefix
 from reweight_jax.fitted import PHASES as PHASES
 from reweight_jax.fitted import Fitted as Fitted
-from reweight_jax.fitted import in_order
+from reweight_jax.fitted import column_names, in_order
+from reweight_jax.records.workdir import LATER
 from reweight_jax.train import loop
 from reweight_jax.train.config import make_experiment
 
@@ -26,6 +28,10 @@ READER_FIELDS = (
     ("name", "data_dir", "path", "clean_path", "calibration_path", "test_path", "label_column")
     + ("clean_column", "ignore_columns", "image_size")
 )  # fmt: skip
+# Those that go together with clean="confident", and those of its cross-validation. The others
+# would change which examples there are, or would take pseudo-labels for right ones.
+OF_CONFIDENT = ("num_clean", "num_hyper_val", "clean_in_train", "num_classes")
+OF_ITS_FOLDS = ("standardize", "resident", "workers", "crop_padding", "flip")
 
 
 def fit(
@@ -74,7 +80,8 @@ def fit(
       plots: whether to draw the plots of the run, which takes about a second.
       **fields: fields of configs/default.py, with the defaults of configs/own_data.py. Those of
         config.data are given as a dict, for example data=dict(num_calibration=50), and those of
-        config.model as `model_fields`, for example model_fields=dict(hidden=(64,)).
+        config.model as `model_fields`, for example model_fields=dict(hidden=(64,)); those of
+        config.labels as labels=dict(...).
 
     Returns:
       `Fitted`.
@@ -82,11 +89,12 @@ def fit(
     Raises:
       UserError (a ValueError): a field, or data that does not fit the model, method or task.
     """
-    if isinstance(clean, str):
-        clean = _confident(clean, model, train, task, seed, devices, fields)
     config = own_data.get_config()
     config.name, config.variant, config.data.name = "fit", "", "arrays"
     _set_fields(config, {"task": task, "method": method, "seed": seed} | fields)
+    if isinstance(clean, str):
+        part = _parts({"train": train})["train"]
+        clean = _confident(clean, model, part, config, devices, fields)
     if isinstance(model, str):
         config.model.name, model = model, None
     elif model is not None:
@@ -126,48 +134,57 @@ def load(workdir: str | os.PathLike, model: Any = None, devices: list | None = N
 # --- Arguments of fit -----------------------------------------------------------------------------
 
 
-def _confident(name, model, train, task, seed, devices, fields):
+def _confident(name, model, train, config, devices, fields):
     """The pair (inputs, labels) of the training examples that plain training is most certain of."""
-    if name != "confident" or task != "classification":
+    if name != "confident" or config.task != "classification":
         raise UserError(f'fit: clean: {name!r}; must be a pair, or "confident" for classification')
-    x, y = train[0], np.asarray(train[1])
-    classes, code = np.unique(y, return_inverse=True)
-    data = dict(fields.get("data", {}))
-    count = data.pop("num_clean", 100)
-    plain = {n: v for n, v in fields.items() if n not in ("retrain", "compare_plain", "data")}
-    plain |= {"data": data | {"num_calibration": 0}, "method": "baseline", "seed": seed}
+    with prefix("fit"):
+        encoded, classes, _ = encode_classes({"train": train.label}, config.data.num_classes, ())
+    code, data = encoded["train"], fields.get("data", {})
+    if len(code) < FOLDS:
+        raise UserError(f'fit: clean="confident": {len(code)} examples; needs at least {FOLDS}')
+    for field in data:
+        if field not in (*OF_CONFIDENT, *OF_ITS_FOLDS):
+            raise UserError(f'fit: data: {field} cannot be used with clean="confident"')
+    left_out = LATER - {"num_steps"} | {"data", "observe_alignment"}
+    plain = {n: v for n, v in fields.items() if n not in left_out}
+    of_folds = {n: v for n, v in data.items() if n in OF_ITS_FOLDS}
+    plain |= {"data": of_folds | {"num_classes": len(classes), "num_clean": 0}}
+    plain |= {"method": "baseline", "seed": config.seed, "devices": devices}
 
     def predict(rows, held_out):
-        part = take_rows(x, rows), y[rows]
-        run = fit(model, part, devices=devices, progress=False, plots=False, **plain)
-        probability = np.zeros((len(held_out), len(classes)))
-        probability[:, np.searchsorted(classes, run.classes)] = run.predict(take_rows(x, held_out))
-        return probability
+        part = take_rows(train.inputs, rows), code[rows]
+        run = fit(model, part, progress=False, plots=False, **plain)
+        return run.predict(take_rows(train.inputs, held_out))
 
-    rows = confident_rows(predict, code, len(classes), count, seed)
+    count = data.get("num_clean", 100)
+    rows = confident_rows(predict, code, len(classes), count, config.seed)
     if not len(rows):
         raise UserError('fit: clean="confident": plain training agrees with no label')
-    return take_rows(x, rows), y[rows]
+    return take_rows(train.inputs, rows), take_rows(train.label, rows)
 
 
 def _parts(given: dict) -> dict[str, Part]:
-    """Checks the pairs that were given, by the names of their splits."""
-    parts, columns = {}, ()
+    """Checks the pairs that were given, by the names of their splits; "train" is the first."""
+    parts, columns = {}, ((), ())
     for name, pair in given.items():
         if pair is None and name != "train":
             continue
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise UserError(f"fit: {name}: must be a pair (inputs, labels)")
-        if name == "train" and hasattr(pair[0], "iloc"):
-            columns = tuple(map(str, pair[0].columns))
+        names = f"{name}_input", f"{name}_label"
         with prefix("fit"):
-            parts[name] = Part(in_order(pair[0], columns, f"{name}_input"), pair[1])
+            if name == "train":
+                columns = tuple(map(column_names, pair, names))
+                # The name of a single column of labels is of no account.
+                columns = columns[0], columns[1] if len(columns[1]) > 1 else ()
+            parts[name] = Part(*map(in_order, pair, columns, names))
     return parts
 
 
 def _set_fields(config, fields: dict) -> None:
     """Sets the fields of the config that were given to `fit` by their names."""
-    groups = {"data": "data", "model_fields": "model"}
+    groups = {"data": "data", "model_fields": "model", "labels": "labels"}
     for name, value in fields.items():
         if name not in groups:
             _set(config, "", name, value)
@@ -186,6 +203,7 @@ def _set(config, group, name, value):
         # Each field's name -> how it is given to `fit`.
         valid = {n: f"model_fields=dict({n}=...)" for n in config.model}
         valid |= {n: f"data=dict({n}=...)" for n in config.data if n not in READER_FIELDS}
+        valid |= {n: f"labels=dict({n}=...)" for n in config.labels}
         valid |= {n: n for n in (*config, *inspect.signature(fit).parameters)}
         near = difflib.get_close_matches(name, valid, 1)
         hint = f"did you mean {valid[near[0]]}?" if near else "configs/default.py has all fields"

@@ -1,5 +1,6 @@
 """A finished run as an object: its result, its examples, and predictions."""
 
+import errno
 import os
 import pathlib
 import shutil
@@ -113,10 +114,17 @@ class Fitted:
     def save(self, folder: str | os.PathLike) -> pathlib.Path:
         """Copies the folder of the run to `folder`, which must not exist; returns its path."""
         folder = expand(folder)
+        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
         try:
-            return pathlib.Path(shutil.copytree(self.workdir, folder))
+            if os.path.lexists(folder):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            shutil.copytree(self.workdir, temporary)
+            return temporary.rename(folder)
         except OSError as error:
-            raise UserError(f"{folder}: the run cannot be saved there ({error})") from None
+            shutil.rmtree(temporary, ignore_errors=True)
+            # Of the files that could not be copied, shutil has (from, to, reason).
+            reason = error.args[0][0][-1] if isinstance(error, shutil.Error) else error.strerror
+            raise UserError(f"{folder}: the run cannot be saved there ({reason})") from None
 
     def _build(self, devices):
         """Makes what no pickle can hold: compiled functions and what belongs to devices."""
@@ -179,15 +187,29 @@ def _predictor(model: Model, task: Task) -> Model:
     return model._replace(apply=apply)
 
 
-def in_order(inputs: Any, columns: tuple[str, ...], name: str) -> Any:
-    """Returns a DataFrame with the training set's columns in their order; other inputs unchanged.
+def column_names(table: Any, name: str) -> tuple[str, ...]:
+    """Returns the names of a DataFrame's columns; () for anything else.
 
-    Raises ValueError, with the `name` of the inputs, if a column is missing.
+    Raises ValueError, with the `name` of the table, if two columns have one name.
     """
-    if not columns or not hasattr(inputs, "iloc"):
-        return inputs
-    names = [str(column) for column in inputs.columns]
+    if not (hasattr(table, "iloc") and hasattr(table, "columns")):
+        return ()
+    names = tuple(map(str, table.columns))
+    if len(set(names)) < len(names):
+        twice = next(column for column in names if names.count(column) > 1)
+        raise ValueError(f"{name}: two columns have the name {twice}")
+    return names
+
+
+def in_order(table: Any, columns: tuple[str, ...], name: str) -> Any:
+    """Returns a DataFrame with the training set's columns in their order; anything else unchanged.
+
+    Raises ValueError, with the `name` of the table, if a column is missing or is there twice.
+    """
+    names = column_names(table, name)
+    if not columns or not names:
+        return table
     for column in columns:
         if column not in names:
             raise ValueError(f"{name}: lacks the column {column}, which the training set has")
-    return inputs.iloc[:, [names.index(column) for column in columns]]
+    return table.iloc[:, [names.index(column) for column in columns]]

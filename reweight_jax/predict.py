@@ -20,7 +20,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
 _INPUT = flags.DEFINE_string("input", None, "npz, CSV or image file, or a folder of images.")
 _OUTPUT = flags.DEFINE_string("output", "predictions.csv", "CSV file to write.")
 _STEP = flags.DEFINE_enum("step", "last", api.PHASES, "Which step of the run predicts.")
-_CONFIG = cli.define_config("The run's config file, if that is what defines its model.")
+# Parsing the flag runs the file, which may add a model to MODELS.
+cli.define_config("The run's config file, if that is what defines its model.")
 
 
 def to_csv(run: api.Fitted, ids: np.ndarray, values: np.ndarray) -> str:
@@ -56,12 +57,11 @@ def main():
     for flag in (_WORKDIR, _INPUT):
         if not flag.value:
             raise UserError(f"--{flag.name} is missing")
-    _ = _CONFIG.value  # reading it runs the file, which may add a model to MODELS
     run = api.load(_WORKDIR.value)
     output = cli.output_file("--output", _OUTPUT.value)
     inputs, ids = read_inputs(_INPUT.value, run.config.data, run.sample, run.columns)
     text = to_csv(run, ids, run.predict(inputs, _STEP.value))
-    write_atomically(output, text)
+    write_atomically(output, text.encode(errors="replace"))  # a file name need not be valid text
     print(f"{len(ids)} predictions: {output}")
 
 

@@ -51,6 +51,7 @@ from reweight_jax.data.trusted import (
 )
 from reweight_jax.errors import UserError, prefix
 from reweight_jax.paths import expand, open_regular
+from reweight_jax.records.workdir import writing
 
 _CONFIG = cli.define_config("FILE.py or FILE.py:VARIANT")
 _NUM = flags.DEFINE_integer("num", 100, "How many examples to draw.", lower_bound=1)
@@ -139,10 +140,11 @@ def new_folder(name: str):
         raise UserError(f"--output {name}: is there already; remove it, or choose another folder")
     part = cli.make_folder("--output", folder.with_name(f".{folder.name}.part"))
     try:
-        yield part
-        if folder.exists():
-            folder.rmdir()
-        part.rename(folder)
+        with writing(folder):
+            yield part
+            if folder.exists():
+                folder.rmdir()
+            part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

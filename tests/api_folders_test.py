@@ -46,6 +46,10 @@ def test_the_same_call_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
         quick(num_steps=10, seed=1, workdir=tmp_path / "run", **fields)
 
 
+def full_disk(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
 def test_a_temporary_folder_lives_as_long_as_the_result(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     run = quick()
@@ -59,6 +63,11 @@ def test_a_temporary_folder_lives_as_long_as_the_result(tmp_path, monkeypatch):
     np.testing.assert_array_equal(load(saved, devices=ONE).predict(x), expected)
     with pytest.raises(UserError, match="saved: the run cannot be saved there"):
         load(saved).save(saved)
+    with monkeypatch.context() as full:
+        full.setattr("shutil.copystat", full_disk)
+        with pytest.raises(UserError, match=r"half: the run cannot be saved there .*No space left"):
+            load(saved).save(tmp_path / "half")
+    assert list(tmp_path.iterdir()) == [saved]
     unpickled = pickle.loads(content)
     np.testing.assert_array_equal(unpickled.predict(x), expected)
     with pytest.raises(UserError, match="checkpoints"):

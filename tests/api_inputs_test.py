@@ -53,6 +53,26 @@ def test_pandas_columns_are_taken_by_their_names():
         quick(None, (frame, series), clean=(clean[["height"]], clean_y))
 
 
+def test_columns_of_labels_are_taken_by_their_names():
+    pd = pytest.importorskip("pandas")
+    x = toy()[0][0]
+    tags = pd.DataFrame({"left": x[:, 0] < 3, "low": x[:, 1] < -70}).astype(int)
+    options = {"task": "multi_label", "method": "baseline", "calibration": (x[50:], tags[50:])}
+    run = quick(None, (x[:50], tags[:50]), clean=(x, tags), **options)
+    options["calibration"] = (x[50:], tags[["low", "left"]][50:])
+    again = quick(None, (x[:50], tags[:50]), clean=(x, tags[["low", "left"]]), **options)
+    assert again.result["last"] == run.result["last"] and run.classes == ("left", "low")
+    with pytest.raises(UserError, match="fit: clean_label: lacks the column low"):
+        quick(None, (x, tags), clean=(x, tags[["left"]].assign(other=0)), task="multi_label")
+    twice = pd.concat([tags, tags[["low"]]], axis=1)
+    for name, train in (("label", (x, twice)), ("input", (twice, tags))):
+        with pytest.raises(UserError, match=f"fit: train_{name}: two columns have the name low"):
+            quick(None, train, clean=(x, tags), task="multi_label")
+    # The name of a single column of labels says nothing.
+    series = tags[["left"]]
+    quick(None, (x, series), clean=(x, series.rename(columns={"left": "right"})))
+
+
 def test_missing_tags_leave_no_trace(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(120, 3))
@@ -142,6 +162,8 @@ def test_images_train_a_small_cnn():
         ({"clean": None}, "there is no trusted set, and none is drawn from labels of unknown"),
         ({"clean": (np.ones((3, 2)), [0, 1])}, "clean_input has 3 rows, but clean_label has 2"),
         ({"clean": (np.ones((2, 3)), [0, 1])}, "clean_input: a row has shape (3,), but in train"),
+        ({"labels": {"false_alarm": 1}}, "labels.false_alarm; did you mean labels=dict(false_alar"),
+        ({"labels": {"false_alarm_rate": 2.0}}, "false_alarm_rate: '2'; must be above 0 and"),
     ],
 )
 def test_a_mistake_is_one_line(fields, message, tmp_path):
@@ -176,3 +198,17 @@ def test_numbers_of_numpy_are_taken(tmp_path):
 def test_inputs_unlike_the_training_set_are_refused(toy_run, inputs, message):
     with pytest.raises(UserError, match=message):
         toy_run.predict(inputs)
+
+
+def test_what_is_no_table_of_inputs_is_refused():
+    pd = pytest.importorskip("pandas")
+    (x, y, _), clean = toy()
+    with pytest.raises(UserError, match="fit: train_input: shape .*must be .N, "):
+        quick(None, (pd.Series(x[:, 0]), y), clean=clean)
+    with pytest.raises(UserError, match="fit: train_input.a: a table in a dict; give an array"):
+        quick(None, ({"a": pd.DataFrame(x)}, y), clean=clean)
+
+
+def test_rates_are_given_as_a_dict():
+    run = quick(method="baseline", labels={"false_alarm_rate": 0.02})
+    assert run.config.labels.false_alarm_rate == 0.02

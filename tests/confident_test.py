@@ -52,3 +52,42 @@ def test_what_it_is_not_for(clean, task):
     x = np.zeros((40, 2))
     with pytest.raises(UserError, match="fit: clean: .*must be a pair"):
         fit(None, (x, x[:, 0]), clean=clean, task=task, **SMALL)
+
+
+X = np.random.default_rng(0).normal(size=(40, 2))
+Y = np.where(X[:, 0] > 0, "right", "left")
+
+
+@pytest.mark.parametrize(
+    "train, fields, message",
+    [
+        ((X[:4], Y[:4]), {}, "4 examples; needs at least 5"),
+        ((X, [None, *Y[1:]]), {}, "fit: train_label: row 0 has no label"),
+        (None, {}, "fit: train: must be a pair"),
+        ((X, Y), {"data": 3}, "fit: data: 3; must be a dict"),
+        ((X, Y), {"data": {"num_clean": "5"}}, "config.data.num_clean: '5'; must be of the type"),
+        ((X, Y), {"data": {"corrections": "a.csv"}}, "data: corrections cannot be used with"),
+        ((X, Y), {"data": {"num_train": 30}}, "data: num_train cannot be used with"),
+        ((X, Y), {"data": {"num_calibration": 5}}, "data: num_calibration cannot be used with"),
+    ],
+)
+def test_mistakes_are_one_line(train, fields, message):
+    with pytest.raises(UserError, match=message) as error:
+        fit(None, train, clean="confident", **SMALL | fields)
+    assert "\n" not in str(error.value)
+
+
+def test_later_phases_and_a_column_of_labels_are_for_the_run_alone(monkeypatch):
+    given = []
+
+    def rows(predict, label, num_classes, count, seed):
+        assert label.tolist() == (Y == "right").astype(int).tolist() and (count, seed) == (10, 3)
+        given.append(predict(np.arange(30), np.arange(30, 40)))
+        return np.arange(0, 40, 4)
+
+    monkeypatch.setattr("reweight_jax.api.confident_rows", rows)
+    fields = {"seed": 3, "finetune_from": "last", "finetune_steps": 2, "retrain": "drop"}
+    run = fit(None, (X, Y[:, None]), clean="confident", data={"num_clean": 10}, **SMALL | fields)
+    assert given[0].shape == (10, 2)
+    assert {"finetuned_last", "retrained"} <= run.result.keys()
+    assert run.classes == ("left", "right")

@@ -1,6 +1,7 @@
 """python -m reweight_jax.predict: files in, a CSV file out, for runs of fit and of files."""
 
 import csv
+import os
 import shutil
 
 import jax
@@ -108,6 +109,9 @@ def test_a_folder_of_images_and_one_image(tmp_path):
     np.testing.assert_allclose(numbers(rows, "p(bright)", "p(dark)").sum(1), 1, atol=2e-6)
     (row,) = predicted(tmp_path / "run", tmp_path / "train" / "dark" / "0.png")
     assert (row["id"], row["prediction"]) == ("0.png", "dark")
+    other = os.fsencode(tmp_path / "train" / "dark") + b"/caf\xe9.png"  # no text in UTF-8
+    shutil.copyfile(tmp_path / "train" / "dark" / "0.png", other)
+    assert [row["id"] for row in predicted(tmp_path / "run", os.fsdecode(other))] == ["caf?.png"]
     twin = next(row for row in rows if row["id"] == "dark/0.png")
     np.testing.assert_allclose(float(row["p(dark)"]), float(twin["p(dark)"]), rtol=1e-4)
 

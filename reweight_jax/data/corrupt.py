@@ -109,16 +109,19 @@ def _num_flips(ratio, size):
     return int(np.floor(ratio * size + 1e-9))  # 0.29 * 100 is 28.999999999999996
 
 
-def draw_per_class(labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw_per_class(
+    labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator, classes: tuple | None = None
+) -> np.ndarray:
     """Draws counts[k] rows of each class k without replacement; returns them sorted, int64.
 
-    Raises ValueError if a class has too few rows.
+    Raises ValueError if a class has too few rows; `classes` are their names, else 0..K-1.
     """
     rows = []
     for k, count in enumerate(counts):
         available = np.flatnonzero(labels == k)
         if count > len(available):
-            raise ValueError(f"needs {count} examples of class {k}, which has {len(available)}")
+            name = classes[k] if classes else k
+            raise ValueError(f"needs {count} examples of class {name}, which has {len(available)}")
         rows.append(rng.choice(available, count, replace=False))
     return np.sort(np.concatenate(rows))
 

@@ -7,13 +7,11 @@ import pathlib
 import numpy as np
 
 from reweight_jax.data import images, tables
-from reweight_jax.data.examples import Inputs, Part
+from reweight_jax.data.examples import Inputs, Part, Splits
 from reweight_jax.data.inputs import as_inputs, like_train
 from reweight_jax.errors import UserError, one_line, prefix
 from reweight_jax.paths import expand, open_regular
 from reweight_jax.sealed import DAMAGED
-
-SPLITS = ("train", "clean", "calibration", "hyper_val", "test")
 
 
 def read_npz(fields) -> dict[str, Part]:
@@ -28,7 +26,7 @@ def read_npz(fields) -> dict[str, Part]:
     path = expand(fields.path)
     arrays = load_npz(path)
     parts, read = {}, set()
-    for split in SPLITS:
+    for split in Splits._fields:
         inputs, names = _npz_inputs(arrays, (f"{split}_input", f"{split}_image"), path)
         label = arrays.get(f"{split}_label")
         if inputs is None and label is None:
@@ -38,7 +36,7 @@ def read_npz(fields) -> dict[str, Part]:
             raise UserError(f"{path}: no array {lacks}; found: {', '.join(arrays)}")
         parts[split] = Part(inputs, label)
         read |= {*names, f"{split}_label"}
-    valid = [f"{split}_{kind}" for split in SPLITS for kind in ("input", "label")]
+    valid = [f"{split}_{kind}" for split in Splits._fields for kind in ("input", "label")]
     for name in arrays:
         if name not in read:
             near = difflib.get_close_matches(name, valid, 1, 0.5) or [", ".join(valid)]

@@ -180,7 +180,10 @@ def _names(split, folder, paths):
 
 
 def _visible(folder):
-    entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
+    try:
+        entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
     return [e for e in entries if not e.name.startswith(".") and e.name.lower() not in IGNORED]
 
 

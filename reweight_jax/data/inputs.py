@@ -21,6 +21,9 @@ def as_inputs(inputs: Any, name: str) -> Inputs:
     elif isinstance(inputs, dict):
         if not inputs:
             raise ValueError(f"{name}: an empty dict; it must have at least one array")
+        for key, array in inputs.items():
+            if hasattr(array, "columns"):
+                raise ValueError(f"{name}.{key}: a table in a dict; give an array (.to_numpy())")
         result = {str(key): _as_array(array, f"{name}.{key}") for key, array in inputs.items()}
     else:
         result = _as_array(inputs, name)

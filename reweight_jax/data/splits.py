@@ -169,7 +169,8 @@ def _split(sets, fields, seed, classes, is_known):
         with prefix(f"config.data.{field}"):
             if total > len(rows):
                 raise ValueError(f"{total} examples wanted, of {len(rows)} left")
-            drawn = corrupt.draw_per_class(label, counts(label, num_classes, total), rng)
+            counted = counts(label, num_classes, total)
+            drawn = corrupt.draw_per_class(label, counted, rng, classes)
         return rows[drawn], np.delete(rows, drawn)
 
     if fields.imbalance_factor:

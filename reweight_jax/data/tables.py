@@ -222,6 +222,6 @@ def _flag(table, row, column):
 
 def _number(cell):
     try:
-        return float(cell)
+        return np.nan if "_" in cell else float(cell)
     except ValueError:
         return np.nan

@@ -168,11 +168,16 @@ def _numbers(name, label, what):
     if array.dtype.kind == "O":
         flat = [np.nan if _is_missing(value) else value for value in array.ravel()]
         array = np.array(flat, dtype=object).reshape(array.shape)
+    is_text = array.dtype.kind in "OSU"
     try:
+        if is_text and any("_" in str(value) for value in array.ravel()):
+            raise ValueError("an underscore")  # 1_5 is 15 for Python, and for nobody else
         return array.astype(np.float64)
     except (TypeError, ValueError):
         for row, values in enumerate(array.reshape(len(array), -1).tolist()):
             try:
+                if "_" in str(values):
+                    raise ValueError
                 np.array(values, np.float64)
             except (TypeError, ValueError):
                 raise ValueError(f"{name}: row {row} is {values}; must be {what}") from None

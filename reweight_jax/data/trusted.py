@@ -160,6 +160,8 @@ def _write_npz(fields, data, parts, folder):
         new[f"{part}_label"] = label if names is None else names[label]
         for name, array in new.items():
             older = next((n for n in (name, _other_name(name)) if n in arrays), None)
+            if older and arrays[older].dtype.kind == "S":
+                arrays[older] = np.char.decode(arrays[older], "utf-8")
             if older:
                 array = np.concatenate([arrays[older], array.reshape(-1, *arrays[older].shape[1:])])
             arrays[older or name] = array
@@ -197,7 +199,12 @@ def _write_csv(fields, data, parts, folder):
         lines = []
         for path, cells in tables:
             if not data.columns:  # paths of images are relative to the table
-                files = [os.path.relpath(path.parent / file, folder) for file in cells[FILE_COLUMN]]
+                # .. of a link is not the folder that it lies in.
+                start, source = os.path.realpath(folder), os.path.realpath(path.parent)
+                files = [
+                    os.path.relpath(os.path.join(source, file), start)
+                    for file in cells[FILE_COLUMN]
+                ]
                 cells = cells | {FILE_COLUMN: files}
             lines += zip(*(cells[column] for column in columns), strict=True)
         with (folder / name).open("w", newline="", encoding="utf-8") as file:

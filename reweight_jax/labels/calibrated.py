@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from reweight_jax.data.targets import listed
 from reweight_jax.labels import conformal
 
 SHIFT = 0.2  # total variation distance of class shares from which calibration is weighted
@@ -68,6 +69,7 @@ class Reference:
       score: float [n], of the calibration examples.
       by: "all", "class" or "weighted".
       p_value: float [N], of the training labels.
+      smallest: class -> the smallest p-value that a label of it can have, if weighted.
     """
 
     def __init__(self, label, score, calibration, task, num_outputs, rate):
@@ -79,7 +81,7 @@ class Reference:
         # Those of training and of calibration examples: one group, unless compared by class.
         self.groups = np.zeros(len(score), int), np.zeros(self.size, int)
         weight, self.weight = np.ones(len(score)), np.ones(self.size)
-        self.min_size, self.absent = self.size, ()
+        self.min_size, self.absent, self.smallest = self.size, (), {}
         if task == "classification":
             counts = np.bincount(label_pair[1], minlength=num_outputs)
             in_training = np.unique(label)
@@ -100,6 +102,8 @@ class Reference:
                 # Nothing is known of an absent class, and little of one that looks absent.
                 weights = np.clip(np.where(counts > 0, weights, 1.0), 1 / MAX_WEIGHT, MAX_WEIGHT)
                 weight, self.weight = weights[label_pair[0]], weights[label_pair[1]]
+                total = self.weight.sum()
+                self.smallest = {k: weights[k] / (total + weights[k]) for k in in_training}
         of_calibration = calibration_score, self.weight, self.groups[1]
         self.p_value = conformal.p_values(score, weight, self.groups[0], *of_calibration)
         self._own = conformal.p_values(*of_calibration, *of_calibration)
@@ -118,27 +122,37 @@ class Reference:
         if self.by == "weighted":
             return None
         # Right labels have p-values above LAMBDA equally often in all groups.
-        groups = [(np.sum(p > conformal.LAMBDA), len(own)) for p, own, _ in self._by_group()]
-        right, sizes = np.transpose(groups)
-        return conformal.rate_bound(rate, sizes, right / max(right.sum(), 1))
+        groups = [
+            (np.sum(p > conformal.LAMBDA), len(p), len(own)) for p, own, _ in self._by_group()
+        ]
+        right, num_labels, sizes = np.transpose(groups)
+        shares = right if right.any() else num_labels
+        return conformal.rate_bound(rate, sizes, shares / shares.sum())
 
     def finds_wrong_labels(self) -> bool | None:
         """Whether more labels have p-values up to LOW than if all of them were right.
 
-        More than right ones have in nine of ten calibration sets. None if there are too few
-        calibration examples to say.
+        More than in nine of ten draws of as many right ones and of a calibration set. None if there
+        are too few calibration examples to say.
         """
         if not conformal.num_below(LOW, self.min_size):
             return None
-        bound = self.rate_bound(LOW)
-        if bound is None:
-            worth = np.array([int(conformal.effective_number(self.weight))])
-            bound = conformal.rate_bound(LOW, worth, np.ones(1))
-        return bool(np.mean(self.p_value <= LOW) > bound)
+        if self.by == "weighted":
+            sizes = [(len(self.p_value), int(conformal.effective_number(self.weight)))]
+        else:
+            sizes = [(len(p), len(own)) for p, own, _ in self._by_group()]
+        num_labels, num_calibration = np.transpose(sizes)
+        bound = conformal.most_flagged(LOW, num_calibration, num_labels)
+        return bool(np.sum(self.p_value <= LOW) > bound)
 
-    def notes(self, rate: float, discovery: bool, any_suspect: bool) -> list[str]:
+    def notes(self, rate: float, discovery: bool, any_suspect: bool, classes=()) -> list[str]:
+        """What must be known of the list, in words; `classes`: their names, else 0..K-1."""
         notes, n = [], self.min_size
         possible = conformal.num_below(rate, n) > 0
+
+        def named(labels):
+            return listed([classes[k] for k in labels] if classes else labels)
+
         if n < FEW or not possible:
             text = (
                 f"Only {n} calibration example{'s' * (n > 1)}: the smallest p-value is "
@@ -158,13 +172,19 @@ class Reference:
                 "The classes of the calibration set have other shares than those of the training "
                 f"labels that look right. Its {n} examples are weighted by class, and are worth "
                 f"{conformal.effective_number(self.weight):.0f}; the false-alarm rate that holds "
-                "with 90% confidence is unknown."
+                "with 90% confidence is unknown, and the estimate of wrong labels is approximate."
             )
+            never = [k for k, p in self.smallest.items() if p > rate]
+            if never and possible:
+                lowest = min(self.smallest[k] for k in never)
+                notes.append(
+                    f"No label of class {named(never)} can be suspect at {rate:.3g}: the smallest "
+                    f"p-value there is {lowest:.2g}. It needs more calibration examples: {ADVICE}."
+                )
         if len(self.absent):
-            names = ", ".join(map(str, self.absent[:10])) + ", ..." * (len(self.absent) > 10)
             notes.append(
-                f"No calibration example of class {names}: its labels are judged by the other "
-                "classes, without a guarantee."
+                f"No calibration example of class {named(self.absent)}: its labels are judged by "
+                "the other classes, without a guarantee."
             )
         return notes
 

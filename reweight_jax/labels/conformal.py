@@ -102,6 +102,26 @@ def rate_bound(
     return float(np.quantile(draws, confidence))
 
 
+def most_flagged(
+    rate: float, num_calibration: np.ndarray, num_labels: np.ndarray, confidence: float = 0.9
+) -> float:
+    """Returns how many labels have `p <= rate` at most, with a probability, if all are right.
+
+    `rate_bound` is of infinitely many labels; these are finitely many, and scatter too.
+
+    Args:
+      rate: asked for.
+      num_calibration, num_labels: int [G], of each group.
+      confidence: of the bound, from draws of a fixed seed.
+    """
+    draws, rng = np.zeros(NUM_DRAWS), np.random.default_rng(0)
+    k = num_below(rate, num_calibration)
+    for g in np.flatnonzero(k):
+        coverage = rng.beta(k[g], num_calibration[g] + 1 - k[g], NUM_DRAWS)
+        draws += rng.binomial(num_labels[g], coverage)
+    return float(np.quantile(draws, confidence))
+
+
 def effective_number(weight: np.ndarray) -> float:
     """Returns Kish's number of equally weighted examples that scatter like those of `weight`."""
     return float(weight.sum() ** 2 / np.sum(weight**2))

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from reweight_jax.data.targets import listed
 from reweight_jax.labels.calibrated import scores
 from reweight_jax.labels.quality import plain_threshold
 from reweight_jax.methods import METHODS
@@ -48,7 +49,8 @@ def health(
     )
     found = [_loss_spike(records, config)]
     if METHODS[config.method].needs_clean:
-        found += [_saturated(evals), _unhelpful(trains, start), _starved(trains, result, trusted)]
+        found += [_saturated(evals), _unhelpful(trains, start)]
+        found += [_starved(trains, result, trusted, classes)]
         found += [_few_effective(trains, start, config)]
     found += [_not_settled(result)]
     found += [_has_learnt_nothing(trusted, config.task, result)]
@@ -124,7 +126,7 @@ def _unhelpful(trains, start):
     )
 
 
-def _starved(trains, result, trusted):
+def _starved(trains, result, trusted, classes):
     masses = [r["class_mass"] for r in trains if "class_mass" in r]
     per_class = (result.get("labels") or {}).get("per_class")
     if not masses or not per_class:
@@ -141,13 +143,15 @@ def _starved(trains, result, trusted):
     if not len(starved):
         return None
     text = "; ".join(
-        f"{k} has {mass[k]:.2%} of it and {share[k]:.1%} of the labels" for k in starved[:MAX_ROWS]
+        f"{_shown(k, classes)} has {mass[k]:.2%} of it and {share[k]:.1%} of the labels"
+        for k in starved[:MAX_ROWS]
     )
     absent = []
     if "clean" in trusted:
-        absent = [int(k) for k in starved if not np.any(trusted["clean"]["label"] == k)]
+        label = trusted["clean"]["label"]
+        absent = [_shown(k, classes) for k in starved if not np.any(label == k)]
     remedy = (
-        f"The clean set has no example of {_listed(absent)}: add some."
+        f"The clean set has no example of {listed(absent)}: add some."
         if absent
         else "Look at its labels in the report, and at those of the trusted examples; give more "
         "trusted examples of it."
@@ -282,7 +286,3 @@ def _shown(label, classes):
     values = np.ravel(label)
     text = ", ".join(f"{v:.4g}" if isinstance(v, np.floating) else str(v) for v in values[:20])
     return text if np.ndim(label) == 0 else f"[{text}{', ...' * (len(values) > 20)}]"
-
-
-def _listed(classes):
-    return ", ".join(map(str, classes[:MAX_ROWS])) + ", ..." * (len(classes) > MAX_ROWS)

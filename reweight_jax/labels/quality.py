@@ -62,6 +62,7 @@ def judge(
     num_outputs: int,
     false_alarm_rate: float = 0.05,
     false_discovery_rate: float = 0.0,
+    classes: tuple = (),
 ) -> Judgement:
     """Judges every training label.
 
@@ -77,6 +78,7 @@ def judge(
       false_discovery_rate: if above 0, flags by Benjamini-Hochberg at this rate instead: the mean
         share of right labels among those flagged. With weighted p-values (`by` in the summary) this
         is not proved.
+      classes: their names, for the notes; (): 0..K-1.
 
     Raises:
       ValueError: an unknown task, or a rate out of range.
@@ -114,7 +116,7 @@ def judge(
         by, wrong = reference.by, reference.share_wrong()
         finds_wrong = reference.finds_wrong_labels()
         rate_90 = None if discovers else reference.rate_bound(rate)
-        notes += reference.notes(rate, discovers, bool(suspect.any()))
+        notes += reference.notes(rate, discovers, bool(suspect.any()), classes)
         if task == "classification":
             contradicted = contradicts(reference.score)
             believed = border(score[seen], reference.score)

@@ -60,7 +60,9 @@ def judge_run(
         labels = config.get("labels", {})
         rates = {name: labels.get(name) if rate is None else rate for name, rate in rates.items()}
         rates = {name: rate for name, rate in rates.items() if rate is not None}
-        options = {"task": config["task"], "num_outputs": config["dataset"]["num_outputs"]}
+        facts = config["dataset"]
+        options = {"task": config["task"], "num_outputs": facts["num_outputs"]}
+        options["classes"] = facts["classes"]
         with prefix(str(folder)):
             judgement = quality.judge(examples, calibration, **options, **rates)
         return config, result, examples, judgement

@@ -78,6 +78,8 @@ def guarantee(facts: dict) -> str:
             f"On average, at most {rate} of the suspects have a right label (false-discovery rate, "
             f"Benjamini-Hochberg, from {size} that no gradient saw)."
         )
+        if facts["by"] == "weighted":
+            text += " This is not proved for examples that are weighted."
     else:
         text = (
             f"A right label is flagged with a probability of at most {rate} (false-alarm rate). "
@@ -89,8 +91,8 @@ def guarantee(facts: dict) -> str:
             text += " with 90% confidence."
     how = {
         "class": " Each class has its own threshold.",
-        "weighted": " The calibration examples are weighted by class, because their classes are "
-        "balanced and those of the training set are not.",
+        "weighted": " The calibration examples are weighted by class, because the shares of the "
+        "classes are others than in the training set.",
     }
     text += how.get(facts["by"], "")
     if facts["wrong"]:

@@ -20,6 +20,7 @@ def draw_run(records, result, weights, wrong, labels, classes, phases) -> dict[s
       classes: names of the outputs; () for regression.
       phases: (name, step at which it begins) of each phase after the first one.
     """
+    classes = [str(name).replace("$", r"\$") for name in classes]  # what is between two is TeX
     pictures = {"training_curve": training_curve(records, phases)}
     if wrong is not None and wrong.any():
         groups = {"right labels": ~wrong, "wrong labels": wrong}

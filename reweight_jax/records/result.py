@@ -21,6 +21,7 @@ LABEL_ROWS = {
     "wrong_labels": "wrong labels in all",
     "right_suggestions": "wrong labels whose suggested label is right",
 }
+STRING = r'"(?:[^"\\]|\\.)*"'  # of JSON
 PERCENT = ("accuracy", "error", "macro_f1")
 
 
@@ -100,12 +101,13 @@ def to_json(result: dict) -> str:
     """Returns JSON with one field a line, and one row of a matrix or one entry of a list a line."""
     text = json.dumps(result, indent=2)
     text = re.sub(r"(?m)^ *\{[^{}]+\}", lambda entry: _one_line(entry[0]), text)
-    return re.sub(r"\[[\d\s,]+\]", lambda row: _one_line(row[0]), text) + "\n"
+    rows = re.compile(rf"({STRING})|\[[\d\s,]+\]")
+    return rows.sub(lambda row: row[1] or _one_line(row[0]), text) + "\n"
 
 
 def _one_line(entry):
     indent = len(entry) - len(entry.lstrip(" "))
-    return entry[:indent] + " ".join(entry.split())
+    return entry[:indent] + re.sub(rf"({STRING})|\s+", lambda m: m[1] or " ", entry[indent:])
 
 
 def table(result: dict) -> str:

@@ -107,7 +107,7 @@ class Workdir:
         Fields that are new since then have their defaults.
         """
         old, new = with_defaults(content), flatten(self.content)
-        self._refuse({n for n in new if old.get(n) != new[n]} - FREE - _may_differ(old, new))
+        self._refuse(_differing(old, new) - FREE - _may_differ(old, new))
 
     def check_checkpoint(self, content: dict) -> None:
         """Raises UserError if a checkpoint that holds `content` was not made by this run.
@@ -115,7 +115,7 @@ class Workdir:
         What was to follow it does not matter, and may have changed twice since.
         """
         old, new = with_defaults(content), flatten(self.content)
-        self._refuse({name for name in new if old.get(name) != new[name]} - FREE - LATER)
+        self._refuse(_differing(old, new) - FREE - LATER)
 
     def _refuse(self, differing):
         if differing:
@@ -206,6 +206,12 @@ def read_run(folder: pathlib.Path) -> tuple[dict, dict]:
 def with_defaults(content: dict) -> dict:
     """Returns a flat config.json; fields that it lacks, being newer, are as in default.py."""
     return flatten(json.loads(default.get_config().to_json())) | flatten(content)
+
+
+def _differing(old: dict, new: dict) -> set[str]:
+    """The fields that differ; of the facts of the data also those that only the old run has."""
+    names = new.keys() | {name for name in old if name.startswith("dataset.")}
+    return {name for name in names if old.get(name) != new.get(name)}
 
 
 def _may_differ(old: dict, new: dict) -> set[str]:

@@ -124,6 +124,15 @@ def test_malformed_folders(folder, tmp_path):
     fails("text.png: not a readable image")
 
 
+def test_a_folder_that_cannot_be_read_is_named(folder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(folder), "iterdir", refuse)
+    with pytest.raises(UserError, match=f"{folder}: cannot be read .Permission denied"):
+        load_folder(folder)
+
+
 def test_a_truncated_image_is_named_when_it_is_read(folder):
     rng = np.random.default_rng(0)
     for name in ("cat/1.png", "cat/2.PNG", "dog/1.png", "dog/more/0.png"):

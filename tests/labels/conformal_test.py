@@ -154,3 +154,23 @@ def test_no_wrong_label_and_ties():
     for num_calibration in (1, 2, 3):
         got = estimate(rng.normal(size=500), rng.normal(size=num_calibration))
         assert 0 <= got["low"] <= got["share"] <= got["high"] <= 1
+
+
+@pytest.mark.parametrize("num_labels, num_calibration", [(100, 100), (100, 1000), (5000, 50)])
+def test_right_labels_alone_exceed_the_count_in_one_of_ten_draws(num_labels, num_calibration):
+    rng, exceeded = np.random.default_rng(6), []
+    for _ in range(1000):
+        scores, calibration = rng.normal(size=num_labels), rng.normal(size=num_calibration)
+        count = np.sum(p_values_of(scores, calibration) <= 0.1)
+        bound = conformal.most_flagged(0.1, np.array([num_calibration]), np.array([num_labels]))
+        exceeded.append(count > bound)
+        if len(exceeded) == 1:  # the draws have a fixed seed
+            conformal_bound = bound
+        assert bound == conformal_bound
+    assert 0.05 < np.mean(exceeded) < 0.1 + 3 * np.sqrt(0.09 / 1000)
+
+
+def test_the_counts_of_groups_are_added():
+    one = conformal.most_flagged(0.1, np.array([50]), np.array([400]))
+    two = conformal.most_flagged(0.1, np.array([50, 50, 5]), np.array([400, 400, 9_999]))
+    assert one < two < 2 * one  # groups do not exceed together; five can flag nothing

@@ -128,6 +128,8 @@ def test_a_starved_class():
     no_class_1 = trusted()
     no_class_1["clean"]["label"][:] = 0
     one("The clean set has no example of 1", records=starved, trusted=no_class_1)
+    (sentence,) = health(starved, result(), config(), no_class_1, ("cat", "owl"))
+    assert "owl has 3.00% of it" in sentence and "has no example of owl" in sentence
     # A class that is most of the data may lose weight; a rare class may have as little as it is.
     skewed = result()
     for row, examples in zip(skewed["labels"]["per_class"], (990, 10), strict=True):

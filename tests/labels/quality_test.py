@@ -309,3 +309,37 @@ def test_a_poor_model_does_not_say_which_classes_there_are():
     judged = judge(examples, {name: values[10:70] for name, values in trusted.items()})
     assert judged.summary["by"] == "all"
     assert judged.is_suspect.mean() < 0.12 and judged.p_value.min() >= 1 / 61
+
+
+def test_a_class_that_cannot_be_flagged_is_named():
+    """One class has 90% of the labels: a calibration set with 10 of each hardly knows it."""
+    rng = np.random.default_rng(8)
+    right = drawn(rng, (1800, *[20] * 9), [0] * 10)
+    wrong = classes(right["label"], np.where(rng.random(len(right["label"])) < 0.1, -10, 3.0))
+    judge10 = functools.partial(judge, num_outputs=10, classes=tuple("abcdefghij"))
+    judged = judge10(wrong, drawn(rng, [10] * 10, [0] * 10))
+    assert judged.summary["by"] == "weighted"
+    lowest = judged.p_value[wrong["label"] == 0].min()
+    assert lowest > 0.05 and not judged.is_suspect[wrong["label"] == 0].any()
+    note = f"No label of class a can be suspect at 0.05: the smallest p-value there is {lowest:.2g}"
+    assert any(text.startswith(note) for text in judged.summary["notes"]), judged.summary["notes"]
+    judged = judge10(wrong, drawn(rng, [50] * 10, [0] * 10), false_alarm_rate=0.08)
+    assert judged.is_suspect[wrong["label"] == 0].any()
+    assert not any("can be suspect" in text for text in judged.summary["notes"])
+
+
+def test_if_all_labels_look_wrong_the_rate_has_a_bound_all_the_same():
+    rng = np.random.default_rng(9)
+    trusted = drawn(rng, (60, 60), (0, 0))
+    right = drawn(rng, (200, 200), (0, 0))
+    judged = judge(classes(right["label"], right["margin"] - 20), trusted)
+    assert judged.summary["by"] == "class" and judged.is_suspect.all()
+    assert 0.05 < judged.summary["rate_90"] < 0.2
+
+
+def test_notes_have_the_names_of_classes():
+    judged = judge(
+        classes([0, 1, 2] * 20, [1.0] * 60), classes([0, 1] * 15, [1.0] * 30),
+        num_outputs=3, classes=("cat", "dog", "owl"),
+    )  # fmt: skip
+    assert any("No calibration example of class owl:" in t for t in judged.summary["notes"])

@@ -24,3 +24,14 @@ def test_a_curve_is_not_joined_from_one_phase_to_the_next():
     )
     plain = plots.training_curve(records, []).axes[0].lines[0]
     np.testing.assert_array_equal(plain.get_xdata(), [2, 4, 6, 8])
+
+
+def test_names_of_classes_are_text_and_no_formula():
+    """Between two dollars matplotlib would parse TeX, and raise."""
+    scores = {"error": 0.1, "loss": 1.0}
+    records = [{"step": 1, "kind": "train", "plain_loss": 2.0} | scores]
+    records += [{"step": 1, "kind": "eval", "test": scores}]
+    result = {"confusion": {"last": {"test": [[1, 0], [0, 1]]}}}
+    labels, classes = np.array([0, 1]), ["$25%-$50%", r"$\a_$"]
+    drawn = plots.draw_run(records, result, np.ones(2), None, labels, classes, [])
+    assert drawn.keys() == {"training_curve", "weights", "confusion"}

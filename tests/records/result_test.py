@@ -1,5 +1,7 @@
 """result.json: the best step is chosen by held-out data, never by the test set."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -72,3 +74,14 @@ def test_a_lower_rmse_is_better():
     evals[0]["hyper_val"]["rmse"] = np.nan  # the worst of all
     assert result.best_evaluation(evals, REGRESSION, 3)["step"] == 2
     assert result.best_evaluation(evals, REGRESSION, 1)["step"] == 1
+
+
+def test_json_has_rows_in_a_line_and_strings_as_they_are():
+    text = 'scan [1,  2].png {a,  b} "[3,\t4]" \\'
+    entry = {"id": "a,  b [1,  2]", "n": 3}
+    content = {"matrix": [[1, 2], [3, 4]], "health": [text], "list": [entry]}
+    shown = result.to_json(content)
+    assert json.loads(shown) == content
+    lines = [line.strip() for line in shown.splitlines()]
+    assert "[ 1, 2 ]," in lines and json.dumps(text) in lines
+    assert '{ "id": "a,  b [1,  2]", "n": 3 }' in lines, shown

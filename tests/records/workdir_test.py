@@ -123,6 +123,16 @@ def test_other_data_is_refused(digits_config, tmp_path):
             check(old.content)
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_part_of_the_data_that_is_gone_or_new_is_refused(more, digits_config, tmp_path):
+    facts = [FACTS | {"fingerprint": parts} for parts in ({"train": 1}, {"train": 1, "test": 2})]
+    old, new = (Workdir(tmp_path, digits_config(), facts[k]) for k in (more, 1 - more))
+    for check in (new.check, new.check_checkpoint):
+        check(new.content)
+        with pytest.raises(UserError, match="holds a run with other data"):
+            check(old.content)
+
+
 def test_a_process_that_does_not_write_leaves_nothing(digits_config, tmp_path):
     folder = Workdir(tmp_path / "run", digits_config(), FACTS, writes=False)
     folder.write("a.txt", "text")
