@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
     # alone, with the learning rates of its last steps. That model only judges the labels.
     config.judge_for = 0.0
     # Whether a step takes a batch as it is if no example of it is helpful: "uniform". "keep": as in
-    # the paper, such a step changes nothing.
+    # the paper, such a step has no gradient; momentum and weight decay go on.
     config.on_zero_weights = "keep"
 
     # More steps of plain training on the clean set: "none"; from the "last" step (the paper's +FT);
@@ -72,7 +72,7 @@ def get_config() -> ConfigDict:
     # Remember each example's alignment also if the method needs no clean gradient. It costs one.
     config.observe_alignment = False
     # Most memory for what the model believes of each example, twice [N, K] numbers, on each device.
-    # Without it no other label is suggested.
+    # Without it no other label is suggested. A task of several tags needs that much in any case.
     config.remember_megabytes = 256
 
     config.log_every_steps = 100  # one line in metrics.jsonl, averaged over the interval

@@ -11,11 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from reweight_jax.configs import default
-from reweight_jax.data.inputs import as_inputs, like_train
+from reweight_jax.data.inputs import as_inputs, check_tokens, like_train
 from reweight_jax.errors import UserError, choose, prefix
 from reweight_jax.labels import report
 from reweight_jax.labels.suspects import suspects_table
-from reweight_jax.models import MODELS, Model
+from reweight_jax.models import MODELS, OF_TOKENS, Model
 from reweight_jax.paths import expand
 from reweight_jax.records.workdir import Workdir, read_run, write_atomically
 from reweight_jax.sealed import read_npz
@@ -93,7 +93,8 @@ class Fitted:
             inputs = like_train(
                 as_inputs(inputs, "inputs"), self.sample, "inputs", "the training set"
             )
-            self._check_tokens(inputs)
+            if self.config.model.name in OF_TOKENS:
+                check_tokens(inputs, self._facts["vocabulary"], "inputs")
         return self._predict(*self._restore(step), inputs, batch_size)
 
     def suspects(self, **rates: float) -> dict[str, list]:
@@ -167,14 +168,6 @@ class Fitted:
             check = Workdir(self.workdir, self.config, self._facts).check_checkpoint
             self._variables[name] = read_model(folder, step, like, self._devices[0], check)
         return self._variables[name]
-
-    def _check_tokens(self, inputs):
-        """Raises ValueError for token ids that a built-in transformer has no embedding of."""
-        is_table = not isinstance(inputs, dict) and inputs.ndim == 2
-        if self._given_model is None and is_table and inputs.dtype.kind == "i":
-            low, high, size = inputs.min(), inputs.max(), self._facts["vocabulary"]
-            if low < 0 or high >= size:
-                raise ValueError(f"inputs: token ids {low}..{high}; must be in 0..{size - 1}")
 
 
 def _predictor(model: Model, task: Task) -> Model:

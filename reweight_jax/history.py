@@ -64,6 +64,7 @@ def alignment(epsilon_gradient: jax.Array) -> jax.Array:
     """
     finite = jnp.isfinite(epsilon_gradient)
     values = jnp.where(finite, -epsilon_gradient, 0)
+    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))  # the sum may overflow
     scale = jnp.sum(jnp.abs(values)) / jnp.maximum(jnp.sum(finite), 1)
     return values / jnp.where(scale == 0, jnp.ones_like(scale), scale)
 

@@ -25,6 +25,7 @@ from reweight_jax.reweight import (
     check_losses,
     linearize_losses,
 )
+from reweight_jax.trees import by_path
 
 # Of `verify`, relative to a parameter's gradient: LeNet in bfloat16 is off by 0.011; an embedding
 # that is read outside its module by 0.77.
@@ -42,6 +43,7 @@ class _Layer(NamedTuple):
       constants: {name: array} of its other parameters.
       structure: of its arguments.
       static: leaves of the arguments; None in the place of the arrays.
+      precision: of matrix products where it was called; None: JAX's default.
     """
 
     module: nn.Module
@@ -50,6 +52,7 @@ class _Layer(NamedTuple):
     constants: dict[str, jax.Array]
     structure: Any
     static: list
+    precision: str | None
 
     def own(self, values: list[jax.Array]) -> dict[str, jax.Array]:
         return {name: values[i] for name, i in self.where.items()}
@@ -57,8 +60,9 @@ class _Layer(NamedTuple):
     def outputs(self, own: dict[str, jax.Array], arrays: list):
         leaves = [a if s is None else s for a, s in zip(arrays, self.static, strict=True)]
         args, kwargs = jax.tree.unflatten(self.structure, leaves)
-        params = self.constants | own
-        return self.module.apply({"params": params}, *args, **kwargs, method=self.method)
+        params = {"params": self.constants | own}
+        with jax.default_matmul_precision(self.precision):
+            return self.module.apply(params, *args, **kwargs, method=self.method)
 
 
 def layerwise(loss_fn: LossFn, params: Params, batch: Any) -> LinearizedLosses:
@@ -103,7 +107,8 @@ def layerwise(loss_fn: LossFn, params: Params, batch: Any) -> LinearizedLosses:
             where = {name: position[id(leaf)] for name, leaf in own.items() if id(leaf) in position}
             constants = {name: leaf for name, leaf in own.items() if name not in where}
             names = context.module.clone(parent=None), context.method_name
-            layers.append(_Layer(*names, where, constants, tree, static))
+            precision = jax.config.jax_default_matmul_precision
+            layers.append(_Layer(*names, where, constants, tree, static, precision))
             inputs.append(arrays)
             inside.append(True)
             outputs.append(call(*args, **kwargs))
@@ -216,11 +221,7 @@ def _check(losses, shapes, layers, params):
     """Raises ValueError if the layers do not add up to the derivative of each loss."""
     check_losses(losses)
     found = {i for layer in layers for i in layer.where.values()}
-    paths = [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, _ in jax.tree_util.tree_leaves_with_path(params)
-    ]
-    missing = [path for i, path in enumerate(paths) if i not in found]
+    missing = [path for i, path in enumerate(by_path(params)) if i not in found]
     if missing:
         raise ValueError(
             f"layerwise: {', '.join(missing[:3])}: not in a linen module of its own; use 'jvp'"

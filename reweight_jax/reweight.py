@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import optax
 
 from reweight_jax.bad_rows import bad_rows, replace_rows
+from reweight_jax.trees import by_path
 
 Params = Any
 LossFn = Callable[[Params, Any], tuple[jax.Array, Any]]
@@ -91,9 +92,8 @@ def epsilon_gradient(
       method: "lookahead" is Algorithm 1 to the letter: `jax.grad` of a `jax.grad`-based lookahead.
         "jvp" is the same quantity in forward mode: at epsilon = 0 the lookahead point is theta
         itself, so entry i is -lookahead_lr * <grad f_i, grad clean loss>, and all n inner products
-        are one Jacobian-vector product of the loss vector. It is cheaper, and exact for any network
-        (BatchNorm's coupling of the batch included). Forward mode of per-example losses is known
-        from jax-influence (2022) and EMLC (ICCV 2023).
+        are one Jacobian-vector product of the loss vector. Cheaper, and exact for any network, also
+        with BatchNorm. Forward mode of losses: jax-influence (2022), EMLC (ICCV 2023).
       lookahead_lr: alpha of Eq. 5. It scales the result and cancels in `normalize_weights`.
       over: regular expression. If given, the inner products run only over the parameters whose path
         (such as "Conv_0/kernel") it matches; the others are constants. Cheaper, and not exact.
@@ -109,11 +109,13 @@ def epsilon_gradient(
     """
     if over:
         params, join = select_params(params, over)
-        whole_loss_fn, linearized = loss_fn, None
+        whole_loss_fn, whole = loss_fn, linearized
 
         def loss_fn(part, examples):
             return whole_loss_fn(join(part), examples)
 
+        if whole is not None:  # its losses tell which rows were bad and are copies now
+            linearized = linearize_losses(loss_fn, params, batch)._replace(losses=whole.losses)
     if linearized is None:
         linearized, batch = _linearize_good_rows(loss_fn, params, batch, axis_name)
     losses = linearized.losses
@@ -142,10 +144,12 @@ def normalize_weights(epsilon_gradient: jax.Array, *, axis_name: str | None = No
     Returns:
       w [n] >= 0 whose sum over all devices is one, or all zero if no example is helpful.
     """
+    wide = jnp.promote_types(epsilon_gradient.dtype, jnp.float32)  # a sum of halves may overflow
     helpful = jnp.isfinite(epsilon_gradient) & (epsilon_gradient < 0)
-    rectified = jnp.where(helpful, -epsilon_gradient, 0)
+    rectified = jnp.where(helpful, -epsilon_gradient, 0).astype(wide)
     total = _psum(jnp.sum(rectified), axis_name)
-    return rectified / jnp.where(total == 0, jnp.ones_like(total), total)  # delta(.) of Eq. 9
+    weights = rectified / jnp.where(total == 0, jnp.ones_like(total), total)  # delta(.) of Eq. 9
+    return weights.astype(epsilon_gradient.dtype)
 
 
 def example_weights(
@@ -222,11 +226,9 @@ def apply_weights(
     """Updates on sum_i w_i f_i, the weights taken as constants (Algorithm 1, lines 12-14).
 
     Args:
-      state: as in `reweight_step`.
+      state, tx, axis_name: as in `reweight_step`.
       linearized: the batch's losses at `state.params`.
       weights: [n], of this device's share of the batch.
-      tx: optax optimiser.
-      axis_name: device axis over which the batch is split, or None.
 
     Returns:
       The new state, and the weighted loss [] over the global batch.
@@ -245,20 +247,18 @@ def select_params(params: Params, pattern: str) -> tuple[dict[str, jax.Array], C
     `pattern` is a regular expression, searched for in paths such as "Conv_0/kernel". Raises
     ValueError, which lists the paths, if it matches none.
     """
-    paths, treedef = jax.tree_util.tree_flatten_with_path(params)
-    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+    named, structure = by_path(params), jax.tree.structure(params)
     part = {name: leaf for name, leaf in named.items() if re.search(pattern, name)}
     if not part:
         raise ValueError(f"{pattern!r} matches none of the parameters: {', '.join(named)}")
-    return part, lambda part: jax.tree.unflatten(treedef, (named | part).values())
+    return part, lambda part: jax.tree.unflatten(structure, (named | part).values())
 
 
 def check_losses(losses: jax.Array) -> jax.Array:
     """Returns `losses`; ValueError if they are not one number for each example."""
     if losses.ndim != 1:
         raise ValueError(
-            f"loss_fn must return one loss per example, shape [n]; it returned {losses.shape}. "
-            "Leave out the mean over the batch."
+            f"loss_fn must return one loss per example, shape [n]; it returned {losses.shape}"
         )
     return losses
 

@@ -209,6 +209,27 @@ def test_what_is_no_table_of_inputs_is_refused():
         quick(None, ({"a": pd.DataFrame(x)}, y), clean=clean)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "vocabulary: train_input: token ids -1..8; must be in 0..8"),
+        ({"test": 12}, "vocabulary: test_input: token ids 12..12; must be in 0..9"),
+    ],
+)
+def test_token_ids_that_have_no_embedding_are_refused(fields, message):
+    tokens = np.arange(80).reshape(16, 5) % 9
+    y, size = np.arange(16) % 2, {"vocabulary": 10, "num_layers": 1, "features": 8}
+    if fields:
+        test = np.full((2, 5), fields["test"]), y[:2]
+        with pytest.raises(UserError, match=message):
+            quick(None, (tokens, y), clean=(tokens, y), test=test, model_fields=size)
+    else:
+        with pytest.raises(UserError, match=message):
+            quick(
+                None, (np.where(tokens > 7, -1, tokens) + (tokens == 0) * 8, y), clean=(tokens, y)
+            )
+
+
 def test_rates_are_given_as_a_dict():
     run = quick(method="baseline", labels={"false_alarm_rate": 0.02})
     assert run.config.labels.false_alarm_rate == 0.02

@@ -154,13 +154,17 @@ def test_a_pair_of_functions_takes_the_steps_of_numpy(method, tmp_path):
 
 class Linen(nn.Module):
     use_scale: bool = True
+    features: int = 4
+    sows_into: str = "intermediates"
 
     @nn.compact
     def __call__(self, inputs, train):
         if isinstance(inputs, dict):
             inputs = jnp.concatenate([inputs["a"], inputs["b"]], axis=1)
-        x = nn.Dense(4, kernel_init=nn.initializers.constant(0.1))(inputs)
-        x = nn.BatchNorm(not train, use_scale=self.use_scale)(x + jnp.arange(4.0)[None])
+        x = nn.Dense(self.features, kernel_init=nn.initializers.constant(0.1))(inputs)
+        self.sow(self.sows_into, "hidden", x)
+        shift = jnp.arange(float(self.features))[None]
+        x = nn.BatchNorm(not train, use_scale=self.use_scale)(x + shift)
         return nn.Dense(2, kernel_init=nn.initializers.normal())(x)
 
 
@@ -196,10 +200,12 @@ def test_an_nnx_module_is_trained_but_not_changed(tmp_path):
     np.testing.assert_array_equal(again.predict(x), run.predict(x))
 
 
-@pytest.mark.parametrize(("trained", "loaded"), [(True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("trained", "loaded"), [((True,), (False,)), ((False,), (True,)), ((True, 8), (True, 4))]
+)
 def test_a_run_of_a_model_with_other_parameters_is_refused(trained, loaded, tmp_path):
-    quick(Linen(trained), workdir=tmp_path / "run")
-    run = load(tmp_path / "run", model=Linen(loaded), devices=ONE)
+    quick(Linen(*trained), workdir=tmp_path / "run")
+    run = load(tmp_path / "run", model=Linen(*loaded), devices=ONE)
     with pytest.raises(UserError, match="checkpoints/3: is the checkpoint of another model"):
         run.predict(toy()[0][0])
 
@@ -211,6 +217,10 @@ def test_a_run_of_a_model_with_other_parameters_is_refused(trained, loaded, tmp_
         (3, "fit: model: int is not a Flax"),
         ("lenett", "config.model.name: 'lenett'; unknown name; valid: "),
         (affine_model(3), r"fit: model: outputs of shape \(1, 3\) for 1 inputs; must be \[1, 2\]"),
+        (
+            Linen(sows_into="extra"),
+            "fit: model: of what it keeps, model/extra/hidden/1 has another",
+        ),
     ],
 )
 def test_a_model_that_cannot_be_is_refused_before_anything_is_written(model, message, tmp_path):

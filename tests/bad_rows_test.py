@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from reweight_jax import epsilon_gradient, example_weights
 from reweight_jax.bad_rows import bad_rows, replace_rows
+from reweight_jax.trees import by_path
 
 NETWORK = small_models.logistic()
 LOSS_FN = small_models.logistic_losses
@@ -52,6 +53,18 @@ def test_the_weights_without_a_step(method):
     expected = example_weights(LOSS_FN, NETWORK.params, without(batch), clean, method=method)
     chex.assert_trees_all_close(np.delete(weights, BAD), expected, rtol=1e-6)
     assert weights[BAD] == 0
+
+
+@both_methods
+def test_of_some_of_the_parameters_it_is_the_same(method):
+    batch, clean = batches(NETWORK, 8, 4)
+    name = next(iter(by_path(NETWORK.params)))
+    step = functools.partial(step_from_params, LOSS_FN, method=method, over=f"^{name}$")
+    state, metrics = step(NETWORK.params, spoiled(batch), clean)
+    expected_state, expected = step(NETWORK.params, without(batch), clean)
+    chex.assert_trees_all_close(state.params, expected_state.params, rtol=1e-6)
+    chex.assert_trees_all_close(np.delete(metrics["weights"], BAD), expected["weights"], rtol=1e-6)
+    assert metrics["weights"][BAD] == 0 and np.isnan(metrics["epsilon_gradient"][BAD])
 
 
 @both_methods

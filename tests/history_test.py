@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reweight_jax import add_visits, alignment, empty_history, history_means
+from reweight_jax import add_visits, alignment, empty_history, history_means, normalize_weights
 
 
 def add(history, rows, weights, gradient):
@@ -85,3 +85,11 @@ def test_alignment_of_batches_without_a_gradient_or_with_bad_losses():
     # The mean absolute value is over the finite ones: (2 + 4) / 2.
     got = alignment(jnp.array([jnp.nan, -2.0, 4.0, jnp.inf]))
     np.testing.assert_allclose(got, [0, 2 / 3, -4 / 3, 0], rtol=1e-6)
+
+
+def test_sums_of_half_precision_do_not_overflow():
+    gradient = jnp.full(100, -1000, jnp.float16)
+    weights = normalize_weights(gradient)
+    assert weights.dtype == jnp.float16
+    np.testing.assert_allclose(weights, 0.01, rtol=1e-3)
+    np.testing.assert_allclose(alignment(gradient), 1, rtol=1e-3)

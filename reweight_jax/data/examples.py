@@ -137,6 +137,7 @@ class Data(NamedTuple):
     ids: np.ndarray | None = None  # str [M]: ids[index] are the names of examples, but not of test
     columns: tuple[str, ...] = ()  # names of the columns of the inputs, if they are a table
     corrections: dict | None = None  # {"dropped": n, "relabelled": n} by config.data.corrections
+    starts: dict[str, int] | None = None  # part of the source -> `index` of its first row
 
 
 def concatenate(first: Examples, second: Examples) -> Examples:

@@ -42,6 +42,15 @@ def as_inputs(inputs: Any, name: str) -> Inputs:
     return result
 
 
+def check_tokens(inputs: Inputs, vocabulary: int, name: str) -> None:
+    """Raises ValueError for token ids, ints [N, T], that are not in 0..vocabulary - 1."""
+    if isinstance(inputs, dict) or inputs.dtype.kind != "i" or inputs.ndim != 2:
+        return
+    low, high = inputs.min(), inputs.max()
+    if low < 0 or high >= vocabulary:
+        raise ValueError(f"{name}: token ids {low}..{high}; must be in 0..{vocabulary - 1}")
+
+
 def like_train(inputs: Inputs, train: Inputs, name: str, train_name: str = "train_input") -> Inputs:
     """Returns `inputs` in the types of `train`; ValueError if they cannot be fed to one model."""
     if isinstance(train, dict) != isinstance(inputs, dict):

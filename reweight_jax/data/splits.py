@@ -83,6 +83,7 @@ def make_data(
             tags=_columns(train.tags, train.label),
         )
         sets = _number(inputs, labels, is_known)
+        starts = {name: int(examples.index[0]) for name, examples in sets.items()}
     ids, corrections = _ids(parts), None
     if fields.corrections:
         size = sum(examples.size for name, examples in sets.items() if name != "test")
@@ -98,7 +99,7 @@ def make_data(
             )
     splits = _split(sets, fields, seed, classes if has_classes else None, is_known)
     columns = _columns(train.columns, train.inputs)
-    return Data(splits, classes, num_outputs, ids, columns, corrections)
+    return Data(splits, classes, num_outputs, ids, columns, corrections, starts)
 
 
 def with_clean_in_train(splits: Splits) -> Splits:

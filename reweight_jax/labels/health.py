@@ -119,7 +119,7 @@ def _unhelpful(trains, start):
     if count <= 0.5 * steps:
         return None
     return (
-        f"{count:,} of {steps:,} steps had no helpful example, so that they changed nothing or, "
+        f"{count:,} of {steps:,} steps had no helpful example, so that they had no gradient or, "
         'with config.on_zero_weights="uniform", were plain ones. Take a larger config.batch_size '
         "or config.clean_batch_size, and check that the trusted set is of the same kind as the "
         "training set."

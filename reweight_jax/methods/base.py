@@ -53,7 +53,7 @@ class Method(NamedTuple):
       loss: (outputs [n, K], labels [n], method_state) -> losses [n], differentiable in the outputs,
         and in method_state if that is `trainable`. None: the task's loss.
       weights: Context -> (weights [N], method_state). The weights sum to one, so that all methods
-        take steps of the same size, or to zero if the step must not change the model.
+        take steps of the same size, or to zero for a step without a gradient.
       sampler: a sampler of `reweight_jax.data.batches`; it chooses the examples of each batch.
       needs_clean: whether each step takes a batch of the clean set too.
       trains_on_clean: whether the method trains on the clean set instead of the training set.

@@ -41,7 +41,7 @@ def _read_confusion(config):
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, UserError) as error:
         raise UserError(
             f"config.confusion_from: no confusion matrix in {path} ({type(error).__name__}); "
-            "give the --workdir of a finished run"
+            "give the --workdir of a finished run with hyper_val and at most 200 classes"
         ) from None
     if confusion.ndim != 2 or len(set(confusion.shape)) > 1 or not (confusion >= 0).all():
         raise UserError(

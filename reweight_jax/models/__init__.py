@@ -9,6 +9,7 @@ import numpy as np
 from reweight_jax.errors import choose
 from reweight_jax.models.adapters import Model as Model
 from reweight_jax.models.adapters import as_model as as_model
+from reweight_jax.models.adapters import mean_and_deviation as mean_and_deviation
 from reweight_jax.models.adapters import scale_inputs as scale_inputs
 from reweight_jax.models.adapters import standardized as standardized
 from reweight_jax.models.adapters import with_matmul_precision as with_matmul_precision
@@ -29,6 +30,14 @@ MODELS = {
     "mlp": lambda config, k, dtype, on_cpu: MLP(k, tuple(config.hidden), config.dropout, dtype),
     "transformer": transformer,
 }
+OF_TOKENS = ("auto", "transformer")  # names of those that take token ids, if the inputs are ints
+# What built-in models take: name -> in words, kind of numpy's dtype, number of dimensions.
+IMAGES = ("images [N, H, W, C]", "f", (4,))
+TAKES = {
+    "mlp": ("numbers [N, ...]", "bfiu", range(2, 9)),
+    "transformer": ("ints [N, T]", "i", (2,)),
+}
+TAKES |= dict.fromkeys(("lenet", "small_cnn", "resnet", "wide_resnet"), IMAGES)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 MATMUL_PRECISIONS = ("default", "high", "highest")
 
@@ -52,6 +61,16 @@ def create_model(
     if isinstance(model, LeNet):
         model = model.clone(one_logit=task == "classification")
     return as_model(model, num_outputs=num_outputs, axis_name=axis_name)
+
+
+def check_inputs(name: str, inputs) -> None:
+    """Raises ValueError if a built-in model cannot take such inputs, as `scale_inputs` has them."""
+    if name not in TAKES:  # of the user's own
+        return
+    what, kinds, dims = TAKES[name]
+    if isinstance(inputs, dict) or inputs.dtype.kind not in kinds or inputs.ndim not in dims:
+        shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", inputs)
+        raise ValueError(f"{name} takes {what}, one array; the inputs are {shapes}")
 
 
 def auto_name(inputs) -> str:

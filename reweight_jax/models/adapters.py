@@ -18,6 +18,7 @@ _FLAGS |= {"deterministic": False, "use_running_average": False}
 # Standardised inputs are clipped to it: a nearly constant column has values of 30 deviations and
 # more. It is not enough for every table at the default learning rate; a lower one is (0.005).
 LARGEST_DEVIATION = 5.0
+ROWS_AT_ONCE = 10_000  # of a table, copied as float64
 
 
 class Model(NamedTuple):
@@ -119,6 +120,20 @@ def with_matmul_precision(model: Model, precision: str) -> Model:
             return model.apply(*arguments, **options)
 
     return model._replace(apply=apply)
+
+
+def mean_and_deviation(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean and the standard deviation of each column of floats [N, D], float64 [D].
+
+    Sums of many float32 would lose their digits. The deviation is 0 if float32 cannot tell the
+    values of the column apart.
+    """
+    mean = np.mean(table, axis=0, dtype=np.float64)
+    parts = range(0, len(table), ROWS_AT_ONCE)
+    squares = (np.sum((table[i : i + ROWS_AT_ONCE] - mean) ** 2, axis=0) for i in parts)
+    deviation = np.sqrt(sum(squares) / len(table))
+    smallest = np.finfo(np.float32).eps * np.abs(mean)
+    return mean, np.where(deviation > smallest, deviation, 0.0)
 
 
 def standardized(model: Model, mean: np.ndarray, deviation: np.ndarray) -> Model:

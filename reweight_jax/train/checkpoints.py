@@ -23,6 +23,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 from reweight_jax.errors import UserError
 from reweight_jax.sealed import DamagedError, seal, unseal
 from reweight_jax.train import hosts, orbax_threads
+from reweight_jax.trees import by_path
 
 KEEP = 3  # the last one, and two to fall back on; those of `Checkpoints.keep` besides
 SLACK = 1_000_000  # bytes of a checkpoint that are not of its arrays, and of what follows it
@@ -167,14 +168,7 @@ class Checkpoints:
 
 def digests(tree) -> dict[str, str]:
     """Returns a digest of each array of `tree` by its path: of its dtype, shape and numbers."""
-    return {
-        path: _digest(np.asarray(leaf)) for path, leaf in _by_path(jax.device_get(tree)).items()
-    }
-
-
-def _by_path(tree):
-    paths = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+    return {path: _digest(np.asarray(leaf)) for path, leaf in by_path(jax.device_get(tree)).items()}
 
 
 def _digest(array):
@@ -224,24 +218,29 @@ def read_model(
     args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
     # Nothing is saved, so nothing is written; `read_only` would only add warnings.
     options = ocp.CheckpointManagerOptions(create=False)
-    with ocp.CheckpointManager(os.path.realpath(folder), options=options) as manager:
+    handlers = {"state": ocp.PyTreeCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
+    with ocp.CheckpointManager(
+        os.path.realpath(folder), options=options, item_handlers=handlers
+    ) as manager:
         with _damage_named(folder, step):
             record = _read_record(manager, step)
+            saved = by_path(manager.item_metadata(step)["state"].tree)
         check(record["config"])
         # Orbax reads what `item` has, and says nothing of the rest.
-        saved = {path for path in record["digests"] if path.startswith("params/model")}
-        if saved != {path for path in _by_path(item) if path.startswith("params/model")}:
+        of_model = {p: leaf for p, leaf in saved.items() if p.startswith(tuple(item))}
+        of_model = {p: leaf for p, leaf in of_model.items() if not p.startswith("params/method")}
+        if _shapes(of_model) != _shapes(by_path(item)):
             raise UserError(f"{folder / str(step)}: is the checkpoint of another model")
         with _damage_named(folder, step):
             restored = manager.restore(step, args=ocp.args.Composite(state=args))["state"]
-            restored = {"params": {"model": restored["params"]["model"]}} | {
-                "model_state": restored["model_state"]
-            }
-    if jax.tree.map(jnp.shape, restored) != jax.tree.map(jnp.shape, item):
-        raise UserError(f"{folder / str(step)}: is the checkpoint of another model")
-    with _damage_named(folder, step):
-        _compare(digests(restored), record["digests"])
-    return restored["params"]["model"], restored["model_state"]
+            model, model_state = restored["params"]["model"], restored["model_state"]
+            found = {"params": {"model": model}, "model_state": model_state}
+            _compare(digests(found), record["digests"])
+    return model, model_state
+
+
+def _shapes(leaves):
+    return {path: tuple(leaf.shape) for path, leaf in leaves.items()}
 
 
 class _Kept:

@@ -11,6 +11,7 @@ import numpy as np
 from reweight_jax import models
 from reweight_jax.data.examples import Data, Splits, arrays_of, map_inputs
 from reweight_jax.data.fingerprint import fingerprint
+from reweight_jax.data.inputs import check_tokens
 from reweight_jax.data.splits import CLEAN_MISSING, load, with_clean_in_train
 from reweight_jax.errors import UserError, prefix
 from reweight_jax.labels.quality import JUDGED
@@ -23,6 +24,7 @@ from reweight_jax.train import devices as on_devices
 from reweight_jax.train.augmentation import Augment, augmentation
 from reweight_jax.train.checks import CLEAN_IN_TRAIN, check_batch, check_config, check_sizes
 from reweight_jax.train.phases import Phase, phases_of
+from reweight_jax.trees import by_path
 
 
 class Experiment(NamedTuple):
@@ -39,6 +41,7 @@ class Experiment(NamedTuple):
       remembered: name -> shape of what is remembered of each training example.
       facts: what of the data the run depends on, for config.json.
       ids: names of the source's rows, to be indexed by `Examples.index`; or None.
+      starts: `Data.starts`.
     """
 
     config: Any
@@ -53,6 +56,7 @@ class Experiment(NamedTuple):
     remembered: dict[str, tuple[int, ...]]
     facts: dict
     ids: np.ndarray | None
+    starts: dict[str, int]
 
     def phases(self, settles: bool = True) -> list[Phase]:
         """Returns the run's phases; `settles`: whether it settles, if it is to."""
@@ -114,10 +118,17 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
         remembered["alignment"] = ()
     facts = facts_of(config, dataset, splits)
     sample = sample_of(facts)
+    if config.model.name in models.OF_TOKENS:
+        with prefix("config.model.vocabulary"):
+            for name, part in splits._asdict().items():
+                if part is not None:
+                    check_tokens(part.inputs, facts["vocabulary"], f"{name}_input")
     with prefix("config.model.name") if model is None else contextlib.nullcontext():
         built = build_model(config, facts, devices, model, splits.train.inputs)
         # Outputs of another shape are found before anything is written.
         params, _ = jax.eval_shape(functools.partial(_params_and_outputs, built), sample)
+        if model is not None:
+            _check_state(build_model(config, facts, devices[:1], model), sample)
     check_sizes(config, splits.train, params, devices)
     if config.epsilon_over and method.needs_clean:
         with prefix("config.epsilon_over"):
@@ -130,12 +141,28 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
             _verify_layerwise(one, splits.train)
     augment = augmentation(config.data.crop_padding, config.data.flip)
     fields = (config, splits, dataset.classes, task, built, method)
-    return Experiment(*fields, devices, augment, sample, remembered, facts, dataset.ids)
+    of_rows = dataset.ids, dataset.starts or {}
+    return Experiment(*fields, devices, augment, sample, remembered, facts, *of_rows)
 
 
 def _params_and_outputs(model, inputs):
     params, model_state = model.init(jax.random.key(0), inputs)
     return params, model.apply(params, model_state, inputs, train=False, key=None)[0]
+
+
+def _check_state(model, inputs):
+    """Raises ValueError if a step changes the form of what a model keeps, on one device."""
+
+    def before_and_after(key):
+        params, before = model.init(key, inputs)
+        return before, model.apply(params, before, inputs, train=True, key=key)[1]
+
+    before, after = map(by_path, jax.eval_shape(before_and_after, jax.random.key(0)))
+    if changed := [n for n in before | after if before.get(n) != after.get(n)]:
+        raise ValueError(
+            f"model: of what it keeps, {', '.join(changed[:3])} has another form after a step; "
+            "structure, shapes and types must stay (Flax: sow into 'intermediates' only)"
+        )
 
 
 def _verify_layerwise(model, train):
@@ -206,6 +233,7 @@ def build_model(config, facts: dict, devices, model: Any = None, inputs: Any = N
         fields.vocabulary = facts["vocabulary"]
         if fields.name == "auto":
             fields.name = models.auto_name(sample)
+        models.check_inputs(fields.name, sample)
         options = {"on_cpu": on_devices.on_cpu(devices), "task": config.task}
         built = models.create_model(fields, num_outputs, axis_name=axis_name, **options)
     else:
@@ -214,7 +242,7 @@ def build_model(config, facts: dict, devices, model: Any = None, inputs: Any = N
     if config.data.standardize and is_table:
         mean, deviation = np.zeros(sample.shape[1]), np.ones(sample.shape[1])
         if inputs is not None:
-            mean, deviation = np.mean(inputs, 0), np.std(inputs, 0)
+            mean, deviation = models.mean_and_deviation(inputs)
         built = models.standardized(built, mean, deviation)
     return models.with_matmul_precision(built, config.model.matmul_precision)
 

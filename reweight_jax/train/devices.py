@@ -42,7 +42,7 @@ def axis_name(devices) -> str | None:
 
 
 def on_cpu(devices) -> bool:
-    """Returns whether the run's devices are CPUs: the only place that decides on platforms."""
+    """Returns whether the run's devices are CPUs, which have models and loops of their own."""
     return devices[0].platform == "cpu"
 
 
@@ -69,7 +69,7 @@ def compile_steps(step, train: Examples, clean: Examples | None, devices, *, res
     Args:
       step: (state, batch, clean_batch) -> (state, metrics): `reweight_jax.train.step.train_step`
         with its keywords bound; its axis_name must be `axis_name(devices)`.
-      train: training set of at least one batch's rows.
+      train: training set.
       clean: clean set; None if the method needs none.
       devices: of the run; the batch size must be a multiple of their number. If the clean batch's
         is not, every device takes all of it: the same gradient, except for dropout's masks.

@@ -13,6 +13,14 @@ from reweight_jax.train import devices as on_devices
 
 EVAL_BATCH_SIZE = 500
 EVALUATED = ("test", "hyper_val", "calibration", "clean")  # of Splits
+MAX_CONFUSED = 200  # classes of a confusion matrix: of 1,000 it would be 12 MB of JSON each time
+
+
+def confuses(splits: Splits, task: Task) -> list[str]:
+    """Returns the names of the splits that have a confusion matrix."""
+    if task.name != "classification" or task.num_outputs > MAX_CONFUSED:
+        return []
+    return [name for name in ("test", "hyper_val") if getattr(splits, name) is not None]
 
 
 def compile_predict(model, devices):
@@ -62,8 +70,8 @@ def evaluate_splits(predict, splits: Splits, task: Task, state) -> tuple[dict, d
 
     Returns:
       {split: scores of the task}, with true_accuracy, on the labels before the noise, of a noisy
-      classification hyper_val; and, for classification, the confusion matrices {split: int [K, K]}
-      of test and hyper_val: counts by label (rows) and prediction (columns).
+      classification hyper_val; and the confusion matrices {split: int [K, K]} of the splits that
+      `confuses` names: counts by label (rows) and prediction (columns).
     """
     scores, confusion = {}, {}
     is_classification = task.name == "classification"
@@ -76,7 +84,7 @@ def evaluate_splits(predict, splits: Splits, task: Task, state) -> tuple[dict, d
         predicted = outputs.argmax(-1)
         if is_classification and name == "hyper_val" and examples.true_label is not None:
             scores[name]["true_accuracy"] = float(np.mean(predicted == examples.true_label))
-        if is_classification and name in ("test", "hyper_val"):
+        if name in confuses(splits, task):
             from sklearn.metrics import confusion_matrix
 
             classes = np.arange(task.num_outputs)
@@ -120,15 +128,11 @@ def weight_statistics(means: dict[str, np.ndarray], wrong: np.ndarray | None) ->
     }
 
 
-def suspect_statistics(judgement, examples) -> dict[str, int]:
+def suspect_statistics(judgement, examples, wrong: np.ndarray) -> dict[str, int]:
     """Returns how many labels are wrong, how many suspects, and how many suggestions are right.
 
-    `judgement`: a `reweight_jax.labels.quality.Judgement` of `examples`. Empty if it is not known
-    which labels are wrong.
+    `judgement`: a `reweight_jax.labels.quality.Judgement` of `examples`; `wrong`: `wrong_labels`.
     """
-    wrong = wrong_labels(examples)
-    if wrong is None:
-        return {}
     found = {
         "wrong_labels": int(wrong.sum()),
         "wrong_suspects": int((wrong & judgement.is_suspect).sum()),

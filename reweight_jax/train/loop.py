@@ -110,8 +110,7 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
             return best
 
         keep()
-        has_confusion = task.name == "classification" and (splits.test or splits.hyper_val)
-        kind = "confusion" if has_confusion else "eval"
+        kind = "confusion" if evaluation.confuses(splits, task) else "eval"
         if step == phases[0].stop and all(r["step"] != step for r in writer.of_kind(kind)):
             evaluate(phases[0], step)  # a longer run was stopped at this step, and now ends there
         while left := [p for p in experiment.phases(bool(state.settles)) if p.stop > step]:

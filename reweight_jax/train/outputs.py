@@ -42,8 +42,9 @@ def finish(
     if "unsettled" in stops:
         outcome["settled"] = bool(state.settles)
     if judgement:
-        statistics = evaluation.suspect_statistics(judgement, splits.train)
-        outcome["labels"] = judgement.summary | statistics
+        outcome["labels"] = judgement.summary
+        if wrong is not None:
+            outcome["labels"] |= evaluation.suspect_statistics(judgement, splits.train, wrong)
         outcome["health"] = health(
             records, outcome, config, _trusted(experiment, trained, predict), experiment.classes
         )
@@ -89,7 +90,7 @@ def _trusted(experiment, state, predict) -> dict[str, dict]:
             continue
         outputs = predict(state.params["model"], state.model_state, examples.inputs)
         found[name] = {
-            "index": _names(experiment, examples),
+            "index": _names(experiment, name, examples),
             "label": examples.label,
             "margin": np.asarray(task.margin(outputs, examples.label)),
             "suggested_label": suggest[task.name](outputs),
@@ -97,15 +98,12 @@ def _trusted(experiment, state, predict) -> dict[str, dict]:
     return found
 
 
-def _names(experiment, examples):
-    """Names of examples, or their rows in the file of their own split, or else in train's."""
-    index, last = examples.index, experiment.splits.train.index.max()
+def _names(experiment, split, examples):
+    """Names of trusted examples, or their rows in the part of the source that they are from."""
     if experiment.ids is not None:
-        return experiment.ids[index]
-    if index.min() <= last:  # drawn from the training set
-        return index
-    is_whole = (np.diff(np.sort(index)) == 1).all()
-    return index - (index.min() if is_whole else last + 1)
+        return experiment.ids[examples.index]
+    starts = experiment.starts  # what has no part is drawn from the clean one, or from train's
+    return examples.index - starts.get(split, starts.get("clean", 0))
 
 
 def _npz(arrays) -> bytes:

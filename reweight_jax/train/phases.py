@@ -115,8 +115,3 @@ def phases_of(config, num_examples: int = 0, settles: bool = True) -> list[Phase
         phases.append(Phase(name, end, stop, plain, schedule, "afresh", examples, reviews))
         end = stop
     return phases
-
-
-def main_phase(phases: list[Phase]) -> Phase:
-    """Returns the phase that trains with `config.method` and remembers; a warm-up may precede."""
-    return next(phase for phase in phases if phase.remembers)

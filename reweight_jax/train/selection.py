@@ -111,12 +111,12 @@ def kept(experiment, state) -> Examples:
     Of several tags, those that are not kept become missing.
     """
     keep, train = judge_labels(experiment, state).keep, experiment.splits.train
+    if not keep.any():  # nothing is known yet
+        return with_clean(experiment, train)
     if keep.ndim > 1:
         train = train._replace(label=np.where(keep, train.label, -1).astype(train.label.dtype))
         keep = (train.label >= 0).any(axis=1)
-    if keep.any():  # else nothing is known yet
-        train = train.take(np.flatnonzero(keep))
-    return with_clean(experiment, train)
+    return with_clean(experiment, train.take(np.flatnonzero(keep)))
 
 
 def relabelled(experiment, state) -> Examples:

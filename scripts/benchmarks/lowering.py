@@ -11,7 +11,6 @@ from reweight_jax.errors import UserError
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.config import Experiment
 from reweight_jax.train.dispatch import step_of
-from reweight_jax.train.phases import main_phase
 from reweight_jax.train.resident import resident
 from reweight_jax.train.state import create_train_state
 
@@ -44,7 +43,7 @@ def dispatch(experiment: Experiment, num_steps: int, state):
         for part, size in zip(sets.values(), sizes, strict=True)
     ]
     index = np.arange(len(experiment.devices), dtype=np.int32)
-    step = step_of(experiment, main_phase(experiment.phases()))
+    step = step_of(experiment, _main_phase(experiment))
     program = on_devices.steps_program(step, experiment.devices)
     return program, (state, data, rows[0], rows[1] if "clean" in sets else None, None, index)
 
@@ -76,12 +75,17 @@ def lower_on_mesh(experiment: Experiment, mesh: jax.sharding.Mesh):
     if "alignment" in experiment.remembered:
         clean_batch = batch(splits.clean, min(config.clean_batch_size, splits.clean.size))
     step = jax.jit(
-        step_of(experiment, main_phase(experiment.phases())),
+        step_of(experiment, _main_phase(experiment)),
         donate_argnums=0,
         out_shardings=(shardings, whole),
     )
     state = jax.tree.map(_abstract, state, shardings)
     return step.lower(state, batch(splits.train, config.batch_size), clean_batch)
+
+
+def _main_phase(experiment):
+    """The phase that trains with the method; a warm-up may precede it."""
+    return next(phase for phase in experiment.phases() if phase.remembers)
 
 
 def spread(leaf, mesh: jax.sharding.Mesh, axes: tuple[str, ...] = ("data", "model")):

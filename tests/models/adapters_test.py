@@ -12,7 +12,7 @@ import pytest
 from adapted import NETS, K, LinenNet, all_nets, features, start
 from flax import nnx
 
-from reweight_jax.models import as_model
+from reweight_jax.models import as_model, mean_and_deviation
 from reweight_jax.models.dropout import drop
 
 # --- one form -------------------------------------------------------------------------------------
@@ -234,3 +234,15 @@ def test_dropout_of_four_devices(dims):
     expected = drop(x, 0.5, jax.random.key(0), None, dims)
     run = jax.pmap(lambda x: drop(x, 0.5, jax.random.key(0), "batch", dims), "batch")
     np.testing.assert_array_equal(run(x.reshape(4, 2, 6, 3)).reshape(8, 6, 3), expected)
+
+
+def test_the_statistics_of_a_table_are_those_of_float64():
+    """A float32 sum of a million rows around 2,000 is off by more than their deviation."""
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(1_000_001, 2)).astype(np.float32) * [10, 0.1] + [2_000, -1]
+    table = np.hstack([table, np.full((len(table), 1), 0.1)]).astype(np.float32)
+    mean, deviation = mean_and_deviation(table)
+    exact = table.astype(np.float64)
+    np.testing.assert_allclose(mean, exact.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(deviation[:2], exact.std(0)[:2], rtol=1e-9)
+    assert deviation[2] == 0  # a constant column, whatever its sum is rounded to

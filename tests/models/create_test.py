@@ -11,7 +11,7 @@ import pytest
 
 from configs import default
 from reweight_jax.errors import UserError
-from reweight_jax.models import MODELS, auto_name, create_model
+from reweight_jax.models import MODELS, auto_name, check_inputs, create_model
 from reweight_jax.models.lenet import LeNet
 
 
@@ -127,3 +127,23 @@ def test_auto_name(shape, dtype, name):
 def test_inputs_that_no_model_fits_are_named(inputs, message):
     with pytest.raises(ValueError, match=message):
         auto_name(inputs)
+
+
+@pytest.mark.parametrize("name", ["mlp", "lenet", "small_cnn", "resnet", "wide_resnet"])
+def test_what_a_model_cannot_take_is_named(name):
+    table, image = np.zeros((1, 3), np.float32), np.zeros((1, 8, 8, 3), np.float32)
+    check_inputs(name, image)
+    if name != "mlp":
+        with pytest.raises(
+            ValueError, match=rf"{name} takes images .*; the inputs are float32\[1, 3"
+        ):
+            check_inputs(name, table)
+    with pytest.raises(
+        ValueError, match=f"{name} takes .*, one array; the inputs are .'a': 'float"
+    ):
+        check_inputs(name, {"a": image})
+    for inputs in (table, image):
+        with pytest.raises(ValueError, match=r"transformer takes ints \[N, T\]"):
+            check_inputs("transformer", inputs)
+    check_inputs("transformer", np.zeros((1, 3), np.int32))
+    check_inputs("mine", {"a": image})

@@ -5,11 +5,14 @@ import jax
 import numpy as np
 import pytest
 from judged_runs import affine_model, examples, experiment, last_state
-from whole_runs import saved, without_times
+from whole_runs import ONE_DEVICE, saved, without_times
 
 from reweight_jax import UserError, load
+from reweight_jax.data.examples import Part
+from reweight_jax.data.splits import make_data
 from reweight_jax.records.workdir import Workdir
-from reweight_jax.train import loop, outputs, selection
+from reweight_jax.train import evaluate, loop, outputs, selection
+from reweight_jax.train.config import make_experiment
 
 TASK = "classification"
 
@@ -90,3 +93,33 @@ def test_health_is_told_of_the_model_of_the_training(tmp_path, monkeypatch):
     for name, plain in (("without", False), ("with", True)):
         run(splits, tmp_path / name, compare_plain=plain)
     chex.assert_trees_all_close(got[0]["clean"]["margin"], got[1]["clean"]["margin"], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"data.num_train": 24}, {"data.num_train": 24, "data.clean_in_train": "always"}]
+)
+def test_health_names_the_rows_of_the_users_own_parts(fields, tmp_path, monkeypatch):
+    """Whatever was cut from the training set, and whatever was drawn from the clean one."""
+    got = []
+    monkeypatch.setattr(outputs, "health", lambda *arguments: got.append(arguments[3]) or [])
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    y = np.arange(40) % 3
+    parts = {"train": Part(x, y), "clean": Part(x[:18] + 1, y[:18])}
+    config = experiment((examples(TASK, 24, 0), examples(TASK, 6, 1)), TASK).config
+    config.update_from_flattened_dict({"data.num_calibration": 6, "data.num_hyper_val": 6} | fields)
+    made = make_experiment(config, make_data(parts, config, 3), affine_model(3), ONE_DEVICE)
+    loop.train(made, tmp_path, progress=False, draw=False)
+    for name in ("clean", "calibration"):
+        inputs = getattr(made.splits, name).inputs
+        np.testing.assert_array_equal(inputs, x[got[0][name]["index"]] + 1)
+
+
+def test_many_classes_have_no_confusion_matrix(tmp_path, monkeypatch):
+    """It would be K * K numbers at every best step."""
+    splits = examples(TASK, 24, 0), examples(TASK, 6, 1), None, None, examples(TASK, 6, 2)
+    assert "confusion" in run(splits, tmp_path / "few")
+    monkeypatch.setattr(evaluate, "MAX_CONFUSED", 2)
+    result = run(splits, tmp_path / "many")
+    assert "confusion" not in result and "test_accuracy" in result["last"]
+    assert '"confusion"' not in (tmp_path / "many" / "metrics.jsonl").read_text()
+    assert run(splits, tmp_path / "many", compare_plain=True)["plain"]["step"] == 18

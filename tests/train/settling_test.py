@@ -8,6 +8,7 @@ from judged_runs import (
     Sums,
     cosine,
     examples,
+    experiment,
     npz,
     rows_of,
     run,
@@ -17,6 +18,8 @@ from whole_runs import saved
 from reweight_jax.configs import default
 from reweight_jax.train import selection
 from reweight_jax.train.phases import phases_of
+from reweight_jax.train.selection import SELECTIONS
+from reweight_jax.train.state import create_train_state
 
 
 @pytest.fixture
@@ -210,6 +213,17 @@ def test_where_nothing_is_believed_all_is_kept(tmp_path, settles_early):
     np.testing.assert_allclose(
         saved(tmp_path, 9)["params"]["model"]["w"], replay.w, rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("name", ["drop", "believed"])
+@pytest.mark.parametrize("task", ["classification", "multi_label"])
+def test_where_nothing_is_known_all_labels_are_kept(task, name):
+    """As before any visit, or in a run on the clean examples alone, which remembers nothing."""
+    train, clean = examples(task, 24, 0, wrong=0.3), examples(task, 6, 1)
+    made = experiment((train, clean), task, method="clean_only")
+    selected = SELECTIONS[name](made, create_train_state(made))
+    np.testing.assert_array_equal(selected.label, np.concatenate([train.label, clean.label]))
+    np.testing.assert_array_equal(selected.inputs, np.concatenate([train.inputs, clean.inputs]))
 
 
 def test_clean_examples_in_the_training_set_are_not_added_again(tmp_path):
