@@ -1,4 +1,4 @@
-"""Names of trusted examples: those of the source, or rows in the file they are from."""
+"""Names of trusted examples: those of the source, or rows in the part that they are from."""
 
 import types
 
@@ -8,27 +8,25 @@ import pytest
 from reweight_jax.train.outputs import _names
 
 
-def indexed(index):
-    return types.SimpleNamespace(index=np.array(index))
-
-
 @pytest.mark.parametrize(
-    "index, expected",
+    "split, starts, index, expected",
     [
-        ([7, 2], [7, 2]),  # drawn from the training set
-        ([102, 100, 101], [2, 0, 1]),  # a whole file
-        ([103, 101], [3, 1]),  # a part of it: the rest is for calibration
-        ([150, 151], [0, 1]),  # the second of two files
+        ("clean", {"train": 0}, [7, 2], [7, 2]),  # drawn from the training set
+        ("clean", {"train": 0, "clean": 100}, [103, 101], [3, 1]),
+        ("calibration", {"train": 0, "clean": 100}, [103, 101], [3, 1]),  # drawn from the clean one
+        ("calibration", {"train": 0}, [7, 2], [7, 2]),  # and that from the training set
+        ("calibration", {"train": 0, "clean": 100, "calibration": 150}, [150, 151], [0, 1]),
+        ("calibration", {"train": 0, "calibration": 100}, [103, 101], [3, 1]),
+        ("clean", {"train": 0, "calibration": 100}, [7, 2], [7, 2]),
     ],
 )
-def test_rows_are_those_of_the_file(index, expected):
-    splits = types.SimpleNamespace(train=indexed(range(100)))
-    experiment = types.SimpleNamespace(splits=splits, ids=None)
-    assert _names(experiment, indexed(index)).tolist() == expected
+def test_rows_are_those_of_the_part(split, starts, index, expected):
+    experiment = types.SimpleNamespace(starts=starts, ids=None)
+    examples = types.SimpleNamespace(index=np.array(index))
+    assert _names(experiment, split, examples).tolist() == expected
 
 
 def test_names_come_first():
-    experiment = types.SimpleNamespace(
-        splits=types.SimpleNamespace(train=indexed([0, 1])), ids=np.array(["a", "b", "c.png"])
-    )
-    assert _names(experiment, indexed([2])).tolist() == ["c.png"]
+    experiment = types.SimpleNamespace(starts={"train": 0}, ids=np.array(["a", "b", "c.png"]))
+    examples = types.SimpleNamespace(index=np.array([2]))
+    assert _names(experiment, "clean", examples).tolist() == ["c.png"]
