@@ -30,10 +30,13 @@ class Model(NamedTuple):
       apply: (params, model_state, inputs, train=, key=) -> (outputs, model_state): outputs are
         float32 [n, K]. `key` decides all random numbers; it may be None if `train` is False, and
         model_state is then returned unchanged.
+      given: whether `init` only copies arrays that are there, such as pretrained ones. It is then
+        not compiled: they would be constants of a program.
     """
 
     init: Callable[..., tuple[Any, Any]]
     apply: Callable[..., tuple[jax.Array, Any]]
+    given: bool = False
 
 
 def as_model(model, *, num_outputs: int | None = None, axis_name: str | None = None) -> Model:
@@ -58,10 +61,13 @@ def as_model(model, *, num_outputs: int | None = None, axis_name: str | None = N
 
     Raises ValueError for anything else, and, when it is called, for outputs that are not [n, K].
     """
+    given = isinstance(model, nnx.Module)
     if isinstance(model, nn.Module):
         init, apply = _from_linen(model, axis_name)
     elif isinstance(model, nnx.Module):
         init, apply = _from_nnx(model, axis_name)
+    elif isinstance(model, Model):
+        init, apply, given = model
     elif isinstance(model, tuple) and len(model) == 2 and all(map(callable, model)):
         init, apply = model
     else:
@@ -77,7 +83,7 @@ def as_model(model, *, num_outputs: int | None = None, axis_name: str | None = N
         outputs = _checked(outputs, len(jax.tree.leaves(inputs)[0]), num_outputs)
         return outputs, new_state if train else model_state
 
-    return Model(init, checked_apply)
+    return Model(init, checked_apply, given)
 
 
 def _checked(outputs, n, num_outputs):
@@ -161,7 +167,7 @@ def standardized(model: Model, mean: np.ndarray, deviation: np.ndarray) -> Model
         outputs, inner = model.apply(params, model_state["model"], inputs, train=train, key=key)
         return outputs, model_state | {"model": inner}
 
-    return Model(init, apply)
+    return Model(init, apply, model.given)
 
 
 def _from_linen(module, axis_name):

@@ -72,11 +72,13 @@ def create_train_state(experiment, host_input: Any = None) -> TrainState:
     """
     config, model, method = experiment.config, experiment.model, experiment.method
     init_key, method_key, run_key = jax.random.split(jax.random.key(config.seed), 3)
-    # Initialising is a program that runs once, and that LLVM would optimise for half a minute on a
-    # CPU (ResNet-32, jax 0.12: 26 s instead of 2.7).
-    is_cpu = on_devices.on_cpu(experiment.devices)
-    options = {"xla_backend_optimization_level": 1} if is_cpu else None
-    initialize = jax.jit(model.init, compiler_options=options)
+    initialize = model.init
+    if not model.given:
+        # A program that runs once, and that LLVM would optimise for half a minute on a CPU
+        # (ResNet-32, jax 0.12: 26 s instead of 2.7).
+        is_cpu = on_devices.on_cpu(experiment.devices)
+        options = {"xla_backend_optimization_level": 1} if is_cpu else None
+        initialize = jax.jit(initialize, compiler_options=options)
     with jax.default_device(on_devices.own(experiment.devices)[0]):
         params, model_state = initialize(init_key, experiment.sample)
     train, calibration = experiment.splits.train, experiment.splits.calibration

@@ -12,8 +12,10 @@ from adapted import (
     features,
 )
 from flax import nnx
+from judged_runs import examples, experiment
 
-from reweight_jax.models import as_model
+from reweight_jax.models import Model, as_model
+from reweight_jax.train.state import create_train_state
 
 
 def test_the_users_nnx_module_is_read_and_never_changed():
@@ -93,3 +95,19 @@ def test_nnx_streams_passed_to_call():
     chex.assert_trees_all_equal(results[0], results[1])
     assert not np.array_equal(results[0], results[2])
     np.testing.assert_array_equal(model.apply({}, {}, features(), train=False)[0], features())
+
+
+def test_parameters_that_are_there_are_no_constants_of_a_program(monkeypatch):
+    """Compiled into one, 2 GB of them would take a minute and four times the memory."""
+    splits = examples("classification", 24, 0), examples("classification", 6, 1)
+    compiled, jit = [], jax.jit
+    monkeypatch.setattr(jax, "jit", lambda f, **kwargs: compiled.append(f) or jit(f, **kwargs))
+    linear = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    init, apply, given = as_model(linear)
+    assert given
+    for model in (linear, Model(init, apply, given=True)):
+        state = create_train_state(experiment(splits, model=model))
+        np.testing.assert_array_equal(state.params["model"]["kernel"], linear.kernel[...])
+    assert compiled == []
+    create_train_state(experiment(splits, model=Model(init, apply)))
+    assert len(compiled) == 1
