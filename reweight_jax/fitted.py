@@ -1,5 +1,6 @@
 """A finished run as an object: its result, its examples, and predictions."""
 
+import collections
 import errno
 import os
 import pathlib
@@ -188,21 +189,28 @@ def column_names(table: Any, name: str) -> tuple[str, ...]:
     if not (hasattr(table, "iloc") and hasattr(table, "columns")):
         return ()
     names = tuple(map(str, table.columns))
-    if len(set(names)) < len(names):
-        twice = next(column for column in names if names.count(column) > 1)
-        raise ValueError(f"{name}: two columns have the name {twice}")
+    _check_once(names, names, name)
     return names
 
 
 def in_order(table: Any, columns: tuple[str, ...], name: str) -> Any:
     """Returns a DataFrame with the training set's columns in their order; anything else unchanged.
 
-    Raises ValueError, with the `name` of the table, if a column is missing or is there twice.
+    Raises ValueError, with the `name` of the table, if one of them is missing or is there twice.
     """
-    names = column_names(table, name)
-    if not columns or not names:
+    if not columns or not hasattr(table, "iloc") or not hasattr(table, "columns"):
         return table
+    names = tuple(map(str, table.columns))
+    place = {column: i for i, column in enumerate(names)}
     for column in columns:
-        if column not in names:
+        if column not in place:
             raise ValueError(f"{name}: lacks the column {column}, which the training set has")
-    return table.iloc[:, [names.index(column) for column in columns]]
+    _check_once(columns, names, name)
+    return table.iloc[:, [place[column] for column in columns]]
+
+
+def _check_once(columns, names, name):
+    counts = collections.Counter(names)
+    for column in columns:
+        if counts[column] > 1:
+            raise ValueError(f"{name}: two columns have the name {column}")
