@@ -30,7 +30,7 @@ READER_FIELDS = (
 )  # fmt: skip
 # Those that go together with clean="confident", and those of its cross-validation. The others
 # would change which examples there are, or would take pseudo-labels for right ones.
-OF_CONFIDENT = ("num_clean", "num_hyper_val", "clean_in_train", "num_classes")
+OF_CONFIDENT = ("num_clean", "num_hyper_val", "clean_in_train", "num_classes", "labels_are_right")
 OF_ITS_FOLDS = ("standardize", "resident", "workers", "crop_padding", "flip")
 
 
@@ -143,8 +143,10 @@ def _confident(name, model, train, config, devices, fields):
     code, data = encoded["train"], fields.get("data", {})
     if len(code) < FOLDS:
         raise UserError(f'fit: clean="confident": {len(code)} examples; needs at least {FOLDS}')
+    usual = own_data.get_config().data
     for field in data:
-        if field not in (*OF_CONFIDENT, *OF_ITS_FOLDS):
+        is_set = config.data[field] != usual[field]
+        if is_set and field not in (*OF_CONFIDENT, *OF_ITS_FOLDS):
             raise UserError(f'fit: data: {field} cannot be used with clean="confident"')
     left_out = LATER - {"num_steps"} | {"data", "observe_alignment"}
     plain = {n: v for n, v in fields.items() if n not in left_out}

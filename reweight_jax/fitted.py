@@ -1,7 +1,6 @@
 """A finished run as an object: its result, its examples, and predictions."""
 
 import collections
-import errno
 import os
 import pathlib
 import shutil
@@ -16,7 +15,7 @@ from reweight_jax.data.inputs import as_inputs, check_tokens, like_train
 from reweight_jax.errors import UserError, choose, prefix
 from reweight_jax.labels import report
 from reweight_jax.labels.suspects import suspects_table
-from reweight_jax.models import MODELS, OF_TOKENS, Model
+from reweight_jax.models import MODELS, NO_TOKENS, Model
 from reweight_jax.paths import expand
 from reweight_jax.records.workdir import Workdir, read_run, write_atomically
 from reweight_jax.sealed import read_npz
@@ -94,7 +93,7 @@ class Fitted:
             inputs = like_train(
                 as_inputs(inputs, "inputs"), self.sample, "inputs", "the training set"
             )
-            if self.config.model.name in OF_TOKENS:
+            if self.config.model.name not in NO_TOKENS:
                 check_tokens(inputs, self._facts["vocabulary"], "inputs")
         return self._predict(*self._restore(step), inputs, batch_size)
 
@@ -115,11 +114,11 @@ class Fitted:
 
     def save(self, folder: str | os.PathLike) -> pathlib.Path:
         """Copies the folder of the run to `folder`, which must not exist; returns its path."""
-        folder = expand(folder)
+        folder = expand(folder).absolute()
+        if os.path.lexists(folder):
+            raise UserError(f"{folder}: the run cannot be saved there (it is there already)")
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
         try:
-            if os.path.lexists(folder):
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             shutil.copytree(self.workdir, temporary)
             return temporary.rename(folder)
         except OSError as error:

@@ -26,6 +26,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import sys
@@ -236,7 +237,7 @@ def config_arguments(argv: list[str]) -> list[str]:
     for argument, following in zip(argv, [*argv[1:], "--"], strict=True):
         name, equals, _ = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name.removeprefix("no").split(".")[0] == "config":
-            is_whole = equals or following.startswith("--")
+            is_whole = equals or re.match("--?[a-zA-Z]|--$", following)
             found.append(f"--{argument.lstrip('-')}" if is_whole else f"--{name}={following}")
     return found
 

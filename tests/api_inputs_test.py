@@ -209,27 +209,30 @@ def test_what_is_no_table_of_inputs_is_refused():
         quick(None, ({"a": pd.DataFrame(x)}, y), clean=clean)
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({}, "vocabulary: train_input: token ids -1..8; must be in 0..8"),
-        ({"test": 12}, "vocabulary: test_input: token ids 12..12; must be in 0..9"),
-    ],
-)
-def test_token_ids_that_have_no_embedding_are_refused(fields, message):
-    tokens = np.arange(80).reshape(16, 5) % 9
-    y, size = np.arange(16) % 2, {"vocabulary": 10, "num_layers": 1, "features": 8}
-    if fields:
-        test = np.full((2, 5), fields["test"]), y[:2]
-        with pytest.raises(UserError, match=message):
-            quick(None, (tokens, y), clean=(tokens, y), test=test, model_fields=size)
-    else:
-        with pytest.raises(UserError, match=message):
-            quick(
-                None, (np.where(tokens > 7, -1, tokens) + (tokens == 0) * 8, y), clean=(tokens, y)
-            )
+@pytest.mark.parametrize("dtype", [np.int64, np.uint16])
+def test_token_ids_that_have_no_embedding_are_refused(dtype):
+    tokens, y = np.arange(80).reshape(16, 5) % 9, np.arange(16) % 2
+    tokens, size = tokens.astype(dtype), {"num_layers": 1, "features": 8, "vocabulary": 10}
+    with pytest.raises(UserError, match="vocabulary: test_input: token ids 4..12; must be in 0..9"):
+        test = np.array([[4, 5, 6, 7, 12]], dtype), y[:1]
+        quick(None, (tokens, y), clean=(tokens, y), test=test, model_fields=size)
+    run = quick(None, (tokens, y), clean=(tokens, y), model_fields=size)
+    with pytest.raises(UserError, match="predict: inputs: token ids 10..18; must be in 0..9"):
+        run.predict(tokens + 10)
+    padded = tokens.astype(int) - 1
+    with pytest.raises(UserError, match="vocabulary: train_input: token ids -1..7; must be in"):
+        quick(None, (padded, y), clean=(padded, y))
 
 
 def test_rates_are_given_as_a_dict():
     run = quick(method="baseline", labels={"false_alarm_rate": 0.02})
     assert run.config.labels.false_alarm_rate == 0.02
+
+
+def test_the_notes_of_a_run_have_the_names_of_its_classes():
+    (x, y, _), (clean_x, _) = toy()
+    names = np.array(["cat", "dog", "owl"])
+    label = names[np.where(x[:, 1] > -60, 2, y)]
+    options = {"clean": (x[:30], label[:30]), "method": "baseline"}
+    run = quick(None, (x, label), calibration=(clean_x, names[:2].repeat(15)), **options)
+    assert any("No calibration example of class owl:" in t for t in run.result["labels"]["notes"])

@@ -229,6 +229,28 @@ def test_a_model_that_cannot_be_is_refused_before_anything_is_written(model, mes
     assert not (tmp_path / "run").exists()
 
 
+class Counting(nn.Module):
+    """It counts its steps, takes batches of four only, and names the axis of several devices."""
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        steps = self.variable("counts", "steps", lambda: 0)
+        if train:
+            steps.value += jnp.float32(x.reshape(-1, 4, x.shape[1]).shape[1] == 4).astype(int)
+        x = nn.BatchNorm(not train, axis_name=self.axis_name)(nn.Dense(4)(x))
+        return nn.Dense(2)(x)
+
+
+def test_what_a_model_keeps_may_need_its_batch_its_axis_and_no_type():
+    (x, y, _), clean = toy()
+    options = {"clean": clean, "num_steps": 3, "progress": False, "plots": False}
+    options |= {"batch_size": 24, "clean_batch_size": 24}
+    fit(Counting(), (x, y), devices=ONE, **options)
+    fit(Counting("batch"), (x, y), devices=jax.devices()[:2], **options)
+
+
 def test_a_model_by_name_is_checked_like_one_that_is_given(monkeypatch, tmp_path):
     monkeypatch.setitem(MODELS, "mine", lambda *arguments: affine_model(3))
     with pytest.raises(UserError, match=r"config.model.name: model: outputs of shape \(1, 3\)"):

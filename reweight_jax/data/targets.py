@@ -168,7 +168,7 @@ def _numbers(name, label, what):
     if array.dtype.kind == "O":
         flat = [np.nan if _is_missing(value) else value for value in array.ravel()]
         array = np.array(flat, dtype=object).reshape(array.shape)
-    is_text = array.dtype.kind in "OSU"
+    is_text = array.dtype.kind in "OSUT"
     try:
         if is_text and any("_" in str(value) for value in array.ravel()):
             raise ValueError("an underscore")  # 1_5 is 15 for Python, and for nobody else

@@ -132,16 +132,16 @@ class Reference:
     def finds_wrong_labels(self) -> bool | None:
         """Whether more labels have p-values up to LOW than if all of them were right.
 
-        More than in nine of ten draws of as many right ones and of a calibration set. None if there
-        are too few calibration examples to say.
+        More than in nine of ten draws of as many right ones and of a calibration set; an
+        approximation if weighted. None if there are too few calibration examples to say.
         """
-        if not conformal.num_below(LOW, self.min_size):
-            return None
         if self.by == "weighted":
             sizes = [(len(self.p_value), int(conformal.effective_number(self.weight)))]
         else:
             sizes = [(len(p), len(own)) for p, own, _ in self._by_group()]
         num_labels, num_calibration = np.transpose(sizes)
+        if not conformal.num_below(LOW, min(self.min_size, num_calibration.min())):
+            return None
         bound = conformal.most_flagged(LOW, num_calibration, num_labels)
         return bool(np.sum(self.p_value <= LOW) > bound)
 

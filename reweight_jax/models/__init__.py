@@ -31,13 +31,11 @@ MODELS = {
     "transformer": transformer,
 }
 OF_TOKENS = ("auto", "transformer")  # names of those that take token ids, if the inputs are ints
-# What built-in models take: name -> in words, kind of numpy's dtype, number of dimensions.
-IMAGES = ("images [N, H, W, C]", "f", (4,))
-TAKES = {
-    "mlp": ("numbers [N, ...]", "bfiu", range(2, 9)),
-    "transformer": ("ints [N, T]", "i", (2,)),
-}
-TAKES |= dict.fromkeys(("lenet", "small_cnn", "resnet", "wide_resnet"), IMAGES)
+# What built-in models take: factory -> in words, kinds of numpy's dtypes, numbers of dimensions.
+TAKES = {factory: ("images [N, H, W, C]", "fiu", (4,)) for factory in MODELS.values()}
+TAKES[MODELS["mlp"]] = ("numbers [N, ...]", "bfiu", range(2, 9))
+TAKES[MODELS["transformer"]] = ("ints [N, T]", "iu", (2,))
+NO_TOKENS = ("own", *(name for name in MODELS if name != "transformer"))
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 MATMUL_PRECISIONS = ("default", "high", "highest")
 
@@ -65,9 +63,9 @@ def create_model(
 
 def check_inputs(name: str, inputs) -> None:
     """Raises ValueError if a built-in model cannot take such inputs, as `scale_inputs` has them."""
-    if name not in TAKES:  # of the user's own
+    if MODELS.get(name) not in TAKES:  # it is the user's own
         return
-    what, kinds, dims = TAKES[name]
+    what, kinds, dims = TAKES[MODELS[name]]
     if isinstance(inputs, dict) or inputs.dtype.kind not in kinds or inputs.ndim not in dims:
         shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", inputs)
         raise ValueError(f"{name} takes {what}, one array; the inputs are {shapes}")

@@ -131,15 +131,14 @@ def with_matmul_precision(model: Model, precision: str) -> Model:
 def mean_and_deviation(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the mean and the standard deviation of each column of floats [N, D], float64 [D].
 
-    Sums of many float32 would lose their digits. The deviation is 0 if float32 cannot tell the
-    values of the column apart.
+    Sums of many float32 would lose their digits. The deviation of equal values is 0, whatever their
+    sum is rounded to.
     """
     mean = np.mean(table, axis=0, dtype=np.float64)
     parts = range(0, len(table), ROWS_AT_ONCE)
     squares = (np.sum((table[i : i + ROWS_AT_ONCE] - mean) ** 2, axis=0) for i in parts)
     deviation = np.sqrt(sum(squares) / len(table))
-    smallest = np.finfo(np.float32).eps * np.abs(mean)
-    return mean, np.where(deviation > smallest, deviation, 0.0)
+    return mean, np.where(deviation > 1e-12 * np.abs(mean), deviation, 0.0)
 
 
 def standardized(model: Model, mean: np.ndarray, deviation: np.ndarray) -> Model:

@@ -128,7 +128,7 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
         # Outputs of another shape are found before anything is written.
         params, _ = jax.eval_shape(functools.partial(_params_and_outputs, built), sample)
         if model is not None:
-            _check_state(build_model(config, facts, devices[:1], model), sample)
+            _check_state(built, sample, config.batch_size // len(devices), devices)
     check_sizes(config, splits.train, params, devices)
     if config.epsilon_over and method.needs_clean:
         with prefix("config.epsilon_over"):
@@ -150,14 +150,21 @@ def _params_and_outputs(model, inputs):
     return params, model.apply(params, model_state, inputs, train=False, key=None)[0]
 
 
-def _check_state(model, inputs):
-    """Raises ValueError if a step changes the form of what a model keeps, on one device."""
+def _check_state(model, sample, size, devices):
+    """Raises ValueError if a step on `size` examples a device changes the form of what is kept."""
 
-    def before_and_after(key):
-        params, before = model.init(key, inputs)
+    def before_and_after(key, inputs):
+        params, before = model.init(key, sample)
         return before, model.apply(params, before, inputs, train=True, key=key)[1]
 
-    before, after = map(by_path, jax.eval_shape(before_and_after, jax.random.key(0)))
+    if axis := on_devices.axis_name(devices):
+        options = {"axis_name": axis, "axis_size": len(devices)}
+        before_and_after = jax.vmap(before_and_after, (None, None), **options)
+    inputs = jax.tree.map(lambda x: np.repeat(x, size, axis=0), sample)
+    trees = jax.eval_shape(before_and_after, jax.random.key(0), inputs)
+    before, after = (
+        {path: (leaf.shape, leaf.dtype) for path, leaf in by_path(tree).items()} for tree in trees
+    )
     if changed := [n for n in before | after if before.get(n) != after.get(n)]:
         raise ValueError(
             f"model: of what it keeps, {', '.join(changed[:3])} has another form after a step; "

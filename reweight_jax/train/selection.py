@@ -43,6 +43,7 @@ def judge_labels(experiment, state) -> Judgement | None:
     if splits.calibration is not None:
         calibration = what_is_known(experiment, state, "calibration")
     options = {"task": config.task, "num_outputs": experiment.task.num_outputs}
+    options["classes"] = experiment.classes
     return judge(train, calibration, **options, **config.labels)
 
 

@@ -195,7 +195,10 @@ def test_an_unknown_task():
         encode("ranking", {"train": [0, 1]})
 
 
-@pytest.mark.parametrize("label", [np.array(["1_5", "2"]), ["1", "1_5"], np.array(["1_5", None])])
+@pytest.mark.parametrize(
+    "label",
+    [np.array(["1_5", "2"]), ["1", "1_5"], np.array(["1_5", None]), np.array(["1_5", "2"], "T")],
+)
 def test_an_underscore_makes_no_number(label):
     with pytest.raises(ValueError, match="train_label: row . is .'1_5'.; must be a number"):
         encode("regression", {"train": label})

@@ -343,3 +343,12 @@ def test_notes_have_the_names_of_classes():
         num_outputs=3, classes=("cat", "dog", "owl"),
     )  # fmt: skip
     assert any("No calibration example of class owl:" in t for t in judged.summary["notes"])
+
+
+def test_few_weighted_examples_find_nothing():
+    """30 examples of ten classes are worth 6 if one class has 90% of the labels: one p-value of 0.1
+    or less would be a discovery."""
+    rng = np.random.default_rng(3)
+    right = drawn(rng, (1800, *[20] * 9), [0] * 10)
+    judged = judge(right, drawn(rng, [3] * 10, [0] * 10), num_outputs=10)
+    assert judged.summary["by"] == "weighted" and judged.summary["finds_wrong"] is None

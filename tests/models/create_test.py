@@ -130,7 +130,7 @@ def test_inputs_that_no_model_fits_are_named(inputs, message):
 
 
 @pytest.mark.parametrize("name", ["mlp", "lenet", "small_cnn", "resnet", "wide_resnet"])
-def test_what_a_model_cannot_take_is_named(name):
+def test_what_a_model_cannot_take_is_named(name, monkeypatch):
     table, image = np.zeros((1, 3), np.float32), np.zeros((1, 8, 8, 3), np.float32)
     check_inputs(name, image)
     if name != "mlp":
@@ -145,5 +145,8 @@ def test_what_a_model_cannot_take_is_named(name):
     for inputs in (table, image):
         with pytest.raises(ValueError, match=r"transformer takes ints \[N, T\]"):
             check_inputs("transformer", inputs)
-    check_inputs("transformer", np.zeros((1, 3), np.int32))
+    check_inputs("transformer", np.zeros((1, 3), np.uint16))
+    check_inputs(name, image.astype(np.int16))
     check_inputs("mine", {"a": image})
+    monkeypatch.setitem(MODELS, name, lambda *arguments: None)  # one of the user's own
+    check_inputs(name, {"a": image})

@@ -309,7 +309,15 @@ def test_the_command_to_train_with_has_all_options_of_config(load_script):
     """A boolean may stand alone; other values may be the next argument."""
     script = load_script("choose_trusted")
     given = ["--config", "a.py", "--num=3", "--config.compare_plain", "--config.retrain=relabel"]
-    given += ["-config.seed", "-1", "--noconfig.data.resident", "--output", "o", "--config.resume"]
+    given += [
+        "-config.seed",
+        "-1",
+        "--noconfig.data.resident",
+        "--output",
+        "o",
+        "--config.resume",
+        "-config.seed=3",
+    ]
     assert script.config_arguments(given) == [
         "--config=a.py",
         "--config.compare_plain",
@@ -317,4 +325,5 @@ def test_the_command_to_train_with_has_all_options_of_config(load_script):
         "--config.seed=-1",
         "--noconfig.data.resident",
         "--config.resume",
+        "--config.seed=3",
     ]
