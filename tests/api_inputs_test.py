@@ -233,6 +233,6 @@ def test_the_notes_of_a_run_have_the_names_of_its_classes():
     (x, y, _), (clean_x, _) = toy()
     names = np.array(["cat", "dog", "owl"])
     label = names[np.where(x[:, 1] > -60, 2, y)]
-    options = {"clean": (x[:30], label[:30]), "method": "baseline"}
+    options = {"clean": (x[:30], label[:30]), "method": "baseline", "num_steps": 60}
     run = quick(None, (x, label), calibration=(clean_x, names[:2].repeat(15)), **options)
     assert any("No calibration example of class owl:" in t for t in run.result["labels"]["notes"])
