@@ -8,7 +8,7 @@ steps of SGD. 10 to 30 minutes of one CPU core; expect a test error of 4.0% (1.9
 and 14.4% with --config.method=baseline.
 
 Momentum, before 0.2.0, seed 0: plain SGD (--config.momentum=0) came to 3.00% instead of 3.05%, but
-left the baseline at a guess, 50% instead of 16.65%. With momentum 0.9 the comparison is the fairer.
+left the baseline at a guess, 50% instead of 16.65%. With momentum 0.9 the comparison is fairer.
 
 Digits: 100 training images at 20:1, 4 of them clean, 400 steps of 50. Fifteen seconds of two CPU
 cores; expect 4.1% (five seeds, 0.9 to 11.9, depending on the four), 4.6% for the baseline.

@@ -185,9 +185,7 @@ def column_names(table: Any, name: str) -> tuple[str, ...]:
 
     Raises ValueError, with the `name` of the table, if two columns have one name.
     """
-    if not (hasattr(table, "iloc") and hasattr(table, "columns")):
-        return ()
-    names = tuple(map(str, table.columns))
+    names = _names(table)
     _check_once(names, names, name)
     return names
 
@@ -197,15 +195,20 @@ def in_order(table: Any, columns: tuple[str, ...], name: str) -> Any:
 
     Raises ValueError, with the `name` of the table, if one of them is missing or is there twice.
     """
-    if not columns or not hasattr(table, "iloc") or not hasattr(table, "columns"):
+    names = _names(table)
+    if not columns or not names:
         return table
-    names = tuple(map(str, table.columns))
     place = {column: i for i, column in enumerate(names)}
     for column in columns:
         if column not in place:
             raise ValueError(f"{name}: lacks the column {column}, which the training set has")
     _check_once(columns, names, name)
     return table.iloc[:, [place[column] for column in columns]]
+
+
+def _names(table):
+    is_table = hasattr(table, "iloc") and hasattr(table, "columns")
+    return tuple(map(str, table.columns)) if is_table else ()
 
 
 def _check_once(columns, names, name):

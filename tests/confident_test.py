@@ -87,11 +87,7 @@ def test_later_phases_and_a_column_of_labels_are_for_the_run_alone(monkeypatch):
 
     monkeypatch.setattr("reweight_jax.api.confident_rows", rows)
     fields = {"seed": 3, "finetune_from": "last", "finetune_steps": 2, "retrain": "drop"}
-    data = {
-        "num_clean": 10,
-        "num_calibration": 0,
-        "labels_are_right": True,
-    }  # the last two: nothing
+    data = {"num_clean": 10, "num_calibration": 0, "labels_are_right": True}
     run = fit(None, (X, Y[:, None]), clean="confident", data=data, **SMALL | fields)
     assert given[0].shape == (10, 2)
     assert {"finetuned_last", "retrained"} <= run.result.keys()

@@ -140,7 +140,7 @@ class Reference:
         else:
             sizes = [(len(p), len(own)) for p, own, _ in self._by_group()]
         num_labels, num_calibration = np.transpose(sizes)
-        if not conformal.num_below(LOW, min(self.min_size, num_calibration.min())):
+        if not conformal.num_below(LOW, num_calibration.min()):
             return None
         bound = conformal.most_flagged(LOW, num_calibration, num_labels)
         return bool(np.sum(self.p_value <= LOW) > bound)

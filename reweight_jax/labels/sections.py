@@ -91,8 +91,8 @@ def guarantee(facts: dict) -> str:
             text += " with 90% confidence."
     how = {
         "class": " Each class has its own threshold.",
-        "weighted": " The calibration examples are weighted by class, because the shares of the "
-        "classes are others than in the training set.",
+        "weighted": " The calibration examples are weighted by class, because the classes have "
+        "other shares in the training set.",
     }
     text += how.get(facts["by"], "")
     if facts["wrong"]:

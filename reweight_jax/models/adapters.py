@@ -131,8 +131,7 @@ def with_matmul_precision(model: Model, precision: str) -> Model:
 def mean_and_deviation(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the mean and the standard deviation of each column of floats [N, D], float64 [D].
 
-    Sums of many float32 would lose their digits. The deviation of equal values is 0, whatever their
-    sum is rounded to.
+    A float32 sum of many rows loses digits. The deviation of a constant column is exactly 0.
     """
     mean = np.mean(table, axis=0, dtype=np.float64)
     parts = range(0, len(table), ROWS_AT_ONCE)

@@ -227,9 +227,9 @@ def read_model(
             saved = by_path(manager.item_metadata(step)["state"].tree)
         check(record["config"])
         # Orbax reads what `item` has, and says nothing of the rest.
-        of_model = {p: leaf for p, leaf in saved.items() if p.startswith(tuple(item))}
-        of_model = {p: leaf for p, leaf in of_model.items() if not p.startswith("params/method")}
-        if _shapes(of_model) != _shapes(by_path(item)):
+        of_model = ("params/model", "model_state")
+        saved = {path: leaf for path, leaf in saved.items() if path.startswith(of_model)}
+        if _shapes(saved) != _shapes(by_path(item)):
             raise UserError(f"{folder / str(step)}: is the checkpoint of another model")
         with _damage_named(folder, step):
             restored = manager.restore(step, args=ocp.args.Composite(state=args))["state"]

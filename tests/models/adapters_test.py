@@ -245,4 +245,4 @@ def test_the_statistics_of_a_table_are_those_of_float64():
     exact = table.astype(np.float64)
     np.testing.assert_allclose(mean, exact.mean(0), rtol=1e-12)
     np.testing.assert_allclose(deviation[:2], exact.std(0)[:2], rtol=1e-9)
-    assert deviation[2] == 0  # a constant column, whatever its sum is rounded to
+    assert deviation[2] == 0  # a constant column

@@ -98,7 +98,7 @@ def test_nnx_streams_passed_to_call():
 
 
 def test_parameters_that_are_there_are_no_constants_of_a_program(monkeypatch):
-    """Compiled into one, 2 GB of them would take a minute and four times the memory."""
+    """Constants take long to compile, and several times their memory."""
     splits = examples("classification", 24, 0), examples("classification", 6, 1)
     compiled, jit = [], jax.jit
     monkeypatch.setattr(jax, "jit", lambda f, **kwargs: compiled.append(f) or jit(f, **kwargs))

@@ -306,7 +306,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path):
 
 
 def test_the_command_to_train_with_has_all_options_of_config(load_script):
-    """A boolean may stand alone; other values may be the next argument."""
+    """A boolean needs no value. The value of another option may be the next argument."""
     script = load_script("choose_trusted")
     given = ["--config", "a.py", "--num=3", "--config.compare_plain", "--config.retrain=relabel"]
     given += [

@@ -99,7 +99,7 @@ def test_health_is_told_of_the_model_of_the_training(tmp_path, monkeypatch):
     "fields", [{"data.num_train": 24}, {"data.num_train": 24, "data.clean_in_train": "always"}]
 )
 def test_health_names_the_rows_of_the_users_own_parts(fields, tmp_path, monkeypatch):
-    """Whatever was cut from the training set, and whatever was drawn from the clean one."""
+    """Also if num_train cuts the training set, and calibration is drawn from the clean one."""
     got = []
     monkeypatch.setattr(outputs, "health", lambda *arguments: got.append(arguments[3]) or [])
     x = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)

@@ -218,7 +218,7 @@ def test_where_nothing_is_believed_all_is_kept(tmp_path, settles_early):
 @pytest.mark.parametrize("name", ["drop", "believed"])
 @pytest.mark.parametrize("task", ["classification", "multi_label"])
 def test_where_nothing_is_known_all_labels_are_kept(task, name):
-    """As before any visit, or in a run on the clean examples alone, which remembers nothing."""
+    """A run on the clean examples alone remembers nothing of the training labels."""
     train, clean = examples(task, 24, 0, wrong=0.3), examples(task, 6, 1)
     made = experiment((train, clean), task, method="clean_only")
     selected = SELECTIONS[name](made, create_train_state(made))
