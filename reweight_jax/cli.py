@@ -5,6 +5,7 @@ import pathlib
 import re
 import signal
 import sys
+import threading
 import traceback
 import types
 import warnings
@@ -113,6 +114,7 @@ def run(main, *, resumes: bool = False, takes_names: bool = False) -> None:
     """
     startup.prepare()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # see reweight_jax/__init__.py
+    sys.unraisablehook = _interrupt_again
     logging.set_verbosity(logging.FATAL)  # TFDS and orbax also raise what they log as an error
     warnings.filterwarnings("ignore", "coroutine .* was never awaited")  # orbax's, in a failed save
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
@@ -137,6 +139,18 @@ def run(main, *, resumes: bool = False, takes_names: bool = False) -> None:
         end_process(130)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the process ends
+        sys.unraisablehook = sys.__unraisablehook__
+
+
+def _interrupt_again(unraisable):
+    """Repeats a Ctrl-C that Python has dropped: it came in a callback, such as JAX's of the gc."""
+    if unraisable.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(unraisable)
+        return
+    arguments = (threading.main_thread().ident, signal.SIGINT)
+    timer = threading.Timer(0.05, signal.pthread_kill, arguments)  # this is still the callback
+    timer.daemon = True
+    timer.start()
 
 
 class _ConfigParser(flags.ArgumentParser):

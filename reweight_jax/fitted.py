@@ -165,6 +165,11 @@ class Fitted:
         if name not in self._variables:
             like = jax.eval_shape(self._model.init, jax.random.key(0), sample_of(self._facts))
             step, folder = self.result[name]["step"], self.workdir / "checkpoints"
+            if not (folder / str(step)).is_dir():
+                raise UserError(
+                    f"{folder / str(step)}: is not there; if the run is being made longer, its "
+                    "command must end first"
+                )
             check = Workdir(self.workdir, self.config, self._facts).check_checkpoint
             self._variables[name] = read_model(folder, step, like, self._devices[0], check)
         return self._variables[name]

@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 
 from reweight_jax import api, cli
-from reweight_jax.data.corrections import quoted
+from reweight_jax.data import corrections
 from reweight_jax.data.files import read_inputs
 from reweight_jax.errors import UserError
 from reweight_jax.records.workdir import write_atomically
@@ -50,7 +50,7 @@ def to_csv(run: api.Fitted, ids: np.ndarray, values: np.ndarray) -> str:
             row.append(";".join(names[k] for k in chosen))
     for row, numbers in zip(rows, values, strict=True):
         row += [f"{number:.6g}" for number in numbers]
-    return "".join(",".join(map(quoted, row)) + "\n" for row in (header, *rows))
+    return corrections.to_csv(header, rows)
 
 
 def main():

@@ -5,6 +5,7 @@ Only the command line and a sweep's workers call `prepare`; importing the packag
 
 import ctypes
 import importlib.util
+import multiprocessing
 import os
 import sys
 import threading
@@ -126,6 +127,16 @@ def step_on_this_thread() -> None:
     step of a training run took 1.3 to 2.3 s instead of 1.1 (jax 0.12, two cores).
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def end_with_parent() -> None:
+    """Ends a worker process with its parent: one that was killed cannot end its workers."""
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def take_cores(counter, workers: int) -> None:

@@ -1,10 +1,12 @@
 """The command line's answers to mistakes: one line, status 1, no traceback."""
 
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from commands import assert_one_line, command
+from commands import ROOT, assert_one_line, command
 
 from reweight_jax import cli, configs
 from reweight_jax.errors import UserError
@@ -193,6 +195,23 @@ def test_a_model_of_the_users_own_from_a_folder_of_his_own(tmp_path):
     rows = [line.split(",") for line in output.read_text().splitlines()]
     assert rows[0] == ["id", "prediction", "p(down)", "p(up)"]
     assert np.mean([row[1] for row in rows[1:]] == label) > 0.9
+
+
+def test_an_interrupt_that_python_drops_comes_again():
+    code = (
+        "import gc, signal, time\n"
+        "from reweight_jax import cli\n"
+        "def callback(*_):\n"
+        "    gc.callbacks.clear()\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "def main():\n"
+        "    gc.callbacks.append(callback)\n"
+        "    gc.collect()\n"
+        "    time.sleep(60)\n"
+        "cli.run(main)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "\ninterrupted\n")
 
 
 @pytest.mark.parametrize("resumes", [False, True])

@@ -3,6 +3,7 @@
 import csv
 import os
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from commands import assert_one_line, command
 from PIL import Image
 
-from reweight_jax import fit, load
+from reweight_jax import fit, load, predict
 from reweight_jax.configs import own_data
 from reweight_jax.train import loop
 
@@ -137,6 +138,12 @@ def test_tags_and_values_of_a_run_of_fit(tmp_path, task, labels, columns):
         tags = [";".join(str(k) for k in range(2) if p[k] > 0.5) for p in values]
         assert [row["tags"] for row in rows] == tags
         assert {"", "0;1"} & set(tags)
+
+
+def test_no_name_in_the_predictions_is_a_formula():
+    run = types.SimpleNamespace(classes=("=1+1", "-2"), config=own_data.get_config())
+    text = predict.to_csv(run, np.array(["=a", "b"]), np.array([[0.9, 0.1], [0.2, -0.5]]))
+    assert text.splitlines()[1:] == ["'=a,'=1+1,0.9,0.1", "b,'=1+1,0.2,-0.5"]
 
 
 def test_mistakes_are_one_line(tmp_path):

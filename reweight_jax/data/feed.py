@@ -2,14 +2,12 @@
 
 import contextlib
 import functools
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterator
 
 import numpy as np
 from absl import flags, logging
 
+from reweight_jax import startup
 from reweight_jax.data.batches import RowsOf, batch_rows
 from reweight_jax.data.examples import Inputs, is_lazy, map_inputs
 from reweight_jax.errors import UserError
@@ -90,10 +88,4 @@ def stream_inputs(
 def _begin_worker(verbosity, *worker):
     """Sets up a worker process; grain passes its number and the number of workers."""
     logging.set_verbosity(verbosity)  # no more messages than from its parent
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent():
-    """Ends the worker with its parent: a killed run cannot end its workers, which would wait."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    startup.end_with_parent()

@@ -140,5 +140,6 @@ def _run(run, progress=True):
 def _begin_worker(counter, workers):
     """Prepares a worker; a core of its own is twice as fast as a share of two (measured)."""
     startup.prepare()
+    startup.end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the sweep reports Ctrl-C
     startup.take_cores(counter, workers)

@@ -91,7 +91,12 @@ class TrainingLog:
 
     On a CPU the steps of a dispatch are done when it returns, and an interval is written at once.
     On an accelerator it is read after the next steps are dispatched.
+
+    Attributes:
+      rate: the field of the config that has the learning rate of the steps.
     """
+
+    rate = "learning_rate"
 
     def __init__(self, writer: MetricsWriter, bar: tqdm.tqdm):
         self._writer, self._bar = writer, bar
@@ -119,7 +124,7 @@ class TrainingLog:
         if not finite.all():
             raise UserError(
                 f"the loss of step {step - num_steps + 1 + finite.argmin()} is not finite; the "
-                "last checkpoint before it is kept. Lower config.learning_rate, or look for bad "
+                f"last checkpoint before it is kept. Lower config.{self.rate}, or look for bad "
                 "values in the data"
             )
         now = time.perf_counter()

@@ -100,7 +100,8 @@ def build_result(config, records: list[dict], task, stops: dict[str, int], devic
 def to_json(result: dict) -> str:
     """Returns JSON with one field a line, and one row of a matrix or one entry of a list a line."""
     text = json.dumps(result, indent=2)
-    text = re.sub(r"(?m)^ *\{[^{}]+\}", lambda entry: _one_line(entry[0]), text)
+    entries = rf"(?m)^ *\{{(?:{STRING}|[^{{}}\"])+\}}"
+    text = re.sub(entries, lambda entry: _one_line(entry[0]), text)
     rows = re.compile(rf"({STRING})|\[[\d\s,]+\]")
     return rows.sub(lambda row: row[1] or _one_line(row[0]), text) + "\n"
 

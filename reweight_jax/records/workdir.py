@@ -58,7 +58,7 @@ class Workdir:
         Raises:
           UserError: the folder cannot be used, another process holds it, or config.json is of
             another run. Only fields that do not change the steps already taken may differ: FREE,
-            `num_steps` if no step depends on it, and later phases that are new.
+            `num_steps` if no step depends on it, and later phases that have not begun.
         """
         with contextlib.ExitStack() as stack:
             if self.writes:
@@ -90,8 +90,10 @@ class Workdir:
                 raise UserError(f"--workdir {self.path}: its {name} is {what}; remove it")
 
     def _check_config(self):
+        saved = (self.path / "checkpoints").glob("*")
+        newest = max((int(step.name) for step in saved if step.name.isdecimal()), default=0)
         try:
-            self.check(read_sealed(self.path / "config.json"))
+            self.check(read_sealed(self.path / "config.json"), newest)
         except FileNotFoundError:
             pass
         except DamagedError as error:  # it is in every checkpoint too
@@ -101,13 +103,13 @@ class Workdir:
                     "no checkpoint that has it; remove the folder, or choose another one"
                 ) from error
 
-    def check(self, content: dict) -> None:
+    def check(self, content: dict, step: int) -> None:
         """Raises UserError if `content`, as `self.content`, is of a run that cannot go on as ours.
 
-        Fields that are new since then have their defaults.
+        `step`: the one that it has reached. Fields that are new since then have their defaults.
         """
         old, new = with_defaults(content), flatten(self.content)
-        self._refuse(_differing(old, new) - FREE - _may_differ(old, new))
+        self._refuse(_differing(old, new) - FREE - _may_differ(old, new, step))
 
     def check_checkpoint(self, content: dict) -> None:
         """Raises UserError if a checkpoint that holds `content` was not made by this run.
@@ -115,7 +117,7 @@ class Workdir:
         What was to follow it does not matter, and may have changed twice since.
         """
         old, new = with_defaults(content), flatten(self.content)
-        self._refuse(_differing(old, new) - FREE - LATER)
+        self._refuse(_differing(old, new) - FREE - _later(old))
 
     def _refuse(self, differing):
         if differing:
@@ -184,7 +186,8 @@ def _lock(folder):
 
 def identity(content: dict) -> str:
     """Returns a digest of what decides the steps of a run, from the content of its config.json."""
-    return checksum({k: v for k, v in flatten(content).items() if k not in FREE | LATER})
+    left_out = FREE | _later(with_defaults(content))
+    return checksum({k: v for k, v in flatten(content).items() if k not in left_out})
 
 
 def read_run(folder: pathlib.Path) -> tuple[dict, dict]:
@@ -214,10 +217,28 @@ def _differing(old: dict, new: dict) -> set[str]:
     return {name for name in names if old.get(name) != new.get(name)}
 
 
-def _may_differ(old: dict, new: dict) -> set[str]:
-    """The fields that may differ without a change to the steps already taken."""
+def _later(content: dict) -> set[str]:
+    """The fields of LATER that no step up to `num_steps` depends on."""
+    return LATER - ({"num_steps"} if _knows_its_end(content) else set())
+
+
+def _knows_its_end(content):
+    method = METHODS.get(content["method"])  # None: of a user's file that was not given
+    return (
+        content["lr_schedule"] == "cosine"
+        or getattr(method, "uses_num_steps", False)
+        or (getattr(method, "needs_clean", False) and content["settle_at"] < 1)
+    )
+
+
+def _may_differ(old: dict, new: dict, step: int) -> set[str]:
+    """The fields that may differ without a change to the `step` steps already taken."""
     rates, free = {"labels.false_alarm_rate", "labels.false_discovery_rate"}, set()
     before, now = old["finetune_from"], new["finetune_from"]
+    if step <= old["num_steps"]:  # no later phase has begun
+        free |= LATER - rates - {"num_steps"}
+        if old["settle_at"] == 1:  # else they have decided what it settled on
+            free |= rates
     # A phase may be added if no later one is there.
     if old["retrain"] == "none":
         free |= {"retrain"}
@@ -231,14 +252,13 @@ def _may_differ(old: dict, new: dict) -> set[str]:
                     free |= {"judge_for"}
             if (before, now) == ("last", "both"):
                 free |= {"finetune_from"}
-    is_fixed = METHODS[new["method"]].uses_num_steps or new["lr_schedule"] == "cosine"
     one_phase = [
         ((run["warm_up"], run["settle_at"], run["judge_for"]) == (0, 1, 0)
          or not METHODS[run["method"]].needs_clean)
         and run["finetune_from"] == run["retrain"] == "none" and not run["compare_plain"]
         for run in (old, new)
     ]  # fmt: skip
-    if all(one_phase) and not is_fixed:  # no step knows of the end
+    if all(one_phase) and not _knows_its_end(new):
         free |= {"num_steps"}
     return free
 

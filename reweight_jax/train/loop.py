@@ -8,6 +8,7 @@ from reweight_jax.errors import UserError
 from reweight_jax.history import history_means
 from reweight_jax.records import metrics, result
 from reweight_jax.records.workdir import Workdir
+from reweight_jax.sealed import checksum
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train import evaluate as evaluation
 from reweight_jax.train import hosts
@@ -48,7 +49,8 @@ def train(
     config, host_input = experiment.config, experiment.method.host_input
     hosts.check_same(config.to_json())
     host_input = hosts.from_first(lambda: host_input(config)) if host_input else None
-    folder = Workdir(workdir, config, experiment.facts, writes=hosts.is_first())
+    facts = experiment.facts | ({"host_input": checksum(host_input)} if host_input else {})
+    folder = Workdir(workdir, config, facts, writes=hosts.is_first())
     advice = batch_advice(config, experiment.splits.train, experiment.devices)
     if advice and progress and folder.writes:
         print(advice, file=sys.stderr)
@@ -73,7 +75,7 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
         stack.enter_context(checkpoints)
         found = checkpoints.restore_latest(like=state)
         if found:
-            folder.check(found.config)  # config.json may be damaged
+            folder.check(found.config, int(found.state.step))  # config.json may be damaged
         state = on_devices.place_state(found.state if found else state, devices)
         step, phases = int(state.step), experiment.phases(bool(state.settles))
         name, stop = f"{config.method} seed {config.seed}", phases[-1].stop
@@ -98,7 +100,8 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
             if phase.remembers:
                 means = history_means(state.history)
                 scores["weights"] = evaluation.weight_statistics(means, wrong)
-            writer.write({"step": step, "kind": "eval", **scores})
+            if all(record["step"] != step for record in writer.of_kind("eval")):
+                writer.write({"step": step, "kind": "eval", **scores})
             if confusion and step in (best_step(), phase.stop):
                 writer.write({"step": step, "kind": "confusion", **confusion})
             return step == keep()
@@ -114,7 +117,7 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
         if step == phases[0].stop and all(r["step"] != step for r in writer.of_kind(kind)):
             evaluate(phases[0], step)  # a longer run was stopped at this step, and now ends there
         while left := [p for p in experiment.phases(bool(state.settles)) if p.stop > step]:
-            phase, bar.total = left[0], left[-1].stop
+            phase, bar.total, log.rate = left[0], left[-1].stop, left[0].rate
             bar.set_description(f"{name}, {phase.title}", refresh=False)
             if phase.begin != "before" and step == phase.start:
                 if phase.begin == "afresh":
@@ -137,7 +140,7 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
                 saves = step % config.checkpoint_every_steps == 0 or is_last
                 if evaluates or saves:
                     with log.paused():
-                        check_finite(state)
+                        check_finite(state, phase.rate)
                         if (evaluates and evaluate(phase, step)) or saves:
                             checkpoints.save(state, folder.content, writer.text)
         trained = state

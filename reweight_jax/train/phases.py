@@ -47,6 +47,11 @@ class Phase(NamedTuple):
     remembers: bool = False
 
     @property
+    def rate(self) -> str:
+        """The field of the config that has its learning rate."""
+        return "finetune_learning_rate" if self.name.startswith("finetuned") else "learning_rate"
+
+    @property
     def title(self) -> str:
         """Its name in plots and in the progress bar."""
         if self.name == "last" and self.examples == "believed":

@@ -104,12 +104,15 @@ def create_train_state(experiment, host_input: Any = None) -> TrainState:
     )
 
 
-def check_finite(state) -> None:
-    """Raises UserError if a parameter is not finite: such a state must not become a checkpoint."""
+def check_finite(state, rate: str) -> None:
+    """Raises UserError if a parameter is not finite: such a state must not become a checkpoint.
+
+    `rate`: the field of the config that has the learning rate.
+    """
     if not _is_finite(state.params):
         raise UserError(
             f"the parameters after step {int(state.step)} are not finite; the last checkpoint "
-            "before it is kept. Lower config.learning_rate, or look for bad values in the data"
+            f"before it is kept. Lower config.{rate}, or look for bad values in the data"
         )
 
 

@@ -1,8 +1,12 @@
 """Grids of runs: which runs there are, which are finished, in which order they are run."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
+from commands import ROOT
 
 from reweight_jax.configs import cifar_background_flip
 from reweight_jax.errors import UserError
@@ -156,6 +160,25 @@ def test_asking_what_is_finished_writes_nothing(tmp_path):
     (run.workdir / "config.json").unlink()
     assert not is_finished(run)
     assert [path.name for path in run.workdir.iterdir()] == ["result.json"]
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_leaves_no_worker():
+    code = (
+        "import os, signal, threading, time\n"
+        "from reweight_jax.paper.grid import side_by_side\n"
+        "def kill():\n"
+        "    time.sleep(3)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if __name__ == '__main__':\n"
+        "    threading.Thread(target=kill).start()\n"
+        "    list(side_by_side(time.sleep, [(300,), (300,)], 2))\n"
+    )
+    # It returns when the last process that holds the pipe, workers included, has ended.
+    killed = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=120
+    )
+    assert killed.returncode == -signal.SIGKILL
 
 
 # --- Whole runs -----------------------------------------------------------------------------------

@@ -78,10 +78,10 @@ def test_a_lower_rmse_is_better():
 
 def test_json_has_rows_in_a_line_and_strings_as_they_are():
     text = 'scan [1,  2].png {a,  b} "[3,\t4]" \\'
-    entry = {"id": "a,  b [1,  2]", "n": 3}
-    content = {"matrix": [[1, 2], [3, 4]], "health": [text], "list": [entry]}
+    entry = {"id": "a,  b [1,  2]  }", "n": 3}
+    content = {"matrix": [[1, 2], [3, 4]], "health": [text], "list": [entry], "name": "a  <b>}"}
     shown = result.to_json(content)
     assert json.loads(shown) == content
     lines = [line.strip() for line in shown.splitlines()]
     assert "[ 1, 2 ]," in lines and json.dumps(text) in lines
-    assert '{ "id": "a,  b [1,  2]", "n": 3 }' in lines, shown
+    assert '{ "id": "a,  b [1,  2]  }", "n": 3 }' in lines, shown

@@ -1,5 +1,6 @@
 """Which run a folder may hold, and files that are whole or not there."""
 
+import functools
 import json
 import os
 import stat
@@ -7,7 +8,7 @@ import stat
 import pytest
 
 from reweight_jax.errors import UserError
-from reweight_jax.records.workdir import Workdir, write_atomically
+from reweight_jax.records.workdir import Workdir, identity, write_atomically
 from reweight_jax.sealed import read_sealed
 
 FACTS = {"classes": [4, 9], "num_train": 96}
@@ -97,6 +98,7 @@ def test_a_config_is_kept_with_the_facts_of_its_data(digits_config, tmp_path):
 )
 def test_what_may_differ(before, after, differing, digits_config, tmp_path):
     Workdir(tmp_path, digits_config(**before), FACTS).write_config()
+    (tmp_path / "checkpoints" / "99").mkdir(parents=True)  # of a step of the last phase
     folder = Workdir(tmp_path, digits_config(**after), FACTS)
     if differing is None:
         with folder.locked():
@@ -107,27 +109,67 @@ def test_what_may_differ(before, after, differing, digits_config, tmp_path):
     assert (tmp_path / "config.json").read_bytes() == old
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "differing"),
+    [
+        ({"finetune_from": "last"}, {"finetune_from": "both", "finetune_learning_rate": 1e-4}, ""),
+        ({"retrain": "drop"}, {"compare_plain": True, "labels.false_alarm_rate": 0.1}, ""),
+        ({"judge_for": 0.5}, {"judge_for": 0.2}, ""),
+        ({"retrain": "drop"}, {"num_steps": 8}, "num_steps"),
+        (
+            {"settle_at": 0.5},
+            {"settle_at": 0.5, "labels.false_alarm_rate": 0.1},
+            "labels.false_alarm_rate",
+        ),
+    ],
+)
+def test_phases_that_have_not_begun_may_change(before, after, differing, digits_config, tmp_path):
+    old = Workdir(tmp_path, digits_config(**before), FACTS).content
+    new = Workdir(tmp_path, digits_config(**after), FACTS)
+    if differing:
+        with pytest.raises(UserError, match=f"another config.{differing};"):
+            new.check(old, 6)
+    else:
+        new.check(old, 6)
+        with pytest.raises(UserError, match="another config"):
+            new.check(old, 7)
+
+
+def test_a_step_that_knew_another_end_is_of_another_run(digits_config, tmp_path):
+    for fields in ({"lr_schedule": "cosine"}, {"method": "mentornet"}, {"settle_at": 0.5}, {}):
+        folder, other = (
+            Workdir(tmp_path, digits_config(**fields, num_steps=n), FACTS) for n in (6, 9)
+        )
+        assert (identity(folder.content) == identity(other.content)) == (fields == {})
+        if fields:
+            with pytest.raises(UserError, match="another config.num_steps"):
+                folder.check_checkpoint(other.content)
+        else:
+            folder.check_checkpoint(other.content)
+
+
 def test_fields_that_are_new_since_the_run_have_their_defaults(digits_config, tmp_path):
     Workdir(tmp_path, digits_config(), FACTS).write_config()
     saved = read_sealed(tmp_path / "config.json") | {"gone": 1}
     del saved["optimizer"], saved["data"]["image_size"]
-    Workdir(tmp_path, digits_config(), FACTS).check(saved)
+    Workdir(tmp_path, digits_config(), FACTS).check(saved, 6)
     with pytest.raises(UserError, match="another config.optimizer"):
-        Workdir(tmp_path, digits_config(optimizer="adam"), FACTS).check(saved)
+        Workdir(tmp_path, digits_config(optimizer="adam"), FACTS).check(saved, 6)
 
 
 def test_other_data_is_refused(digits_config, tmp_path):
     old, new = (Workdir(tmp_path, digits_config(), FACTS | {"num_train": n}) for n in (96, 97))
-    for check in (new.check, new.check_checkpoint):
-        with pytest.raises(UserError, match="holds a run with other data"):
-            check(old.content)
+    with pytest.raises(UserError, match="holds a run with other data"):
+        new.check(old.content, 6)
+    with pytest.raises(UserError, match="holds a run with other data"):
+        new.check_checkpoint(old.content)
 
 
 @pytest.mark.parametrize("more", [0, 1])
 def test_a_part_of_the_data_that_is_gone_or_new_is_refused(more, digits_config, tmp_path):
     facts = [FACTS | {"fingerprint": parts} for parts in ({"train": 1}, {"train": 1, "test": 2})]
     old, new = (Workdir(tmp_path, digits_config(), facts[k]) for k in (more, 1 - more))
-    for check in (new.check, new.check_checkpoint):
+    for check in (functools.partial(new.check, step=6), new.check_checkpoint):
         check(new.content)
         with pytest.raises(UserError, match="holds a run with other data"):
             check(old.content)

@@ -65,13 +65,24 @@ def test_phases_added_later_are_those_of_one_run(tmp_path):
     chex.assert_trees_all_equal(saved(first, step), saved(whole, step))
 
 
+def test_fine_tuning_that_diverged_goes_on_with_another_rate(tmp_path):
+    splits = examples(TASK, 24, 0), examples(TASK, 8, 1), examples(TASK, 6, 2)
+    fields = {"finetune_from": "last", "finetune_steps": 3, "log_every_steps": 1}
+    with pytest.raises(UserError, match="Lower config.finetune_learning_rate"):
+        run(splits, tmp_path / "a", finetune_learning_rate=1e38, **fields)
+    resumed, whole = (
+        run(splits, tmp_path / name, finetune_learning_rate=1e-3, **fields) for name in "ab"
+    )
+    assert without_times(resumed) == without_times(whole)
+
+
 @pytest.mark.parametrize("task", [TASK, "regression"])
 def test_the_rates_of_a_settled_run_are_fixed(task, tmp_path, digits_config):
     before = {"task": task, "settle_at": 0.5}
     old = Workdir(tmp_path, digits_config(**before), {}).content
     new = Workdir(tmp_path, digits_config(**before, **{"labels.false_alarm_rate": 0.2}), {})
     with pytest.raises(UserError, match="labels.false_alarm_rate"):
-        new.check(old)
+        new.check(old, 5)
 
 
 @pytest.mark.parametrize("every", [{}, {"log_every_steps": 1}])

@@ -19,7 +19,7 @@ from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS
 from reweight_jax.records import result as results
 from reweight_jax.records.metrics import read_metrics
-from reweight_jax.sealed import read_sealed
+from reweight_jax.sealed import read_sealed, seal
 from reweight_jax.train import dispatch
 from reweight_jax.train.loop import train_and_evaluate
 
@@ -80,6 +80,30 @@ def test_resumed_and_extended_in_process(digits_config, tmp_path):
         train_and_evaluate(digits_config(num_steps=4), tmp_path / "parts", ONE_DEVICE)
 
     assert (tmp_path / "parts" / "config.json").read_text() == before
+
+
+def test_a_run_that_is_cut_short_has_one_record_of_its_last_step(digits_config, tmp_path):
+    train_and_evaluate(digits_config(), tmp_path, ONE_DEVICE)
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    train_and_evaluate(digits_config(num_steps=4), tmp_path, ONE_DEVICE)
+    evaluations = [(r["kind"], r["step"]) for r in records(tmp_path) if r["kind"] != "train"]
+    assert len(evaluations) == len(set(evaluations))
+    assert {("eval", 4), ("confusion", 4)} <= set(evaluations)
+
+
+@pytest.mark.slow
+def test_another_confusion_matrix_is_other_data(digits_config, confusion_run, tmp_path):
+    fields = {"method": "s_model_conf", "confusion_from": confusion_run(2), "num_steps": 2}
+    folder = tmp_path / "run"
+    result = train_and_evaluate(digits_config(**fields), folder, ONE_DEVICE)
+    copied = shutil.copytree(fields["confusion_from"], tmp_path / "same")
+    fields["confusion_from"] = str(copied)
+    assert train_and_evaluate(digits_config(**fields), folder, ONE_DEVICE) == result
+    other = read_sealed(copied / "result.json")
+    other["confusion"]["best"]["hyper_val"][0][1] += 1
+    (copied / "result.json").write_text(json.dumps(seal(other)))
+    with pytest.raises(UserError, match="holds a run with other data"):
+        train_and_evaluate(digits_config(**fields), folder, ONE_DEVICE)
 
 
 def test_another_config_does_not_touch_the_folder(digits_config, tmp_path):
