@@ -47,7 +47,8 @@ class Checkpoints:
     def __init__(self, folder: pathlib.Path, check: Callable[[dict], None]):
         """`check` takes the config of a checkpoint; UserError if it is of another run."""
         self._folder, self._check = pathlib.Path(os.path.realpath(folder)), check
-        self._kept = _Kept()
+        self._preserved = policy.AnyPreservationPolicy([])
+        self.keep(())
         self._manager = self._open() if hosts.is_first() else None
 
     def _open(self):
@@ -55,7 +56,7 @@ class Checkpoints:
             self._folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self._folder).close()  # orbax's threads would wait for ever
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(n=KEEP), self._kept]),
+            preservation_policy=self._preserved,
             create=False,
             # Orbax must not wait for other processes: it would have each of them write and read.
             multiprocessing_options=ocp.options.MultiprocessingOptions(
@@ -77,7 +78,7 @@ class Checkpoints:
 
     def keep(self, steps: Collection[int | None]) -> None:
         """Keeps the checkpoints of `steps` from now on, in place of those named before."""
-        self._kept.steps = steps
+        self._preserved.policies = [policy.LatestN(n=KEEP), policy.CustomSteps(steps)]
 
     def save(self, state, config: dict, metrics: str) -> None:
         """Saves `state` under its step, in the background, and deletes what is not kept.
@@ -120,14 +121,9 @@ class Checkpoints:
             ) from error
 
     def _restore(self, step, like) -> Restored:
-        with _damage_named(self._folder, step):
-            record = _read_record(self._manager, step)
-        self._check(record["config"])
-        with _damage_named(self._folder, step):
-            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-            state = self._manager.restore(step, args=args)["state"]
-            _compare(digests(state), record["digests"])
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        args = ocp.args.StandardRestore(abstract)
+        state, record = _read(self._manager, self._folder, step, args, self._check)
         return Restored(state, record["config"], record["metrics"])
 
     def restore_latest(self, like) -> Restored | None:
@@ -177,21 +173,25 @@ def _digest(array):
     return f"{zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8), start):08x}"
 
 
-def _compare(found: dict[str, str], expected: dict[str, str]) -> None:
-    """Raises ValueError if an array is not the one that was saved."""
-    for name, digest in found.items():
-        if expected.get(name) != digest:
-            raise ValueError(f"{name} is not what was saved")
+def _read(manager, folder, step, args, check) -> tuple[Any, dict]:
+    """The state that `args` reads from a checkpoint, every array as it was saved; its record.
 
-
-def _read_record(manager, step):
-    args = ocp.args.Composite(record=ocp.args.JsonRestore())
-    record = unseal(manager.restore(step, args=args)["record"])
-    if record["step"] != step:
-        raise ValueError(f"it is of step {record['step']}")
-    if not isinstance(record["metrics"], str):
-        raise ValueError("it is of another version")
-    return record
+    DamagedError if they cannot be believed. `check` takes the config before the state is read.
+    """
+    with _damage_named(folder, step):
+        of_record = ocp.args.Composite(record=ocp.args.JsonRestore())
+        record = unseal(manager.restore(step, args=of_record)["record"])
+        if record["step"] != step:
+            raise ValueError(f"it is of step {record['step']}")
+        if not isinstance(record["metrics"], str):
+            raise ValueError("it is of another version")
+    check(record["config"])
+    with _damage_named(folder, step):
+        state = manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+        for name, digest in digests(state).items():
+            if record["digests"].get(name) != digest:
+                raise ValueError(f"{name} is not what was saved")
+    return state, record
 
 
 def read_model(
@@ -222,35 +222,23 @@ def read_model(
     with ocp.CheckpointManager(
         os.path.realpath(folder), options=options, item_handlers=handlers
     ) as manager:
-        with _damage_named(folder, step):
-            record = _read_record(manager, step)
-            saved = by_path(manager.item_metadata(step)["state"].tree)
-        check(record["config"])
-        # Orbax reads what `item` has, and says nothing of the rest.
-        of_model = ("params/model", "model_state")
-        saved = {path: leaf for path, leaf in saved.items() if path.startswith(of_model)}
-        if _shapes(saved) != _shapes(by_path(item)):
-            raise UserError(f"{folder / str(step)}: is the checkpoint of another model")
-        with _damage_named(folder, step):
-            restored = manager.restore(step, args=ocp.args.Composite(state=args))["state"]
-            model, model_state = restored["params"]["model"], restored["model_state"]
-            found = {"params": {"model": model}, "model_state": model_state}
-            _compare(digests(found), record["digests"])
-    return model, model_state
+
+        def check_model(config):
+            check(config)
+            with _damage_named(folder, step):
+                saved = by_path(manager.item_metadata(step)["state"].tree)
+            # Orbax reads what `item` has, and says nothing of the rest.
+            of_model = ("params/model", "model_state")
+            saved = {path: leaf for path, leaf in saved.items() if path.startswith(of_model)}
+            if _shapes(saved) != _shapes(by_path(item)):
+                raise UserError(f"{folder / str(step)}: is the checkpoint of another model")
+
+        state, _ = _read(manager, folder, step, args, check_model)
+    return state["params"]["model"], state["model_state"]
 
 
 def _shapes(leaves):
     return {path: tuple(leaf.shape) for path, leaf in leaves.items()}
-
-
-class _Kept:
-    """A policy of orbax that keeps some steps besides the latest."""
-
-    steps: Collection[int | None] = ()
-
-    def should_preserve(self, checkpoints, *, context):
-        del context
-        return [checkpoint.step in self.steps for checkpoint in checkpoints]
 
 
 @contextlib.contextmanager
