@@ -32,14 +32,6 @@ class PaddedRows:
         return rows.reshape(len(index), *self.shape)
 
 
-def padded_rows(array: np.ndarray) -> PaddedRows:
-    """Returns numpy [N, ...] as `PaddedRows`."""
-    rows = np.reshape(array, (len(array), math.prod(array.shape[1:])))
-    if padding := -rows.shape[1] % LANES:
-        rows = np.pad(rows, [(0, 0), (0, padding)])
-    return PaddedRows(rows, array.shape[1:])
-
-
 def resident(examples: Examples, *, inputs: bool, on_cpu: bool) -> dict[str, Any]:
     """Returns the arrays of a set that are put on a device: {"label", "inputs" if `inputs`}.
 
@@ -48,8 +40,13 @@ def resident(examples: Examples, *, inputs: bool, on_cpu: bool) -> dict[str, Any
     """
 
     def lay_out(array):
-        is_padded = not on_cpu and array.ndim > 2 and math.prod(array.shape[1:]) >= LANES
-        return padded_rows(array) if is_padded else array
+        size = math.prod(array.shape[1:])
+        if on_cpu or array.ndim < 3 or size < LANES:
+            return array
+        rows = np.reshape(array, (len(array), size))
+        if padding := -size % LANES:
+            rows = np.pad(rows, [(0, 0), (0, padding)])
+        return PaddedRows(rows, array.shape[1:])
 
     arrays = {"label": examples.label}
     if inputs:
