@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from reweight_jax.configs import default
 from reweight_jax.data.inputs import as_inputs, check_tokens, like_train
-from reweight_jax.errors import UserError, choose, prefix
+from reweight_jax.errors import UserError, choose, one_line, prefix
 from reweight_jax.labels import report
 from reweight_jax.labels.suspects import suspects_table
 from reweight_jax.models import MODELS, NO_TOKENS, Model
@@ -64,7 +64,7 @@ class Fitted:
             self.config.update(ConfigDict(saved))  # fields that are new since keep their defaults
             self.classes, self.columns = (tuple(self._facts[k]) for k in ("classes", "columns"))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise UserError(f"{self.workdir}: a run of another version ({reason})") from None
         self._labels = self.examples["label"]
         order = np.argsort(self.examples["index"], kind="stable")

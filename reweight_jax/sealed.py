@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 
-from reweight_jax.errors import UserError
+from reweight_jax.errors import UserError, one_line
 from reweight_jax.paths import open_regular
 
 # What zipfile and numpy raise for a damaged npz file.
@@ -88,7 +88,7 @@ def _checksum_of(content, after):
 
 
 def _damaged(path, error):
-    reason = " ".join(str(error).split())[:100]
     return DamagedError(
-        f"{path}: is damaged, or was edited ({reason}); the command of its run writes it again"
+        f"{path}: is damaged, or was edited ({one_line(error)}); the command of its run writes it "
+        "again"
     )

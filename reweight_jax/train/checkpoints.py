@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
-from reweight_jax.errors import UserError
+from reweight_jax.errors import UserError, one_line
 from reweight_jax.sealed import DamagedError, seal, unseal
 from reweight_jax.train import hosts, orbax_threads
 from reweight_jax.trees import by_path
@@ -246,8 +246,7 @@ def _damage_named(folder, step):
     try:
         yield
     except Exception as error:  # orbax raises many kinds for a damaged file
-        reason = " ".join((str(error) or type(error).__name__).split())[:200]
-        raise DamagedError(f"{folder / str(step)}: {reason}") from error
+        raise DamagedError(f"{folder / str(step)}: {one_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -257,5 +256,4 @@ def _writing(folder):
         with orbax_threads.uninterrupted():
             yield
     except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder}: a checkpoint cannot be written ({reason})") from error
+        raise UserError(f"{folder}: a checkpoint cannot be written ({one_line(error)})") from error
