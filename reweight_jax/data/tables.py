@@ -68,7 +68,7 @@ def read_csv(fields) -> dict[str, Part]:
     """
     tables = {split: read_table(path) for split, path in images.part_paths(fields, "file").items()}
     train = tables["train"]
-    label_columns = _label_columns(train, fields.label_column)
+    label_columns = find_label_columns(train, fields.label_column)
     ignored = set(fields.ignore_columns)
     for name in [*fields.ignore_columns, *filter(None, [fields.clean_column])]:
         train.column(name)
@@ -146,7 +146,7 @@ def read_table(path: pathlib.Path) -> Table:
     return Table(path, cells, [line for line, _ in rows[1:]])
 
 
-def _label_columns(table, label_column):
+def find_label_columns(table: Table, label_column: str) -> list[str]:
     """Returns the names of the label columns: one, or several separated by commas."""
     found = ", ".join(table.cells)
     if not label_column:

@@ -12,7 +12,7 @@ from reweight_jax.data.examples import Data
 from reweight_jax.data.files import load_npz
 from reweight_jax.data.randomness import generator
 from reweight_jax.data.splits import load
-from reweight_jax.data.tables import FILE_COLUMN, read_table
+from reweight_jax.data.tables import FILE_COLUMN, find_label_columns, read_table
 from reweight_jax.errors import UserError
 from reweight_jax.paths import expand
 from reweight_jax.sealed import DamagedError, read_npz, read_sealed
@@ -178,9 +178,7 @@ def _other_name(name):
 def _write_csv(fields, data, parts, folder):
     """Writes a table for each part: the columns that are read, with the new labels."""
     table, written = read_table(expand(fields.path)), {}
-    labels = [fields.label_column]
-    if labels[0] not in table.cells:
-        labels = [name.strip() for name in fields.label_column.split(",")]
+    labels = find_label_columns(table, fields.label_column)
     columns = [*(data.columns or [FILE_COLUMN]), *labels]
     for part, (rows, label) in parts.items():
         name = f"{part}.csv"
