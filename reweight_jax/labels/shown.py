@@ -7,7 +7,6 @@ import json
 import numpy as np
 from PIL import Image
 
-LONGEST_SIDE = 160  # pixels; a larger picture is shrunk
 SMALL_SIDE = 64  # up to here a picture is a PNG, without loss
 LOSSES = ((160, 80), (160, 60), (128, 50), (96, 40), (64, 30))  # (longest side, JPEG quality)
 NUM_FEATURES, NUM_TOKENS, NUM_CHARACTERS, NUM_INPUTS = 24, 96, 600, 4

@@ -27,7 +27,6 @@ TABLE_1 = tuple(
 )
 CURVES = ("baseline", "s_model", "random", "reweight")
 SHORT = ("baseline", "reed_soft", "reed_hard", "s_model_conf")  # the paper's rows +ES
-RETRAINED = ("reweight", "retrained")
 NUM_CLEAN = {"num_clean": lambda config: config.data.num_clean}
 PERCENT_WRONG = {"wrong_labels": lambda config: 100 * config.data.noise_ratio}
 KIND = {"noise": lambda config: config.data.noise.removesuffix("_flip")}
