@@ -34,25 +34,15 @@ NOISE = 1e-3  # relative to the whole gradient: some parameters have none, such 
 
 
 class _Layer(NamedTuple):
-    """One call of a linen module that owns parameters, without the arrays among its arguments.
+    """One call of a linen module that owns parameters, without the arrays among its arguments."""
 
-    Attributes:
-      module: unbound.
-      method: name of the method called.
-      where: {name of a parameter: its position among those that are differentiated}.
-      constants: {name: array} of its other parameters.
-      structure: of its arguments.
-      static: leaves of the arguments; None in the place of the arrays.
-      precision: of matrix products where it was called; None: JAX's default.
-    """
-
-    module: nn.Module
-    method: str
-    where: dict[str, int]
-    constants: dict[str, jax.Array]
-    structure: Any
-    static: list
-    precision: str | None
+    module: nn.Module  # unbound
+    method: str  # name of the method called
+    where: dict[str, int]  # name of a parameter -> its position among those differentiated
+    constants: dict[str, jax.Array]  # its other parameters
+    structure: Any  # of its arguments
+    static: list  # leaves of the arguments; None in the place of the arrays
+    precision: str | None  # of matrix products where it was called; None: JAX's default
 
     def own(self, values: list[jax.Array]) -> dict[str, jax.Array]:
         return {name: values[i] for name, i in self.where.items()}

@@ -86,20 +86,15 @@ class Part(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """N labelled examples.
-
-    Attributes:
-      inputs: numpy array [N, ...], dict of such arrays, or `LazyInputs`.
-      label: what training sees. classification: int32 [N] in 0..K-1; multi_label: int32 [N, K] of
-        0, 1 and -1 (missing); regression: float32 [N] or [N, D].
-      true_label: the label before any corruption, for reports only; None if it is unknown.
-      index: int64 [N], the row in the source. Rows of the parts train, clean, calibration and
-        hyper_val of the source are counted through in this order, and those of test from 0.
-    """
+    """N labelled examples."""
 
     inputs: Inputs
+    # What training sees. classification: int32 [N] in 0..K-1; multi_label: int32 [N, K] of 0, 1 and
+    # -1 (missing); regression: float32 [N] or [N, D].
     label: np.ndarray
-    true_label: np.ndarray | None
+    true_label: np.ndarray | None  # before any corruption, for reports only; None if unknown
+    # int64 [N], the row in the source. Rows of the parts train, clean, calibration and hyper_val of
+    # the source are counted through in this order, and those of test from 0.
     index: np.ndarray
 
     @property

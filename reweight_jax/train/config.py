@@ -28,35 +28,21 @@ from reweight_jax.trees import by_path
 
 
 class Experiment(NamedTuple):
-    """Everything that a run needs. The command line makes one from a config, `fit` from arrays.
+    """Everything that a run needs. The command line makes one from a config, `fit` from arrays."""
 
-    Attributes:
-      config: locked ConfigDict, every field of configs/default.py.
-      splits: the data; the clean set is in memory.
-      classes: names or values of the K outputs; () for regression.
-      task, model, method: of the run.
-      devices: of all processes of the run.
-      augment: `augmentation` of the inputs of a training batch.
-      sample: inputs [1, ...], to initialise the model with.
-      remembered: name -> shape of what is remembered of each training example.
-      facts: what of the data the run depends on, for config.json.
-      ids: names of the source's rows, to be indexed by `Examples.index`; or None.
-      starts: `Data.starts`.
-    """
-
-    config: Any
-    splits: Splits
-    classes: tuple
+    config: Any  # locked ConfigDict, every field of configs/default.py
+    splits: Splits  # the clean set is in memory
+    classes: tuple  # names or values of the K outputs; () for regression
     task: Task
     model: Model
     method: Method
-    devices: list
-    augment: Augment
-    sample: Any
-    remembered: dict[str, tuple[int, ...]]
-    facts: dict
-    ids: np.ndarray | None
-    starts: dict[str, int]
+    devices: list  # of all processes of the run
+    augment: Augment  # `augmentation` of the inputs of a training batch
+    sample: Any  # inputs [1, ...], to initialise the model with
+    remembered: dict[str, tuple[int, ...]]  # name -> shape of what is remembered of each example
+    facts: dict  # what of the data the run depends on, for config.json
+    ids: np.ndarray | None  # names of the source's rows, to be indexed by `Examples.index`
+    starts: dict[str, int]  # `Data.starts`
 
     def phases(self, settles: bool = True) -> list[Phase]:
         """Returns the run's phases; `settles`: whether it settles, if it is to."""

@@ -20,31 +20,21 @@ LR_SCHEDULES = {
 
 
 class Phase(NamedTuple):
-    """Steps `start` to `stop` of a run, with one method and one learning rate schedule.
+    """Steps `start` to `stop` of a run, with one method and one learning rate schedule."""
 
-    Attributes:
-      name: of its scores in result.json.
-      start, stop: steps of the run.
-      method: how it trains.
-      schedule: of the learning rate, a function of the steps since the phases began afresh.
-      begin: the state that it starts from. "before": the end of the previous phase; "last": the end
-        of the training; "best": its best step on held-out data; "afresh": the initialisation.
-      examples: a name in `reweight_jax.train.selection.SELECTIONS`: what it trains on.
-      reviews: a name in `reweight_jax.train.selection.REVIEWS`: whether the model at its end passes
-        all labels in review, and so judges them from then on, or decides whether the run settles.
-        "never": neither.
-      remembers: whether its steps add to what is remembered of each example.
-    """
-
-    name: str
+    name: str  # of its scores in result.json
     start: int
     stop: int
     method: Method
-    schedule: optax.Schedule
+    schedule: optax.Schedule  # of the learning rate, by the steps since the phases began afresh
+    # The state that it starts from. "before": the end of the previous phase; "last": the end of the
+    # training; "best": its best step on held-out data; "afresh": the initialisation.
     begin: str = "before"
-    examples: str = "train"
+    examples: str = "train"  # a name in `selection.SELECTIONS`: what it trains on
+    # A name in `selection.REVIEWS`: whether the model at its end passes all labels in review, and
+    # so judges them from then on, or decides whether the run settles. "never": neither.
     reviews: str = "never"
-    remembers: bool = False
+    remembers: bool = False  # whether its steps add to what is remembered of each example
 
     @property
     def rate(self) -> str:

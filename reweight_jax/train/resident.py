@@ -18,14 +18,10 @@ class PaddedRows:
 
     A TPU lays out uint8 [50000, 32, 32, 3] with the examples in the lanes, and each dispatch then
     transposes the whole set, in 614 MB of temporary memory. Rows need no transposition.
-
-    Attributes:
-      rows: [N, a multiple of LANES].
-      shape: of one example.
     """
 
-    rows: Any
-    shape: tuple[int, ...] = flax.struct.field(pytree_node=False)
+    rows: Any  # [N, a multiple of LANES]
+    shape: tuple[int, ...] = flax.struct.field(pytree_node=False)  # of one example
 
     def __getitem__(self, index):
         rows = self.rows[index][:, : math.prod(self.shape)]

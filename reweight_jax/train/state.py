@@ -20,31 +20,20 @@ KEPT = ("step", "history", "calibration", "review", "settles")  # whatever a pha
 
 @flax.struct.dataclass
 class TrainState:
-    """The whole state of a run.
+    """The whole state of a run."""
 
-    Attributes:
-      params: {"model": the model's parameters, "method": those of a `trainable` method, or ()}.
-      model_state: what else the model has (batch statistics), {} if nothing.
-      opt_state: optax state.
-      method_state: the method's own pytree, () if it is `trainable`.
-      step: int32 [], steps taken.
-      key: uint32 key data of the run, never advanced: a step folds its number into it.
-      history: what is remembered of each training example.
-      calibration: likewise of each calibration example; () without any.
-      review: {"train": History, "calibration": History}, of one visit by the model at the end of
-        the last phase that reviewed the labels, of none before; see `selection.REVIEWS`.
-      settles: bool [], whether a run that is to settle does; see `selection.to_settle`.
-    """
-
-    params: Any
-    model_state: Any
+    params: Any  # {"model": the model's parameters, "method": those of a `trainable` method, or ()}
+    model_state: Any  # what else the model has (batch statistics), {} if nothing
     opt_state: Any
-    method_state: Any
-    step: jax.Array
-    key: jax.Array
-    history: History
-    calibration: History | tuple = ()
+    method_state: Any  # the method's own pytree, () if it is `trainable`
+    step: jax.Array  # int32 [], steps taken
+    key: jax.Array  # uint32 key data of the run, never advanced: a step folds its number into it
+    history: History  # what is remembered of each training example
+    calibration: History | tuple = ()  # likewise of each calibration example; () without any
+    # Of "train" and "calibration": one visit by the model at the end of the last phase that
+    # reviewed the labels, none before; see `selection.REVIEWS`.
     review: dict[str, History] = flax.struct.field(default_factory=dict)
+    # bool [], whether a run that is to settle does; see `selection.to_settle`.
     settles: jax.Array = flax.struct.field(default_factory=lambda: jnp.ones((), bool))
 
 
