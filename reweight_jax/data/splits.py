@@ -4,7 +4,7 @@ import numpy as np
 
 from reweight_jax.data import corrupt
 from reweight_jax.data.corrections import correct
-from reweight_jax.data.examples import Data, Examples, Part, Splits, arrays_of, concatenate
+from reweight_jax.data.examples import Data, Examples, Part, Splits, arrays_of
 from reweight_jax.data.inputs import as_inputs, like_train
 from reweight_jax.data.randomness import generator
 from reweight_jax.data.sources import DATASETS, LABELS_ARE_RIGHT
@@ -100,11 +100,6 @@ def make_data(
     splits = _split(sets, fields, seed, classes if has_classes else None, is_known)
     columns = _columns(train.columns, train.inputs)
     return Data(splits, classes, num_outputs, ids, columns, corrections, starts)
-
-
-def with_clean_in_train(splits: Splits) -> Splits:
-    """Returns the splits with the clean examples appended to the training set."""
-    return splits._replace(train=concatenate(splits.train, splits.clean))
 
 
 def _columns(names, table):

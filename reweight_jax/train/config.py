@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from reweight_jax import models
-from reweight_jax.data.examples import Data, Splits, arrays_of, map_inputs
+from reweight_jax.data.examples import Data, Splits, arrays_of, concatenate, map_inputs
 from reweight_jax.data.fingerprint import fingerprint
 from reweight_jax.data.inputs import check_tokens
-from reweight_jax.data.splits import CLEAN_MISSING, load, with_clean_in_train
+from reweight_jax.data.splits import CLEAN_MISSING, load
 from reweight_jax.errors import UserError, prefix
 from reweight_jax.labels.quality import JUDGED
 from reweight_jax.layerwise import check_traceable, verify
@@ -77,7 +77,7 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
         )
     if splits.clean is not None:
         if CLEAN_IN_TRAIN[config.data.clean_in_train](method):
-            splits = with_clean_in_train(splits)
+            splits = splits._replace(train=concatenate(splits.train, splits.clean))
         splits = splits._replace(clean=splits.clean.in_memory())
     of_phases = [phase.method for phase in phases_of(config, splits.train.size)]
     if splits.clean is None and any(m.needs_clean or m.trains_on_clean for m in of_phases):

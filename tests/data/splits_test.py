@@ -5,8 +5,8 @@ import pytest
 
 from configs import default
 from reweight_jax.data import sources
-from reweight_jax.data.examples import LazyInputs, Part
-from reweight_jax.data.splits import CLEAN_MISSING, load, make_data, with_clean_in_train
+from reweight_jax.data.examples import LazyInputs, Part, concatenate
+from reweight_jax.data.splits import CLEAN_MISSING, load, make_data
 from reweight_jax.errors import UserError
 
 
@@ -232,11 +232,12 @@ def test_fields_of_classes_are_errors_for_other_tasks(fields):
 
 def test_clean_in_train_is_appended():
     parts = {"train": part(20), "clean": part(6, 100)}
-    splits = with_clean_in_train(make_data(parts, own(), 0).splits)
-    assert splits.train.size == 26 and splits.clean.size == 6
-    np.testing.assert_array_equal(splits.train.inputs[20:], splits.clean.inputs)
-    np.testing.assert_array_equal(splits.train.label[20:], splits.clean.label)
-    assert len(set(splits.train.index.tolist())) == 26
+    splits = make_data(parts, own(), 0).splits
+    train = concatenate(splits.train, splits.clean)
+    assert train.size == 26 and splits.clean.size == 6
+    np.testing.assert_array_equal(train.inputs[20:], splits.clean.inputs)
+    np.testing.assert_array_equal(train.label[20:], splits.clean.label)
+    assert len(set(train.index.tolist())) == 26
 
 
 def test_pandas_and_lists_and_dicts_are_inputs():
