@@ -162,15 +162,18 @@ def find_rows(
 
 
 def label_texts(labels: np.ndarray, classes: tuple) -> list[str]:
-    """Returns labels as they are written in CSV files; `labels` as in `Examples.label`."""
+    """Returns labels as they are written in CSV files; "" for a class that is none (-1).
+
+    `labels` are as in `Examples.label`. A number is the shortest one that is read back as the same.
+    """
     if not classes:
         return [";".join(map(str, row)) for row in labels.reshape(len(labels), -1)]
+    names = [*map(str, classes), ""]  # -1 takes the last
     if labels.ndim == 1:
-        return [str(classes[k]) for k in labels]
-    marks = {1: "", -1: "?"}
+        return [names[k] for k in labels.tolist()]
     return [
-        ";".join(f"{marks[tag]}{classes[k]}" for k, tag in enumerate(row) if tag in marks)
-        for row in labels.tolist()
+        ";".join(names[k] if row[k] > 0 else f"?{names[k]}" for k in np.flatnonzero(row))
+        for row in labels
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reweight_jax.data.corrections import guarded, quoted
+from reweight_jax.data.corrections import guarded, label_texts, quoted
 from reweight_jax.labels.calibrated import scores
 
 
@@ -54,20 +54,9 @@ def suspects_table(examples: dict, judgement: Any, classes: tuple) -> dict[str, 
 
 
 def label_names(labels: np.ndarray, classes: tuple) -> list:
-    """Returns N labels as they are written in suspects.csv; "" for a class that is none (-1)."""
-    names = np.array([*map(str, classes), ""], dtype=object)  # -1 takes the last
-    if labels.dtype.kind == "f":
-        text = labels.astype(str)  # the shortest text that is read back as the same float32
-        if labels.ndim == 1 or labels.shape[1] == 1:
-            return text.ravel().astype(np.float64).tolist()
-        return [";".join(row) for row in text.tolist()]
-    if labels.ndim == 1:
-        return names[labels].tolist()
-    texts = []
-    for row in labels:
-        known = np.flatnonzero(row)
-        texts.append(";".join(names[k] if row[k] > 0 else f"?{names[k]}" for k in known))
-    return texts
+    """Returns `label_texts` of N labels; those of a regression of one value as floats."""
+    texts = label_texts(labels, classes)
+    return list(map(float, texts)) if labels.dtype.kind == "f" and labels[0].size == 1 else texts
 
 
 def actions(given: np.ndarray, suggested: np.ndarray, is_suspect: np.ndarray) -> np.ndarray:
