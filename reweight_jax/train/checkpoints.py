@@ -123,8 +123,7 @@ class Checkpoints:
     def _restore(self, step, like) -> Restored:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.StandardRestore(abstract)
-        state, record = _read(self._manager, self._folder, step, args, self._check)
-        return Restored(state, record["config"], record["metrics"])
+        return _read(self._manager, self._folder, step, args, self._check)
 
     def restore_latest(self, like) -> Restored | None:
         """Returns the newest whole checkpoint, its state placed as `like`; None if there is none.
@@ -173,10 +172,10 @@ def _digest(array):
     return f"{zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8), start):08x}"
 
 
-def _read(manager, folder, step, args, check) -> tuple[Any, dict]:
-    """The state that `args` reads from a checkpoint, every array as it was saved; its record.
+def _read(manager, folder, step, args, check) -> Restored:
+    """A checkpoint, of whose state `args` says what is read; DamagedError if it is not as saved.
 
-    DamagedError if they cannot be believed. `check` takes the config before the state is read.
+    `check` takes the config before the state is read.
     """
     with _damage_named(folder, step):
         of_record = ocp.args.Composite(record=ocp.args.JsonRestore())
@@ -191,7 +190,7 @@ def _read(manager, folder, step, args, check) -> tuple[Any, dict]:
         for name, digest in digests(state).items():
             if record["digests"].get(name) != digest:
                 raise ValueError(f"{name} is not what was saved")
-    return state, record
+    return Restored(state, record["config"], record["metrics"])
 
 
 def read_model(
@@ -233,7 +232,7 @@ def read_model(
             if _shapes(saved) != _shapes(by_path(item)):
                 raise UserError(f"{folder / str(step)}: is the checkpoint of another model")
 
-        state, _ = _read(manager, folder, step, args, check_model)
+        state = _read(manager, folder, step, args, check_model).state
     return state["params"]["model"], state["model_state"]
 
 
