@@ -95,9 +95,7 @@ def evaluate_splits(predict, splits: Splits, task: Task, state) -> tuple[dict, d
 def weight_statistics(means: dict[str, np.ndarray], wrong: np.ndarray | None) -> dict[str, float]:
     """Returns how well what is remembered of the examples tells wrong labels from right ones.
 
-    Args:
-      means: as `history_means` returns it, of N examples.
-      wrong: bool [N], whether each one's label is wrong; None if that is not known.
+    `means`: as `history_means` returns it, of N examples; `wrong`: bool [N], or None if unknown.
 
     Returns:
       mean_auc: area under the ROC curve of the mean weights: the probability that a right label has

@@ -37,17 +37,10 @@ FAILED = (
 def joined(coordinator_address: str | None, num_processes: int | None, process_id: int | None):
     """Makes this process one of the run's for as long as the `with` statement lasts.
 
-    Give all three arguments, or none: then a Slurm step of several tasks or a TPU pod makes one
-    run, and anything else is a run by itself.
-
-    Args:
-      coordinator_address: HOST:PORT at which process 0 listens and the others find it.
-      num_processes: of the run; 1 is a run by itself, wherever it was started.
-      process_id: of this process, 0..num_processes - 1.
-
-    Raises:
-      UserError: missing or impossible values, processes that do not meet, or a step that failed
-        because another process was lost. The other processes end too, within a minute.
+    Give all three arguments, the flags of `reweight_jax.main`, or none: then a Slurm step of
+    several tasks or a TPU pod makes one run, and anything else is a run by itself. UserError for
+    missing or impossible values, processes that do not meet, or a step that failed because another
+    process was lost. The other processes end too, within a minute.
     """
     given = {
         "--coordinator_address": coordinator_address,
