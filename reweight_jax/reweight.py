@@ -9,10 +9,10 @@ The only thing these functions know of a model is its per-example loss:
 is anything else the forward pass makes (new batch statistics, logits) or None. What changes from
 step to step besides the parameters (batch statistics, a dropout key) is closed over by `loss_fn`.
 
-Nothing here jits: wrap the caller's whole step in one `jax.jit`. With sharded arguments that is
-all: the compiler adds the collectives. Under `jax.pmap` (or `jax.shard_map(..., check_vma=False)`)
-give `axis_name`: batches are then the device's equal share, `params` are the same on every device,
-and every sum over examples becomes a sum over all devices.
+Nothing here jits: wrap the whole step in one `jax.jit`; with sharded arguments the compiler adds
+the collectives. Under `jax.pmap` (or `jax.shard_map(..., check_vma=False)`) give `axis_name`:
+batches are then the device's equal share, `params` are the same on every device, and sums over
+examples are over all devices.
 """
 
 import re
@@ -90,10 +90,9 @@ def epsilon_gradient(
       batch: training batch of n examples, in any form that `loss_fn` takes.
       clean_batch: trusted batch of m examples, in the same form.
       method: "lookahead" is Algorithm 1 to the letter: `jax.grad` of a `jax.grad`-based lookahead.
-        "jvp" is the same quantity in forward mode: at epsilon = 0 the lookahead point is theta
-        itself, so entry i is -lookahead_lr * <grad f_i, grad clean loss>, and all n inner products
-        are one Jacobian-vector product of the loss vector. Cheaper, and exact for any network, also
-        with BatchNorm. Forward mode of losses: jax-influence (2022), EMLC (ICCV 2023).
+        "jvp" is the same in forward mode: entry i is -lookahead_lr * <grad f_i, grad clean loss>,
+        and all n are one Jacobian-vector product. Cheaper, and exact for any network (BatchNorm
+        too) without a `jax.custom_vjp`. Forward mode: jax-influence (2022), EMLC (ICCV 2023).
       lookahead_lr: alpha of Eq. 5. It scales the result and cancels in `normalize_weights`.
       over: regular expression. If given, the inner products run only over the parameters whose path
         (such as "Conv_0/kernel") it matches; the others are constants. Cheaper, and not exact.
@@ -104,8 +103,7 @@ def epsilon_gradient(
       [n], this device's share if `axis_name` is given. NaN for an example of no finite loss.
 
     Raises:
-      ValueError: unknown method, an `over` that matches no parameter, or a loss that is not one
-        number per example.
+      ValueError: unknown method, an `over` that matches nothing, or not one loss per example.
     """
     if over:
         params, join = select_params(params, over)
@@ -244,8 +242,8 @@ def apply_weights(
 def select_params(params: Params, pattern: str) -> tuple[dict[str, jax.Array], Callable]:
     """Returns (part, join): {path: leaf} of the matching leaves, and part -> whole params.
 
-    `pattern` is a regular expression, searched for in paths such as "Conv_0/kernel". Raises
-    ValueError, which lists the paths, if it matches none.
+    `pattern`: a regular expression, searched for in paths such as "Conv_0/kernel". ValueError,
+    which lists the paths, if it matches none.
     """
     named, structure = by_path(params), jax.tree.structure(params)
     part = {name: leaf for name, leaf in named.items() if re.search(pattern, name)}
@@ -254,18 +252,21 @@ def select_params(params: Params, pattern: str) -> tuple[dict[str, jax.Array], C
     return part, lambda part: jax.tree.unflatten(structure, (named | part).values())
 
 
-def check_losses(losses: jax.Array) -> jax.Array:
-    """Returns `losses`; ValueError if they are not one number for each example."""
+def check_losses(losses: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """Returns `losses`; ValueError if not one for each example, or if `shard_map` sums them."""
     if losses.ndim != 1:
-        raise ValueError(
-            f"loss_fn must return one loss per example, shape [n]; it returned {losses.shape}"
-        )
+        raise ValueError(f"loss_fn must return one loss per example, [n], not {losses.shape}")
+    axes = getattr(jax.typeof(losses), "manual_axis_type", None)
+    if axis_name and axes and axes.varying:  # gradients would be summed over devices twice
+        raise ValueError("axis_name: give jax.shard_map check_vma=False")
     return losses
 
 
 def _linearize_good_rows(loss_fn, params, batch, axis_name):
     """`linearize_losses` of the batch with its bad rows replaced, their loss NaN; that batch."""
-    is_bad = bad_rows(lambda b: check_losses(loss_fn(params, b)[0]), batch, axis_name=axis_name)
+    is_bad = bad_rows(
+        lambda b: check_losses(loss_fn(params, b)[0], axis_name), batch, axis_name=axis_name
+    )
     batch = replace_rows(batch, is_bad, axis_name=axis_name)
     linearized = linearize_losses(loss_fn, params, batch)
     losses = jnp.where(is_bad, jnp.nan, linearized.losses)
@@ -289,8 +290,7 @@ def _lookahead(loss_fn, params, batch, clean_batch, losses, lookahead_lr, axis_n
 def _clean_loss(loss_fn, params, clean_batch, axis_name):
     """This device's share of the mean clean loss: the shares add up to the mean over all devices.
 
-    Its gradient is summed over the devices afterwards: `psum` inside the loss would be
-    differentiated into a second sum. Right for equal shards and for equal copies of a batch.
+    A `psum` here would be differentiated into a second sum. Right for equal shards and for copies.
     """
     losses, _ = loss_fn(params, clean_batch)
     return jnp.mean(losses) / (1 if axis_name is None else jax.lax.psum(1, axis_name))

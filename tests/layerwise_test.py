@@ -260,5 +260,5 @@ def test_losses_are_one_for_each_example():
     def loss_fn(params, x):
         return jnp.mean(nn.Dense(2).apply({"params": params}, x)), None
 
-    with pytest.raises(ValueError, match=r"one loss per example, shape \[n\]; it returned \(\)"):
+    with pytest.raises(ValueError, match=r"one loss per example, \[n\], not \(\)"):
         layerwise(loss_fn, params, jnp.ones((3, 4)))

@@ -131,6 +131,9 @@ def test_shard_map_is_one_device(x64, method):
     out_specs = (jax.P(), jax.P(), jax.P("batch"), jax.P("batch"))
     sharded = jax.jit(jax.shard_map(step, mesh=mesh, out_specs=out_specs, **specs))
     got_state, loss, weights, _ = sharded(state, batch, clean)
+    tracked = jax.shard_map(step, mesh=mesh, out_specs=out_specs, **specs | {"check_vma": True})
+    with pytest.raises(ValueError, match="give jax.shard_map check_vma=False"):
+        tracked(state, batch, clean)
     chex.assert_trees_all_close(got_state, expected, rtol=1e-9, atol=1e-12)
     chex.assert_trees_all_close(loss, metrics["loss"], rtol=1e-9)
     chex.assert_trees_all_close(weights, metrics["weights"], rtol=1e-9, atol=1e-12)

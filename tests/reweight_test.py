@@ -288,6 +288,6 @@ def test_loss_must_be_one_number_per_example(shape, method, function):
         losses, _ = small_models.logistic_losses(params, batch)
         return (jnp.mean(losses) if shape == () else losses[:, None]), None
 
-    message = rf"one loss per example, shape \[n\]; it returned \({', '.join(map(str, shape))}\)"
+    message = rf"one loss per example, \[n\], not \({', '.join(map(str, shape))}\)"
     with pytest.raises(ValueError, match=message):
         function(loss_fn, network.params, *batches(network, 4, 4), method=method)

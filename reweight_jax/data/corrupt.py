@@ -21,6 +21,8 @@ def imbalanced_counts(num_classes: int, dominant: int, total: int, ratio: float)
     if not ratio >= 1:
         raise ValueError(f"ratio {ratio:g} must be at least 1")
     other = min(round(total / (ratio + num_classes - 1)), total // num_classes)
+    if other < 1 <= total:
+        raise ValueError(f"ratio {ratio:g} leaves some classes none of {total} examples")
     counts = np.full(num_classes, other, np.int64)
     counts[dominant] = total - (num_classes - 1) * other
     return counts

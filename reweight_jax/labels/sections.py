@@ -92,7 +92,7 @@ def guarantee(facts: dict) -> str:
     how = {
         "class": " Each class has its own threshold.",
         "weighted": " The calibration examples are weighted by class, because the classes have "
-        "other shares in the training set.",
+        "other shares in the training set: the rate holds over all classes together, not in each.",
     }
     text += how.get(facts["by"], "")
     if facts["wrong"]:

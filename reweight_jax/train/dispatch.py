@@ -19,7 +19,9 @@ from reweight_jax.train.state import create_optimizer
 from reweight_jax.train.step import observe_step, train_step
 
 STEPS_PER_DISPATCH = 25  # on accelerators; a CPU takes one: a dispatch costs it nothing
-CALIBRATION_CHUNKS = 4  # in which the calibration set is visited, in the time of an epoch
+# Chunks in which the calibration set is visited, in the time of an epoch: at most 16, and of at
+# least 32 examples, for BatchNorm's statistics, unless these make fewer than 4.
+CHUNKS, FEW_CHUNKS, CHUNK = 16, 4, 32
 
 
 def dispatches(
@@ -61,8 +63,9 @@ def dispatches(
         step += k
 
         def dispatch(state):
-            state, metrics = run(state, rows, clean_rows, next(inputs))  # noqa: B023
-            return (observe(state, step - k, step) if observe else state), metrics  # noqa: B023
+            if observe:
+                state = observe(state, step - k)  # noqa: B023
+            return run(state, rows, clean_rows, next(inputs))  # noqa: B023
 
         yield step, dispatch
 
@@ -86,14 +89,16 @@ def step_of(experiment: Experiment, phase: Phase):
 
 
 def _observer(experiment):
-    """Compiles (state, steps before, steps after a dispatch) -> state, with the visits then due.
+    """Compiles (state, step) -> state, with the visits due before that step is taken.
 
-    Also returns step -> how many chunks of the calibration set are visited by then: an example of
-    it has as many visits as a training example, up to a chunk.
+    Also returns step -> how many chunks of the calibration set are due before it. A training
+    example is visited at any time of an epoch, by the model as it is before a step. So a chunk is
+    due in the middle of its part of the epoch: later, a model that is still learning would have
+    been the better one, and have flagged more right labels than promised.
     """
     config, splits, devices = experiment.config, experiment.splits, experiment.devices
     size, axis = splits.calibration.size, on_devices.axis_name(devices)
-    chunk = -(-size // CALIBRATION_CHUNKS)
+    chunk = max(-(-size // CHUNKS), min(-(-size // FEW_CHUNKS), CHUNK))
     step_function = functools.partial(
         observe_step, model=experiment.model, task=experiment.task, augment=experiment.augment,
         axis_name=axis, is_shared=chunk % len(devices) == 0,
@@ -102,10 +107,11 @@ def _observer(experiment):
     rows_of = shuffled(splits.calibration.label, config.seed, "calibration")
 
     def due(step):
-        return step * config.batch_size * size // (splits.train.size * chunk)
+        parts, whole = 2 * step * config.batch_size * size, 2 * splits.train.size * chunk
+        return max(0, -((whole // 2 - parts) // whole))  # those that begin at parts / whole - 1/2
 
-    def observe(state, before, after):
-        first, last = due(before), due(after)
+    def observe(state, step):
+        first, last = due(step), due(step + 1)
         if last > first:
             state, _ = run(state, batch_rows(rows_of, first, last - first, chunk), None)
         return state
@@ -114,9 +120,9 @@ def _observer(experiment):
 
 
 def _lengths(start, stop, most, interval, due):
-    """Lengths of dispatches, which end where a chunk of the calibration set is due."""
+    """Lengths of dispatches, which begin where a chunk of the calibration set is due."""
     while start < stop:
         k = min(most, stop - start, interval - start % interval)
-        k = next((j for j in range(1, k) if due(start + j) > due(start)), k)
+        k = next((j for j in range(1, k) if due(start + j + 1) > due(start + 1)), k)
         start += k
         yield k

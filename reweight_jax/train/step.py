@@ -137,7 +137,7 @@ def observe_step(
     `is_shared`: whether each device has a share of the batch; if not, each has all of it.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    dropout_key, augment_key = jax.random.split(key)
+    *_, dropout_key, augment_key = jax.random.split(key, 6)  # `train_step` has the first four
     inputs = scale_inputs(augment(augment_key, batch["inputs"], batch["place"]))
     options = {"train": True, "key": dropout_key}
     outputs, _ = model.apply(state.params["model"], state.model_state, inputs, **options)

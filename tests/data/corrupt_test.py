@@ -280,6 +280,8 @@ def test_imbalanced_counts_are_the_papers():
     np.testing.assert_array_equal(corrupt.imbalanced_counts(10, 0, 17, 2), [8] + [1] * 9)
     with pytest.raises(ValueError, match="^ratio 0.5 must be at least 1$"):
         corrupt.imbalanced_counts(2, 1, 100, 0.5)
+    with pytest.raises(ValueError, match="ratio 1000 leaves some classes none of 100 examples"):
+        corrupt.imbalanced_counts(2, 1, 100, 1000)
 
 
 def test_proportional_counts_round_by_the_largest_remainder():

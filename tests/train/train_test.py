@@ -252,4 +252,5 @@ def test_a_last_dispatch_may_be_shorter(digits_config, tmp_path, monkeypatch):
     assert [*lengths(0, 7, 3, 2, never)] == [2, 2, 2, 1]
     assert [*lengths(0, 8001, 25, 100, never)] == [25] * 320 + [1]
     assert [*lengths(210, 330, 25, 100, never)] == [25, 25, 25, 15, 25, 5]
-    assert [*lengths(0, 50, 25, 100, lambda step: step // 15)] == [15, 15, 15, 5]  # chunks are due
+    due = [-(-step // 15) for step in range(60)]  # chunks, before the steps 0, 15, 30, 45
+    assert [*lengths(0, 50, 25, 100, due.__getitem__)] == [15, 15, 15, 5]
