@@ -33,3 +33,17 @@ def prefix(name: str):
         raise
     except ValueError as error:
         raise UserError(f"{name}: {error}") from error
+
+
+@contextlib.contextmanager
+def forward_mode():
+    """Makes a UserError of what JAX raises if a function has no forward mode, when it compiles."""
+    try:
+        yield
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        raise UserError(
+            "config.epsilon_method: the model has a jax.custom_vjp, which has no forward mode; "
+            "set it to 'lookahead'"
+        ) from error

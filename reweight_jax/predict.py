@@ -34,11 +34,11 @@ def to_csv(run: api.Fitted, ids: np.ndarray, values: np.ndarray) -> str:
 
     Returns:
       Columns id, prediction, p(<class>) for classification; id, tags (those above 0.5, separated by
-      ;), p(<tag>) for multi_label; id, prediction (or prediction_0, ...) for regression.
+      ;), p(<tag>) for multi_label; id, prediction (or prediction_0, ...) without classes.
     """
     names = [str(name) for name in run.classes]
     header, rows = ["id"], [[name] for name in ids]
-    if run.config.task == "regression":
+    if not run.classes:
         values = values.reshape(len(values), -1)
         many = values.shape[1] > 1
         header += [f"prediction_{k}" for k in range(values.shape[1])] if many else ["prediction"]

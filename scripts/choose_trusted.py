@@ -128,7 +128,7 @@ def draw(config, arguments: list[str], num: int, output: str, workdir: str | Non
     return (
         f"{num} examples: {output}/to_label.csv\n"
         f"fill in the column label ({answers}), and then:\n"
-        f"python scripts/choose_trusted.py --finish={shlex.quote(f'{output}/to_label.csv')} "
+        f"python {shlex.quote(sys.argv[0])} --finish={shlex.quote(f'{output}/to_label.csv')} "
         "--output=trusted"
     )
 
@@ -191,7 +191,9 @@ def finish(config, arguments: list[str], answers: str, output: str) -> str:
     text += [f"left out without an answer: {len(table.lines) - len(rows)}"]
     if is_random.any():
         share = is_other[is_random].mean()
-        text.append(f"given labels that differ, of those drawn at random: {share:.0%}")
+        text.append(
+            f"given labels that differ, of those drawn at random, equally many of each: {share:.0%}"
+        )
     if data.classes and label.ndim == 1:
         older = [] if data.splits.clean is None else data.splits.clean.label
         missing = set(range(len(data.classes))) - {*parts["clean"][1].tolist(), *older}

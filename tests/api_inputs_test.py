@@ -53,6 +53,28 @@ def test_pandas_columns_are_taken_by_their_names():
         quick(None, (frame, series), clean=(clean[["height"]], clean_y))
 
 
+def test_whole_numbers_with_names_are_features_and_no_tokens():
+    pd = pytest.importorskip("pandas")
+    (x, y, _), (clean_x, clean_y) = toy()
+    frame, clean = (pd.DataFrame((10 * a).round().astype(int), columns=["age", "sum"])
+                    for a in (x, clean_x))  # fmt: skip
+    floats = (frame.to_numpy(float), y), (clean.to_numpy(float), clean_y)
+    of_names = quick(None, (frame, y), clean=(clean, clean_y))
+    of_floats = quick(None, floats[0], clean=floats[1])
+    np.testing.assert_array_equal(of_names.predict(frame), of_floats.predict(floats[0][0]))
+    frame = frame.astype("Int64").astype(object)
+    frame.iloc[5, 1] = pd.NA
+    with pytest.raises(UserError, match="fit: train_input: row 5 has a value that is missing"):
+        quick(None, (frame, y), clean=(clean, clean_y))
+
+
+def test_a_column_that_float32_cannot_tell_apart_is_an_error():
+    (x, y, _), (clean_x, clean_y) = toy()
+    far = x * [30, 1] + [1.7e9, 0]
+    with pytest.raises(UserError, match="train_input: column 0 is .*too little for float32; sub"):
+        quick(None, (far, y), clean=(clean_x * [30, 1] + [1.7e9, 0], clean_y))
+
+
 def test_columns_of_labels_are_taken_by_their_names():
     pd = pytest.importorskip("pandas")
     x = toy()[0][0]

@@ -261,6 +261,21 @@ def test_a_model_by_name_is_checked_like_one_that_is_given(monkeypatch, tmp_path
 # --- Devices --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("epsilon_method", ["jvp", "layerwise", "lookahead"])
+def test_a_model_without_forward_mode_needs_the_lookahead(epsilon_method):
+    @jax.custom_vjp
+    def activation(x):
+        return jnp.tanh(x)
+
+    activation.defvjp(lambda x: (jnp.tanh(x), x), lambda x, g: (g * (1 - jnp.tanh(x) ** 2),))
+    model = nn.Sequential([nn.Dense(4), activation, nn.Dense(2)])
+    if epsilon_method == "lookahead":
+        assert quick(model, epsilon_method=epsilon_method).result["last"]["step"] == 3
+    else:
+        with pytest.raises(UserError, match="^config.epsilon_method: .* set it to 'lookahead'$"):
+            quick(model, epsilon_method=epsilon_method)
+
+
 def test_four_devices_give_what_one_gives():
     (x, y, _), clean = toy()
     one, four = (

@@ -3,15 +3,16 @@
 import csv
 import os
 import shutil
-import types
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
-from commands import assert_one_line, command
+from commands import ROOT, assert_one_line, command
 from PIL import Image
 
-from reweight_jax import fit, load, predict
+from reweight_jax import fit, load
 from reweight_jax.configs import own_data
 from reweight_jax.train import loop
 
@@ -141,9 +142,22 @@ def test_tags_and_values_of_a_run_of_fit(tmp_path, task, labels, columns):
 
 
 def test_no_name_in_the_predictions_is_a_formula():
-    run = types.SimpleNamespace(classes=("=1+1", "-2"), config=own_data.get_config())
-    text = predict.to_csv(run, np.array(["=a", "b"]), np.array([[0.9, 0.1], [0.2, -0.5]]))
-    assert text.splitlines()[1:] == ["'=a,'=1+1,0.9,0.1", "b,'=1+1,0.2,-0.5"]
+    code = (
+        "import types, numpy as np\n"
+        "from reweight_jax import predict\n"
+        "from reweight_jax.configs import own_data\n"
+        "run = types.SimpleNamespace(classes=('=1+1', '-2'), config=own_data.get_config())\n"
+        "values = np.array([[0.9, 0.1], [0.2, -0.5]])\n"
+        "print(predict.to_csv(run, np.array(['=a', 'b']), values))\n"
+        "run = types.SimpleNamespace(classes=(), config=own_data.get_config())\n"
+        "run.config.task = 'robust'\n"  # of the user's own
+        "print(predict.to_csv(run, np.array(['a']), np.array([0.5])))\n"
+    )  # in a process of its own: the module defines flags
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert shown.stdout.split() == [
+        *("id,prediction,p(=1+1),p(-2)", "'=a,'=1+1,0.9,0.1", "b,'=1+1,0.2,-0.5"),
+        *("id,prediction", "a,0.5"),
+    ], shown
 
 
 def test_mistakes_are_one_line(tmp_path):

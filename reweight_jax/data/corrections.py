@@ -18,6 +18,7 @@ import difflib
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -247,6 +248,7 @@ def _is_label(text, label, parse):
 
 def _find(known, text, what):
     """Returns known[text]; spaces around it, and upper case, do not matter if it is still clear."""
+    text = unicodedata.normalize("NFC", text)  # as names of classes are
     for key in (text, text.strip()):
         if key in known:
             return known[key]

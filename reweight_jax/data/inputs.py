@@ -6,15 +6,19 @@ import numpy as np
 
 from reweight_jax.data.examples import Inputs, LazyInputs, arrays_of
 
+LOST = 0.01  # of a column's deviation, which float32 may round off
 
-def as_inputs(inputs: Any, name: str) -> Inputs:
+
+def as_inputs(inputs: Any, name: str, *, trains: bool = False, as_floats: bool = False) -> Inputs:
     """Returns the inputs as a numpy array or a dict of these, ready for a model.
 
     `inputs` is an array [N, ...], anything that numpy makes one of (a list, a DataFrame), a dict of
     such arrays, or `LazyInputs`, which is returned as it is. float64 becomes float32, and integers
     of more than 32 bits int32. If `inputs` is one array, uint8 [N, H, W] are gray images and become
-    [N, H, W, 1], and bool becomes float32. Other types stay. ValueError that begins with `name` if
-    there are no rows, arrays of different length, or values that are not finite or do not fit.
+    [N, H, W, 1], and bool becomes float32, as do integers if `as_floats`. Other types stay.
+    ValueError that begins with `name` if there are no rows, arrays of different length, or values
+    that are not finite or do not fit; if it `trains`, also if a column varies too little for
+    float32.
     """
     if isinstance(inputs, LazyInputs):
         result = inputs
@@ -24,14 +28,16 @@ def as_inputs(inputs: Any, name: str) -> Inputs:
         for key, array in inputs.items():
             if hasattr(array, "columns"):
                 raise ValueError(f"{name}.{key}: a table in a dict; give an array (.to_numpy())")
-        result = {str(key): _as_array(array, f"{name}.{key}") for key, array in inputs.items()}
+        result = {
+            str(key): _as_array(array, f"{name}.{key}", trains) for key, array in inputs.items()
+        }
     else:
-        result = _as_array(inputs, name)
+        result = _as_array(inputs, name, trains)
         if result.ndim < 2:
             raise ValueError(f"{name}: shape {result.shape}; must be [N, ...], such as [N, 1]")
         if result.dtype == np.uint8 and result.ndim == 3:
             result = result[..., None]
-        elif result.dtype == bool:
+        elif result.dtype == bool or (as_floats and result.dtype.kind in "iu"):
             result = result.astype(np.float32)
     shapes = [array.shape for array in arrays_of(result)]
     sizes = {shape[0] for shape in shapes}
@@ -74,17 +80,32 @@ def like_train(inputs: Inputs, train: Inputs, name: str, train_name: str = "trai
     return inputs
 
 
-def as_float32(array: np.ndarray, name: str, what: str) -> np.ndarray:
-    """Returns floats as float32; ValueError that names the first row with a value like 1e39."""
+def as_float32(array: np.ndarray, name: str, what: str, *, trains: bool = False) -> np.ndarray:
+    """Returns floats as float32; ValueError that names the first row with a value like 1e39.
+
+    If it `trains`, also for a column of [N] or [N, D] that varies too little: float32 has steps of
+    128 at 1.7e9, where times in seconds are.
+    """
+    given = array
     with np.errstate(over="ignore"):  # what overflows is reported below
         array = array.astype(np.float32) if array.dtype.itemsize > 4 else array
     is_bad = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     if is_bad.any():
         raise ValueError(f"{name}: row {is_bad.argmax()} {what} missing or not finite")
+    if trains and array is not given and array.size and array.ndim < 3:
+        deviation, lost = (np.atleast_1d(a.std(axis=0)) for a in (given, given - array))
+        is_lost = (lost > LOST * deviation) & (deviation > 1e-12 * np.abs(given).max(axis=0))
+        if is_lost.any():
+            column = is_lost.argmax()
+            values = given.reshape(len(given), -1)[:, column]
+            raise ValueError(
+                f"{name}: column {column} is {values.mean():.9g} with a deviation of "
+                f"{deviation[column]:.3g}, too little for float32; subtract {values.mean():.9g}"
+            )
     return array
 
 
-def _as_array(values, name):
+def _as_array(values, name, trains=False):
     array = np.asarray(values, order="C")  # a sum over rows depends on how they lie in memory
     if array.ndim == 0:
         raise ValueError(f"{name}: not an array with one row per example: {type(values).__name__}")
@@ -92,11 +113,14 @@ def _as_array(values, name):
         try:
             array = array.astype(np.float64)
         except (TypeError, ValueError) as error:
+            for row, values in enumerate(array):
+                if "NAType" in {type(value).__name__ for value in np.ravel(values)}:  # of pandas
+                    raise ValueError(f"{name}: row {row} has a value that is missing") from None
             raise ValueError(f"{name}: not numbers ({error}); encode them as numbers") from None
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name}: is {array.dtype}; must be numbers")
     if array.dtype.kind == "f":
-        return as_float32(array, name, "has a value that is")
+        return as_float32(array, name, "has a value that is", trains=trains)
     if array.dtype.kind == "b" or array.dtype.itemsize < 4:
         return array
     if array.size and (array.min() < -(1 << 31) or array.max() >= 1 << 31):

@@ -75,7 +75,15 @@ def make_data(
         if set(parts) - set(PARTS) or train is None:
             raise ValueError(f"has the parts {sorted(parts)}; valid: {', '.join(PARTS)}")
         parts = {name: parts[name] for name in PARTS if name in parts}
-        inputs = {name: as_inputs(part.inputs, f"{name}_input") for name, part in parts.items()}
+        columns = _columns(train.columns, train.inputs)
+        # Integers with names, such as ages, are no tokens.
+        as_floats = bool(columns) and config.model.name in ("auto", "mlp")
+        inputs = {
+            name: as_inputs(
+                part.inputs, f"{name}_input", trains=name == "train", as_floats=as_floats
+            )
+            for name, part in parts.items()
+        }
         labels, classes, num_outputs = encode(
             config.task,
             {name: part.label for name, part in parts.items()},
@@ -98,7 +106,6 @@ def make_data(
                 f"config.task is {config.task}"
             )
     splits = _split(sets, fields, seed, classes if has_classes else None, is_known)
-    columns = _columns(train.columns, train.inputs)
     return Data(splits, classes, num_outputs, ids, columns, corrections, starts)
 
 

@@ -138,9 +138,12 @@ def read_table(path: pathlib.Path) -> Table:
     for line, row in rows[1:]:
         if len(row) != len(header):
             column = header[len(row)] if len(row) < len(header) else "none"
+            hint = f"; column {column} is missing" if len(row) < len(header) else ""
+            if any(";" in name for name in header):
+                hint += "; cells must be separated by commas, and decimals have a point"
             raise UserError(
                 f"{path}, line {line}: has {len(row)} cells, but there are {len(header)} columns"
-                + (f"; column {column} is missing" if len(row) < len(header) else "")
+                + hint
             )
     cells = {name: [row[i] for _, row in rows[1:]] for i, name in enumerate(header)}
     return Table(path, cells, [line for line, _ in rows[1:]])

@@ -1,5 +1,6 @@
 """Labels of any type, encoded as the arrays that a task computes with."""
 
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,9 @@ def encode_tags(labels, num_classes, tags):
                 f"{array[row, column]:g}; must be 0, 1, or -1 if it is unknown"
             )
         encoded[split] = array.astype(np.int32)
+    for tag in tags:
+        if ";" in tag:
+            raise ValueError(f"tag {tag!r}: a name without ; is needed, which separates tags")
     num_tags = encoded["train"].shape[1]
     return encoded, tuple(tags) or tuple(range(num_tags)), num_tags
 
@@ -100,7 +104,7 @@ def encode_numbers(labels, num_classes, tags):
         array = _without_column(_numbers(f"{split}_label", label, "a number"))
         if array.ndim not in (1, 2) or 0 in array.shape[1:]:
             raise ValueError(f"{split}_label: shape {array.shape}; regression needs [N] or [N, D]")
-        encoded[split] = as_float32(array, f"{split}_label", "is")
+        encoded[split] = as_float32(array, f"{split}_label", "is", trains=split == "train")
     train = encoded["train"]
     return encoded, (), 1 if train.ndim == 1 else train.shape[1]
 
@@ -133,6 +137,8 @@ def _class_values(name, label):
             array = np.char.decode(array, "utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"{name}: bytes that are not text in UTF-8 ({error})") from None
+    if array.dtype.kind == "U":  # an accent may be a character of its own, and look the same
+        array = np.array([unicodedata.normalize("NFC", text) for text in array.tolist()])
     if array.dtype.kind == "f":
         if (row := _first(np.isnan(array))) is not None:
             raise ValueError(f"{name}: row {row} {MISSING}")

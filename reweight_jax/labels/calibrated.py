@@ -6,6 +6,7 @@ from reweight_jax.data.targets import listed
 from reweight_jax.labels import conformal
 
 SHIFT = 0.2  # total variation distance of class shares from which calibration is weighted
+FACTOR = 2.0  # how many times its calibration share a class may have if that is drawn by class
 RELIABLE = 0.75  # share of the calibration examples with a positive margin; see `contradicts` too
 MAX_WEIGHT = 5.0
 FEW = 20  # calibration examples, of all classes or of one
@@ -82,6 +83,7 @@ class Reference:
         self.groups = np.zeros(len(score), int), np.zeros(self.size, int)
         weight, self.weight = np.ones(len(score)), np.ones(self.size)
         self.min_size, self.absent, self.smallest = self.size, (), {}
+        self.may_differ = False
         if task == "classification":
             counts = np.bincount(label_pair[1], minlength=num_outputs)
             in_training = np.unique(label)
@@ -94,9 +96,15 @@ class Reference:
             if smallest >= enough:
                 self.by, self.groups, self.min_size = "class", label_pair, smallest
             # The sign of the margin must mostly be right, or the shares are those of its errors.
-            elif np.mean(calibration_score > 0) >= RELIABLE and (
-                (shares := _shifted_shares(label, score, counts)) is not None
-            ):
+            elif np.mean(calibration_score > 0) < RELIABLE:
+                given = np.bincount(label, minlength=num_outputs)
+                self.may_differ = _shifted_shares(given, counts) is not None
+            elif (
+                shares := _shifted_shares(
+                    _right_labels(label, score, label_pair[1], calibration_score, num_outputs),
+                    counts,
+                )
+            ) is not None:
                 self.by = "weighted"
                 weights = shares * self.size / np.maximum(counts, 1)
                 # Nothing is known of an absent class, and little of one that looks absent.
@@ -118,8 +126,8 @@ class Reference:
         return conformal.share_wrong(self._by_group(), len(self.p_value))
 
     def rate_bound(self, rate: float) -> float | None:
-        """The rate that holds with 90% confidence; None if weighted: no distribution is known."""
-        if self.by == "weighted":
+        """The rate that holds with 90% confidence; None if its distribution is not known."""
+        if self.by == "weighted" or self.may_differ:
             return None
         # Right labels have p-values above LAMBDA equally often in all groups.
         groups = [
@@ -181,6 +189,12 @@ class Reference:
                     f"No label of class {named(never)} can be suspect at {rate:.3g}: the smallest "
                     f"p-value there is {lowest:.2g}. It needs more calibration examples: {ADVICE}."
                 )
+        if self.may_differ:
+            notes.append(
+                "The classes of the calibration set have other shares than those of the training "
+                "labels, and the model errs too often to weight them by class: if the right "
+                "labels have other shares too, the rates do not hold."
+            )
         if len(self.absent):
             notes.append(
                 f"No calibration example of class {named(self.absent)}: its labels are judged by "
@@ -189,17 +203,36 @@ class Reference:
         return notes
 
 
-def _shifted_shares(label, score, calibration_counts):
-    """The class shares of right training labels, [K]; None if calibration's are much like them.
+def _right_labels(label, score, calibration_label, calibration_score, num_outputs):
+    """An estimate of how many labels of each class are right, float [K].
 
-    Right labels are taken to be those with a positive margin: the wrong ones that background noise
-    heaps up in one class have negative margins. The distance of the shares must be above SHIFT,
-    below which the false-alarm rate cannot move much, and above that of 1,000 random draws.
+    Those with a positive margin, divided by the share that has one of right labels: in calibration,
+    and as in all classes of it for two more examples. The wrong labels that background noise heaps
+    up in one class have negative margins; a hard class has fewer positive ones.
     """
-    right = np.bincount(label[score > 0], minlength=len(calibration_counts))
-    if not right.sum():
+    looks_right = calibration_score > 0
+    found, all_of, right = (
+        np.bincount(labels, minlength=num_outputs)
+        for labels in (label[score > 0], calibration_label, calibration_label[looks_right])
+    )
+    return found * (all_of + 2) / (right + 2 * looks_right.mean())
+
+
+def _shifted_shares(right, calibration_counts):
+    """The shares of `right`, numbers of right labels [K]; None if calibration's are much like them.
+
+    The distance of the shares must be above SHIFT and above that of
+    1,000 random draws. If calibration has equally many examples of each class, which is no random
+    draw, it is enough that a class has FACTOR times its share there: it could have as many times
+    more false alarms than promised.
+    """
+    n, present = calibration_counts.sum(), calibration_counts > 0
+    if not right.sum() or not n:
         return None
-    shares, n = right / right.sum(), calibration_counts.sum()
+    shares = right / right.sum()
+    is_even = n >= FEW and np.ptp(calibration_counts[right > 0]) <= 1
+    if is_even and np.max(n * shares[present] / calibration_counts[present]) > FACTOR:
+        return shares
     draws = np.random.default_rng(0).multinomial(n, shares, size=1_000)
     by_chance = 0.5 * np.abs(draws / n - shares).sum(axis=1).max()
     distance = 0.5 * np.abs(calibration_counts / n - shares).sum()

@@ -54,6 +54,7 @@ def health(
         found += [_few_effective(trains, start, config)]
     found += [_not_settled(result)]
     found += [_has_learnt_nothing(trusted, config.task, result)]
+    found += [_without_training(trusted, config.task, result, classes)]
     found += [_doubted(trusted, config.task, classes), _few_trusted(trusted)]
     found += [_plain_is_better(result, config, trusted)]
     return [sentence for sentence in found if sentence]
@@ -159,6 +160,17 @@ def _starved(trains, result, trusted, classes):
     return f"Class{'es' * (len(starved) > 1)} almost without weight: {text}. {remedy}"
 
 
+def _without_training(trusted, task, result, classes):
+    known = {
+        r["label"] for r in (result.get("labels") or {}).get("per_class") or () if r["examples"]
+    }
+    given = {int(k) for e in trusted.values() for k in np.unique(e["label"]) if known}
+    if task != "classification" or not given - known:
+        return None
+    names = listed([_shown(k, classes) for k in sorted(given - known)])
+    return f"Only trusted examples have the label {names}: is it written as in the training set?"
+
+
 def _few_effective(trains, start, config):
     # A step without a helpful example counts as zero in the mean.
     lengths = np.diff([start, *(r["step"] for r in trains)])
@@ -182,10 +194,13 @@ def _has_learnt_nothing(trusted, task, result):
         return None
     label, answer = map(np.concatenate, zip(*given, strict=True))
     if task == "classification":
+        if len(np.unique(label)) < 2:  # of which one answer is right for all
+            return None
         error, constant = np.mean(answer != label), 1 - np.bincount(label).max() / len(label)
         text = f"is wrong on {error:.1%} of the trusted examples, and one class for all would be"
         text += f" on {constant:.1%}"
     elif task == "regression":
+        label, answer = np.float64(label), np.float64(answer)
         error, constant = np.sqrt(np.mean((answer - label) ** 2)), np.sqrt(label.var(0).mean())
         text = f"has an RMSE of {error:.4g} on the trusted examples, and their mean one of"
         text += f" {constant:.4g}"
@@ -255,11 +270,8 @@ def _plain_is_better(result, config, trusted):
         other = result.get(name, {}).get(key)
         if other is None or _z(other, last, num_calibration, score) <= z:
             continue
-        shown = (
-            f"{other:.4g} against {last:.4g}"
-            if score == "rmse"
-            else f"{other:.1%} against {last:.1%}"
-        )
+        style = ".4g" if score == "rmse" else ".1%"
+        shown = f"{other:{style}} against {last:{style}}"
         advice = (
             'config.method="baseline"' if name == "plain" else f"step {result['best']['step']:,}"
         )

@@ -13,7 +13,7 @@ from reweight_jax.data.examples import Data, Splits, arrays_of, concatenate, map
 from reweight_jax.data.fingerprint import fingerprint
 from reweight_jax.data.inputs import check_tokens
 from reweight_jax.data.splits import CLEAN_MISSING, load
-from reweight_jax.errors import UserError, prefix
+from reweight_jax.errors import UserError, forward_mode, prefix
 from reweight_jax.labels.quality import JUDGED
 from reweight_jax.layerwise import check_traceable, verify
 from reweight_jax.methods import METHODS, Method
@@ -122,7 +122,7 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
     if config.epsilon_method == "layerwise" and method.needs_clean:
         if config.epsilon_over:  # a part of the parameters is linearised by itself
             raise UserError("config.epsilon_over: layerwise takes all parameters; use 'jvp'")
-        with prefix("config.epsilon_method"):
+        with forward_mode(), prefix("config.epsilon_method"):
             one = build_model(config, facts, devices[:1], model, splits.train.inputs)
             _verify_layerwise(one, splits.train)
     augment = augmentation(config.data.crop_padding, config.data.flip)

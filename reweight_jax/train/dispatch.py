@@ -11,6 +11,7 @@ import numpy as np
 from reweight_jax.data.batches import batch_rows, shuffled
 from reweight_jax.data.examples import map_inputs
 from reweight_jax.data.feed import stream_inputs
+from reweight_jax.errors import forward_mode
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.config import Experiment
 from reweight_jax.train.phases import Phase
@@ -65,7 +66,8 @@ def dispatches(
         def dispatch(state):
             if observe:
                 state = observe(state, step - k)  # noqa: B023
-            return run(state, rows, clean_rows, next(inputs))  # noqa: B023
+            with forward_mode():
+                return run(state, rows, clean_rows, next(inputs))  # noqa: B023
 
         yield step, dispatch
 

@@ -202,3 +202,24 @@ def test_an_unknown_task():
 def test_an_underscore_makes_no_number(label):
     with pytest.raises(ValueError, match="train_label: row . is .'1_5'.; must be a number"):
         encode("regression", {"train": label})
+
+
+@pytest.mark.parametrize("base, deviation", [(1.7e9, 30.0), (1e8, 5.0)])
+def test_values_that_float32_cannot_tell_apart_are_an_error(base, deviation):
+    values = base + deviation * np.random.default_rng(0).normal(size=200)
+    with pytest.raises(ValueError, match=r"train_label: column 0 is .*too little for float32; sub"):
+        encode("regression", {"train": values, "clean": values[:20]})
+    encode("regression", {"train": values - base, "clean": values[:20] - base})
+    encode("regression", {"train": np.full(9, base)})  # a constant has nothing to lose
+
+
+def test_a_name_that_looks_the_same_is_the_same_class():
+    labels, classes, _ = encode(
+        "classification", {"train": ["B\u00e4r", "x"], "clean": ["Ba\u0308r"]}
+    )
+    assert classes == ("B\u00e4r", "x") and labels["clean"].tolist() == [0]
+
+
+def test_a_tag_may_not_have_what_separates_tags():
+    with pytest.raises(ValueError, match="tag 'cat;big': a name without ; is needed"):
+        encode("multi_label", {"train": np.ones((3, 1))}, tags=("cat;big",))

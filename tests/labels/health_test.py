@@ -139,7 +139,22 @@ def test_a_starved_class():
     one("1 has 0.05%", records=records(class_mass=[0.9995, 0.0005]), result=skewed)
     # A class that is not in the data has no weight to lose.
     skewed["labels"]["per_class"][1]["examples"] = 0
-    assert said(records=records(class_mass=[1.0, 0.0]), result=skewed) == []
+    assert said(records=records(class_mass=[1.0, 0.0]), result=skewed, trusted=of_class_0()) == []
+
+
+def of_class_0():
+    parts = trusted()
+    for part in parts.values():
+        part["label"][:] = part["suggested_label"][:] = 0
+    return parts
+
+
+def test_a_class_that_only_trusted_examples_have():
+    of_0 = result()
+    of_0["labels"]["per_class"][1]["examples"] = 0
+    (sentence,) = health(records(), of_0, config(), trusted(), ("cat", "Cat"))
+    assert sentence.startswith("Only trusted examples have the label Cat: is it written as")
+    assert said(result=of_0, trusted=of_class_0()) == []
 
 
 def test_a_small_effective_sample_size():

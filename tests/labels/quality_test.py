@@ -352,3 +352,32 @@ def test_few_weighted_examples_find_nothing():
     right = drawn(rng, (1800, *[20] * 9), [0] * 10)
     judged = judge(right, drawn(rng, [3] * 10, [0] * 10), num_outputs=10)
     assert judged.summary["by"] == "weighted" and judged.summary["finds_wrong"] is None
+
+
+def test_a_set_drawn_by_class_is_weighted_for_a_training_set_that_is_not_even():
+    """Class 0 is hard and three times as frequent: unweighted, 12% of right labels were flagged."""
+    rng, flagged, by = np.random.default_rng(3), [], []
+    shares, offset = np.r_[0.29, np.full(9, 0.71 / 9)], np.r_[2.0, np.zeros(9)]
+    for _ in range(100):
+        right = drawn(rng, rng.multinomial(2000, shares), offset)
+        judged = quality.judge(
+            right, drawn(rng, np.full(10, 10), offset), task="classification", num_outputs=10
+        )
+        by.append(judged.summary["by"])
+        assert by[-1] == "all" or judged.summary["rate_90"] is None
+        flagged.append(judged.is_suspect.mean())
+    assert np.mean(flagged) <= 0.05 + np.std(flagged) / 10
+    assert by.count("weighted") >= 90
+
+
+def test_a_model_that_errs_too_often_to_weight_says_so():
+    rng, shares = np.random.default_rng(3), np.r_[0.5, np.full(9, 0.5 / 9)]
+    offset = np.full(10, 3.0)
+    judged = quality.judge(
+        drawn(rng, rng.multinomial(2000, shares), offset),
+        drawn(rng, np.full(10, 10), offset),
+        task="classification",
+        num_outputs=10,
+    )
+    assert judged.summary["by"] == "all" and judged.summary["rate_90"] is None
+    assert any("errs too often to weight them" in note for note in judged.summary["notes"])

@@ -100,7 +100,7 @@ def test_an_image_folder(photos):
         "60 trusted examples: trusted",
         *(f"clean: {60 - half} of them", f"calibration: {half} of them"),
         "left out without an answer: 2",
-        f"given labels that differ, of those drawn at random: {wrong:.0%}",
+        f"given labels that differ, of those drawn at random, equally many of each: {wrong:.0%}",
         "to train with them:",
     ]
     splits = data.splits
