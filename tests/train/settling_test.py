@@ -137,9 +137,9 @@ def test_a_run_of_all_phases_is_what_numpy_finds(task, retrain, warm, tmp_path, 
         x, y = train.inputs[rows], train.label[rows]
         seen.add(rows, replay.beliefs(x, y))
         helpful = np.maximum(replay.products(x, y, clean), 0)
-        replay.step(x, y, cosine(step), helpful / helpful.sum())
         rows = rows_of(calibration, step, size=2, stream="calibration")
         calibrated.add(rows, replay.beliefs(calibration.inputs[rows], calibration.label[rows]))
+        replay.step(x, y, cosine(step), helpful / helpful.sum())
     losses["unsettled"] = replay.loss(test.inputs, test.label)
 
     def chosen(labels, margin, calibration_margin, suggested):

@@ -35,9 +35,9 @@ def reweighted(task, train, clean, calibration, rate):
         x, y = train.inputs[rows], train.label[rows]
         seen.add(rows, replay.beliefs(x, y))
         helpful = np.maximum(replay.products(x, y, clean), 0)
-        replay.step(x, y, rate, helpful / helpful.sum())
         rows = rows_of(calibration, step, size=2, stream="calibration")
         calibrated.add(rows, replay.beliefs(calibration.inputs[rows], calibration.label[rows]))
+        replay.step(x, y, rate, helpful / helpful.sum())
     return replay, (current, before), (seen, calibrated)
 
 
