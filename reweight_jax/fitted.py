@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from reweight_jax.configs import default
 from reweight_jax.data.inputs import as_inputs, check_tokens, like_train
+from reweight_jax.data.splits import are_features
 from reweight_jax.errors import UserError, choose, one_line, prefix
 from reweight_jax.labels import report
 from reweight_jax.labels.suspects import suspects_table
@@ -90,9 +91,9 @@ class Fitted:
         """
         with prefix("predict"):
             inputs = in_order(inputs, self.columns, "inputs")
-            inputs = like_train(
-                as_inputs(inputs, "inputs"), self.sample, "inputs", "the training set"
-            )
+            as_floats = are_features(self.columns, self.config)
+            inputs = as_inputs(inputs, "inputs", as_floats=as_floats)
+            inputs = like_train(inputs, self.sample, "inputs", "the training set")
             if self.config.model.name not in NO_TOKENS:
                 check_tokens(inputs, self._facts["vocabulary"], "inputs")
         return self._predict(*self._restore(step), inputs, batch_size)

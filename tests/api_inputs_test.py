@@ -62,6 +62,13 @@ def test_whole_numbers_with_names_are_features_and_no_tokens():
     of_names = quick(None, (frame, y), clean=(clean, clean_y))
     of_floats = quick(None, floats[0], clean=floats[1])
     np.testing.assert_array_equal(of_names.predict(frame), of_floats.predict(floats[0][0]))
+    small = (frame - frame.min()).clip(0, 255).astype("uint8")
+    of_bytes = quick(None, (small, y), clean=(small[:30], clean_y))
+    assert of_bytes.predict(small).shape == (200, 2)
+    with pytest.raises(UserError, match="train_input: column 0 is .*too little for float32"):
+        quick(
+            None, (frame * 0 + 1_700_000_000 + np.arange(200)[:, None], y), clean=(clean, clean_y)
+        )
     frame = frame.astype("Int64").astype(object)
     frame.iloc[5, 1] = pd.NA
     with pytest.raises(UserError, match="fit: train_input: row 5 has a value that is missing"):

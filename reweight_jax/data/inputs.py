@@ -32,12 +32,12 @@ def as_inputs(inputs: Any, name: str, *, trains: bool = False, as_floats: bool =
             str(key): _as_array(array, f"{name}.{key}", trains) for key, array in inputs.items()
         }
     else:
-        result = _as_array(inputs, name, trains)
+        result = _as_array(inputs, name, trains, as_floats)
         if result.ndim < 2:
             raise ValueError(f"{name}: shape {result.shape}; must be [N, ...], such as [N, 1]")
         if result.dtype == np.uint8 and result.ndim == 3:
             result = result[..., None]
-        elif result.dtype == bool or (as_floats and result.dtype.kind in "iu"):
+        elif result.dtype == bool:
             result = result.astype(np.float32)
     shapes = [array.shape for array in arrays_of(result)]
     sizes = {shape[0] for shape in shapes}
@@ -105,7 +105,7 @@ def as_float32(array: np.ndarray, name: str, what: str, *, trains: bool = False)
     return array
 
 
-def _as_array(values, name, trains=False):
+def _as_array(values, name, trains=False, as_floats=False):
     array = np.asarray(values, order="C")  # a sum over rows depends on how they lie in memory
     if array.ndim == 0:
         raise ValueError(f"{name}: not an array with one row per example: {type(values).__name__}")
@@ -119,6 +119,8 @@ def _as_array(values, name, trains=False):
             raise ValueError(f"{name}: not numbers ({error}); encode them as numbers") from None
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name}: is {array.dtype}; must be numbers")
+    if as_floats and array.dtype.kind in "iu":
+        array = array.astype(np.float64)
     if array.dtype.kind == "f":
         return as_float32(array, name, "has a value that is", trains=trains)
     if array.dtype.kind == "b" or array.dtype.itemsize < 4:

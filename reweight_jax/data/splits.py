@@ -76,8 +76,7 @@ def make_data(
             raise ValueError(f"has the parts {sorted(parts)}; valid: {', '.join(PARTS)}")
         parts = {name: parts[name] for name in PARTS if name in parts}
         columns = _columns(train.columns, train.inputs)
-        # Integers with names, such as ages, are no tokens.
-        as_floats = bool(columns) and config.model.name in ("auto", "mlp")
+        as_floats = are_features(columns, config)
         inputs = {
             name: as_inputs(
                 part.inputs, f"{name}_input", trains=name == "train", as_floats=as_floats
@@ -107,6 +106,11 @@ def make_data(
             )
     splits = _split(sets, fields, seed, classes if has_classes else None, is_known)
     return Data(splits, classes, num_outputs, ids, columns, corrections, starts)
+
+
+def are_features(columns, config) -> bool:
+    """Whether integers are features: those with names, such as ages, are no tokens."""
+    return bool(columns) and config.model.name in ("auto", "mlp")
 
 
 def _columns(names, table):

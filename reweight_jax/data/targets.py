@@ -90,9 +90,10 @@ def encode_tags(labels, num_classes, tags):
                 f"{array[row, column]:g}; must be 0, 1, or -1 if it is unknown"
             )
         encoded[split] = array.astype(np.int32)
+    tags = [unicodedata.normalize("NFC", tag) for tag in tags]  # as names of classes are
     for tag in tags:
         if ";" in tag:
-            raise ValueError(f"tag {tag!r}: a name without ; is needed, which separates tags")
+            raise ValueError(f"tag {tag!r}: must not contain ';', which separates tags")
     num_tags = encoded["train"].shape[1]
     return encoded, tuple(tags) or tuple(range(num_tags)), num_tags
 

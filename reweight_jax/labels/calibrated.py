@@ -206,8 +206,9 @@ class Reference:
 def _right_labels(label, score, calibration_label, calibration_score, num_outputs):
     """An estimate of how many labels of each class are right, float [K].
 
-    Those with a positive margin, divided by the share that has one of right labels: in calibration,
-    and as in all classes of it for two more examples. The wrong labels that background noise heaps
+    Those with a positive margin, divided by the share of right labels that have one: the class's in
+    calibration, smoothed by two examples with the share of all classes, or that if it has fewer
+    than 5. The wrong labels that background noise heaps
     up in one class have negative margins; a hard class has fewer positive ones.
     """
     looks_right = calibration_score > 0
@@ -215,7 +216,8 @@ def _right_labels(label, score, calibration_label, calibration_score, num_output
         np.bincount(labels, minlength=num_outputs)
         for labels in (label[score > 0], calibration_label, calibration_label[looks_right])
     )
-    return found * (all_of + 2) / (right + 2 * looks_right.mean())
+    share = (right + 2 * looks_right.mean()) / (all_of + 2)
+    return found / np.where(all_of >= 5, share, looks_right.mean())  # fewer say nothing
 
 
 def _shifted_shares(right, calibration_counts):
@@ -231,7 +233,8 @@ def _shifted_shares(right, calibration_counts):
         return None
     shares = right / right.sum()
     is_even = n >= FEW and np.ptp(calibration_counts[right > 0]) <= 1
-    if is_even and np.max(n * shares[present] / calibration_counts[present]) > FACTOR:
+    lowest = (right - 1.28 * np.sqrt(right)) / right.sum()  # chance is below it in 10%
+    if is_even and np.max(n * lowest[present] / calibration_counts[present]) > FACTOR:
         return shares
     draws = np.random.default_rng(0).multinomial(n, shares, size=1_000)
     by_chance = 0.5 * np.abs(draws / n - shares).sum(axis=1).max()

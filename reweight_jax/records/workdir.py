@@ -186,8 +186,7 @@ def _lock(folder):
 
 def identity(content: dict) -> str:
     """Returns a digest of what decides the steps of a run, from the content of its config.json."""
-    left_out = FREE | _later(with_defaults(content))
-    return checksum({k: v for k, v in flatten(content).items() if k not in left_out})
+    return checksum({k: v for k, v in flatten(content).items() if k not in FREE | LATER})
 
 
 def read_run(folder: pathlib.Path) -> tuple[dict, dict]:
@@ -227,8 +226,12 @@ def _knows_its_end(content):
     return (
         content["lr_schedule"] == "cosine"
         or getattr(method, "uses_num_steps", False)
-        or (getattr(method, "needs_clean", False) and content["settle_at"] < 1)
+        or (getattr(method, "needs_clean", False) and _has_parts(content))
     )
+
+
+def _has_parts(content):
+    return (content["warm_up"], content["settle_at"]) != (0, 1)
 
 
 def _may_differ(old: dict, new: dict, step: int) -> set[str]:
@@ -254,7 +257,7 @@ def _may_differ(old: dict, new: dict, step: int) -> set[str]:
                 free |= {"finetune_from"}
     one_phase = [
         ((run["warm_up"], run["settle_at"], run["judge_for"]) == (0, 1, 0)
-         or not METHODS[run["method"]].needs_clean)
+         or not getattr(METHODS.get(run["method"]), "needs_clean", True))
         and run["finetune_from"] == run["retrain"] == "none" and not run["compare_plain"]
         for run in (old, new)
     ]  # fmt: skip

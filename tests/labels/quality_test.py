@@ -381,3 +381,18 @@ def test_a_model_that_errs_too_often_to_weight_says_so():
     )
     assert judged.summary["by"] == "all" and judged.summary["rate_90"] is None
     assert any("errs too often to weight them" in note for note in judged.summary["notes"])
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "each", "size"), [(100, 1, 1000), (50, 2, 5000), (20, 2, 400)]
+)
+def test_even_sets_of_many_classes_are_not_weighted_by_chance(num_classes, each, size):
+    rng, easy, weighted = np.random.default_rng(5), np.full(num_classes, 0.96), 0
+    for _ in range(50):
+        right = drawn(rng, rng.multinomial(size, np.full(num_classes, 1 / num_classes)), easy)
+        judged = quality.judge(
+            right, drawn(rng, np.full(num_classes, each), easy),
+            task="classification", num_outputs=num_classes,
+        )  # fmt: skip
+        weighted += judged.summary["by"] == "weighted"
+    assert weighted <= 2
