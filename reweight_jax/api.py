@@ -56,8 +56,9 @@ def fit(
     Args:
       model: a Flax linen module; a Flax nnx module, which is trained from the parameters it has and
         is itself not changed; a pair of functions `Model(init, apply)`; the name of a built-in
-        model; or None: an MLP for float features [N, D], a transformer for int tokens [N, T], a
-        small CNN for images. It gets the inputs of a batch and returns outputs [n, K].
+        model; or None: an MLP for float features [N, D] and for a DataFrame, a transformer for an
+        array of int tokens [N, T], a small CNN for images. It gets the inputs of a batch and
+        returns outputs [n, K].
       train: (inputs, labels). Inputs are an array [N, ...], a DataFrame of numbers or a dict of
         arrays. uint8 is scaled to 0..1; float features [N, D] are standardised by the training
         set's mean and deviation, unless data=dict(standardize=False); any other inputs go to the

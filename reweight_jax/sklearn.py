@@ -24,6 +24,7 @@ from reweight_jax.errors import choose
 from reweight_jax.methods import METHODS
 from reweight_jax.train.evaluate import EVAL_BATCH_SIZE
 
+FLOATS = [np.float64, np.float32]  # fit says if a column cannot become float32
 _SHARED = """
     Parameters:
       model: None, an MLP; or what `reweight_jax.fit` takes as its model, for inputs float32 [n, D].
@@ -68,12 +69,12 @@ class _Reweight(BaseEstimator):
     verbose: bool = False
 
     def _check_clean(self, X_clean, y_clean):
-        """Returns X_clean as float32; None if there is no clean set, which the method may need."""
+        """Returns X_clean as floats; None if there is no clean set, which the method may need."""
         method = choose("method", self.method, METHODS)
         if (X_clean is None) != (y_clean is None):
             raise ValueError("X_clean, y_clean: give both or neither")
         if X_clean is not None:
-            X_clean = validate_data(self, X_clean, reset=False, dtype=np.float32)
+            X_clean = validate_data(self, X_clean, reset=False, dtype=FLOATS)
             check_consistent_length(X_clean, y_clean)
         elif method.needs_clean or method.trains_on_clean:
             raise ValueError(
@@ -84,7 +85,7 @@ class _Reweight(BaseEstimator):
         return X_clean
 
     def _train(self, task, X, y, clean):
-        """Trains on float32 X, encoded y and `clean`, a pair of these or None."""
+        """Trains on X, floats, encoded y and `clean`, a pair of these or None."""
         fields = dict(self.fields or {})
         data = {"standardize": self.standardize} | dict(fields.pop("data", {}))
         model = {"hidden": tuple(self.hidden)} | dict(fields.pop("model_fields", {}))
@@ -114,7 +115,7 @@ class _Reweight(BaseEstimator):
 
     def _predict(self, X):
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=np.float32)
+        X = validate_data(self, X, reset=False, dtype=FLOATS)
         # Always padded to one size: a prediction depends on no other row, not even its rounding.
         return self.run_.predict(X, batch_size=EVAL_BATCH_SIZE)
 
@@ -128,7 +129,7 @@ class ReweightClassifier(ClassifierMixin, _Reweight):
 
     def fit(self, X, y, X_clean=None, y_clean=None):
         """Trains on X [N, D] and y [N]; the labels of X_clean [M, D] and y_clean [M] are right."""
-        X, y = validate_data(self, X, y, dtype=np.float32)
+        X, y = validate_data(self, X, y, dtype=FLOATS)
         X_clean = self._check_clean(X_clean, y_clean)
         labels = [y] if X_clean is None else [y, column_or_1d(y_clean, warn=True)]
         for values in labels:
@@ -159,7 +160,7 @@ class ReweightRegressor(RegressorMixin, _Reweight):
 
     def fit(self, X, y, X_clean=None, y_clean=None):
         """Trains on X [N, D] and y [N] or [N, targets]; X_clean and y_clean can be trusted."""
-        X, y = validate_data(self, X, y, dtype=np.float32, multi_output=True, y_numeric=True)
+        X, y = validate_data(self, X, y, dtype=FLOATS, multi_output=True, y_numeric=True)
         X_clean = self._check_clean(X_clean, y_clean)
         if X_clean is None:
             return self._train("regression", X, y, None)

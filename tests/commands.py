@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pathlib
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,14 @@ def assert_one_line(finished, *parts):
     for part in parts:
         assert part in finished.stderr, finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+def assert_killed_alone(code):
+    """Runs Python `code` that kills itself; no process that it has started goes on."""
+    # It returns when the last process that holds the pipe, workers included, has ended.
+    command = [sys.executable, "-c", code]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed
 
 
 def _run(arguments, cwd, environment, paths):

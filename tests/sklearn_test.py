@@ -212,3 +212,11 @@ def test_regression_of_several_targets_ignores_wrong_ones():
     assert reweighted.predict(x).shape == (230, 2)
     with pytest.raises(UserError, match="clean_label: a row has shape"):
         ReweightRegressor(**fields).fit(x[:200], noisy, x[200:], y[200:, 0])
+
+
+@pytest.mark.parametrize("estimator", [ReweightClassifier, ReweightRegressor])
+def test_a_column_that_float32_cannot_tell_apart_is_an_error(estimator):
+    x = np.random.default_rng(0).normal(size=(60, 2)) * [30, 1] + [1.7e9, 0]
+    y = np.arange(60) % 2
+    with pytest.raises(ValueError, match="train_input: column 0 is .*too little for float32"):
+        estimator(num_steps=2).fit(x, y, x[:20], y[:20])

@@ -97,10 +97,12 @@ def as_float32(array: np.ndarray, name: str, what: str, *, trains: bool = False)
         is_lost = (lost > LOST * deviation) & (deviation > 1e-12 * np.abs(given).max(axis=0))
         if is_lost.any():
             column = is_lost.argmax()
-            values = given.reshape(len(given), -1)[:, column]
+            mean = given.reshape(len(given), -1)[:, column].mean()
+            is_far = abs(mean) > 10 * deviation[column]
+            remedy = f"subtract {mean:.9g}" if is_far else "scale it"
             raise ValueError(
-                f"{name}: column {column} is {values.mean():.9g} with a deviation of "
-                f"{deviation[column]:.3g}, too little for float32; subtract {values.mean():.9g}"
+                f"{name}: column {column} is {mean:.9g} with a deviation of "
+                f"{deviation[column]:.3g}, too little for float32; {remedy}"
             )
     return array
 

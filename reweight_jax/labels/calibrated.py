@@ -6,6 +6,7 @@ from reweight_jax.data.targets import listed
 from reweight_jax.labels import conformal
 
 SHIFT = 0.2  # total variation distance of class shares from which calibration is weighted
+Z_90 = 1.28  # standard deviations: counts are above a bound that is so much lower in 90%
 FACTOR = 2.0  # how many times its calibration share a class may have if that is drawn by class
 RELIABLE = 0.75  # share of the calibration examples with a positive margin; see `contradicts` too
 MAX_WEIGHT = 5.0
@@ -71,6 +72,7 @@ class Reference:
       by: "all", "class" or "weighted".
       p_value: float [N], of the training labels.
       smallest: class -> the smallest p-value that a label of it can have, if weighted.
+      may_differ: whether classes seem to have other shares, but the model errs too often to weight.
     """
 
     def __init__(self, label, score, calibration, task, num_outputs, rate):
@@ -206,10 +208,10 @@ class Reference:
 def _right_labels(label, score, calibration_label, calibration_score, num_outputs):
     """An estimate of how many labels of each class are right, float [K].
 
-    Those with a positive margin, divided by the share of right labels that have one: the class's in
-    calibration, smoothed by two examples with the share of all classes, or that if it has fewer
-    than 5. The wrong labels that background noise heaps
-    up in one class have negative margins; a hard class has fewer positive ones.
+    Those with a positive margin, divided by the share of right labels that have one. Of a class
+    with 5 calibration examples this is its share among them, smoothed by two examples with the
+    share of all classes; of others the latter. The wrong labels that background noise heaps up in
+    one class have negative margins; a hard class has fewer positive ones.
     """
     looks_right = calibration_score > 0
     found, all_of, right = (
@@ -221,19 +223,19 @@ def _right_labels(label, score, calibration_label, calibration_score, num_output
 
 
 def _shifted_shares(right, calibration_counts):
-    """The shares of `right`, numbers of right labels [K]; None if calibration's are much like them.
+    """The shares of `right`, numbers of right labels [K]; None if those of calibration are close.
 
-    The distance of the shares must be above SHIFT and above that of
-    1,000 random draws. If calibration has equally many examples of each class, which is no random
-    draw, it is enough that a class has FACTOR times its share there: it could have as many times
-    more false alarms than promised.
+    Their distance must be above SHIFT and above that of 1,000 random draws. If calibration has
+    equally many examples of each class, which is no random draw, it is enough that one class has
+    more than FACTOR times its share there: so many times more false alarms than promised there
+    could be.
     """
     n, present = calibration_counts.sum(), calibration_counts > 0
     if not right.sum() or not n:
         return None
     shares = right / right.sum()
     is_even = n >= FEW and np.ptp(calibration_counts[right > 0]) <= 1
-    lowest = (right - 1.28 * np.sqrt(right)) / right.sum()  # chance is below it in 10%
+    lowest = (right - Z_90 * np.sqrt(right)) / right.sum()
     if is_even and np.max(n * lowest[present] / calibration_counts[present]) > FACTOR:
         return shares
     draws = np.random.default_rng(0).multinomial(n, shares, size=1_000)

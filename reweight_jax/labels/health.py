@@ -168,7 +168,7 @@ def _without_training(trusted, task, result, classes):
     if task != "classification" or not given - known:
         return None
     names = listed([_shown(k, classes) for k in sorted(given - known)])
-    return f"Labels of trusted examples alone: {names}. Are they written as in the training set?"
+    return f"No training example has a label that trusted ones have: {names}. Check the spelling."
 
 
 def _few_effective(trains, start, config):

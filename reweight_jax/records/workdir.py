@@ -123,6 +123,8 @@ class Workdir:
         if differing:
             name = min(differing, key=lambda name: (name.startswith("dataset."), name))
             what = "other data" if name.startswith("dataset.") else f"another config.{name}"
+            if name == "dataset.host_input":
+                what = "another confusion matrix, config.confusion_from"
             raise UserError(
                 f"--workdir {self.path}: holds a run with {what}; choose another folder, or remove "
                 "this one"

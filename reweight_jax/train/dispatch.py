@@ -20,8 +20,8 @@ from reweight_jax.train.state import create_optimizer
 from reweight_jax.train.step import observe_step, train_step
 
 STEPS_PER_DISPATCH = 25  # on accelerators; a CPU takes one: a dispatch costs it nothing
-# Chunks in which the calibration set is visited, in the time of an epoch: at most 16, and of at
-# least 32 examples, for BatchNorm's statistics, unless these make fewer than 4.
+# The calibration set is visited in chunks, in the time of an epoch: at most 16 chunks, each of at
+# least 32 examples, for BatchNorm's statistics; of fewer than 128 examples there are 4 chunks.
 CHUNKS, FEW_CHUNKS, CHUNK = 16, 4, 32
 
 
@@ -93,10 +93,10 @@ def step_of(experiment: Experiment, phase: Phase):
 def _observer(experiment):
     """Compiles (state, step) -> state, with the visits due before that step is taken.
 
-    Also returns step -> how many chunks of the calibration set are due before it. A training
-    example is visited at any time of an epoch, by the model as it is before a step. So a chunk is
-    due in the middle of its part of the epoch: later, a model that is still learning would have
-    been the better one, and have flagged more right labels than promised.
+    Also returns step -> how many chunks of the calibration set are due before it. Training examples
+    are visited all through an epoch, each before the step that learns from it. So a chunk is due in
+    the middle of its part of the epoch. If it came later, a model that still learns would score it
+    higher than training examples, and too many right labels would be flagged.
     """
     config, splits, devices = experiment.config, experiment.splits, experiment.devices
     size, axis = splits.calibration.size, on_devices.axis_name(devices)
@@ -109,8 +109,8 @@ def _observer(experiment):
     rows_of = shuffled(splits.calibration.label, config.seed, "calibration")
 
     def due(step):
-        parts, whole = 2 * step * config.batch_size * size, 2 * splits.train.size * chunk
-        return max(0, -((whole // 2 - parts) // whole))  # those that begin at parts / whole - 1/2
+        seen, period = step * config.batch_size * size, splits.train.size * chunk
+        return max(0, -(-(2 * seen - period) // (2 * period)))  # seen / period - 1/2, rounded up
 
     def observe(state, step):
         first, last = due(step), due(step + 1)

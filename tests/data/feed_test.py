@@ -2,14 +2,12 @@
 
 import contextlib
 import multiprocessing
-import pathlib
-import signal
-import subprocess
 import sys
 
 import chex
 import numpy as np
 import pytest
+from commands import assert_killed_alone
 from watched import Damaged, Watched, assert_no_workers, images
 
 from configs import default
@@ -19,8 +17,6 @@ from reweight_jax.data.examples import Examples, LazyInputs, Part, concatenate, 
 from reweight_jax.data.feed import stream_inputs
 from reweight_jax.data.splits import load
 from reweight_jax.errors import UserError
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # --- Lazy inputs are numpy's ----------------------------------------------------------------------
 
@@ -172,11 +168,7 @@ def test_a_killed_run_leaves_no_worker():
         "next(stream_inputs(images, shuffled(np.zeros(40), 0), 0, 10**9, 8, 2))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    # It returns when the last process that holds the pipe, workers included, has ended.
-    killed = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=120
-    )
-    assert killed.returncode == -signal.SIGKILL
+    assert_killed_alone(code)
 
 
 def test_grain_is_needed_only_for_lazy_inputs(monkeypatch):

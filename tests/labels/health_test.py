@@ -153,7 +153,7 @@ def test_a_class_that_only_trusted_examples_have():
     of_0 = result()
     of_0["labels"]["per_class"][1]["examples"] = 0
     (sentence,) = health(records(), of_0, config(), trusted(), ("cat", "Cat"))
-    assert sentence.startswith("Labels of trusted examples alone: Cat. Are they written as")
+    assert sentence.startswith("No training example has a label that trusted ones have: Cat.")
     assert said(result=of_0, trusted=of_class_0()) == []
 
 

@@ -1,12 +1,9 @@
 """Grids of runs: which runs there are, which are finished, in which order they are run."""
 
 import json
-import signal
-import subprocess
-import sys
 
 import pytest
-from commands import ROOT
+from commands import assert_killed_alone
 
 from reweight_jax.configs import cifar_background_flip
 from reweight_jax.errors import UserError
@@ -174,11 +171,7 @@ def test_a_killed_sweep_leaves_no_worker():
         "    threading.Thread(target=kill).start()\n"
         "    list(side_by_side(time.sleep, [(300,), (300,)], 2))\n"
     )
-    # It returns when the last process that holds the pipe, workers included, has ended.
-    killed = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=120
-    )
-    assert killed.returncode == -signal.SIGKILL
+    assert_killed_alone(code)
 
 
 # --- Whole runs -----------------------------------------------------------------------------------

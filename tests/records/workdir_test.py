@@ -140,7 +140,7 @@ def test_a_step_that_knew_another_end_is_of_another_run(digits_config, tmp_path)
         folder, other = (
             Workdir(tmp_path, digits_config(**fields, num_steps=n), FACTS) for n in (6, 9)
         )
-        assert identity(folder.content) == identity(other.content)  # whatever METHODS has
+        assert identity(folder.content) == identity(other.content)
         if fields:
             with pytest.raises(UserError, match="another config.num_steps"):
                 folder.check_checkpoint(other.content)

@@ -102,7 +102,7 @@ def test_another_confusion_matrix_is_other_data(digits_config, confusion_run, tm
     other = read_sealed(copied / "result.json")
     other["confusion"]["best"]["hyper_val"][0][1] += 1
     (copied / "result.json").write_text(json.dumps(seal(other)))
-    with pytest.raises(UserError, match="holds a run with other data"):
+    with pytest.raises(UserError, match="another confusion matrix, config.confusion_from"):
         train_and_evaluate(digits_config(**fields), folder, ONE_DEVICE)
 
 
