@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
@@ -87,9 +86,9 @@ class Checkpoints:
         """
         if not self._manager:
             return
-        # A copy, because the next step donates these buffers while the writer still reads them;
-        # with several processes in numpy, because orbax takes no arrays of one host's devices.
-        state = jax.device_get(state) if hosts.count() > 1 else jax.tree.map(jnp.copy, state)
+        # A copy, because the next step donates these buffers while the writer still reads them; in
+        # numpy, because orbax takes no arrays of one host's devices.
+        state = jax.tree.map(np.array, jax.device_get(state))
         self._check_space(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         record = {"step": int(state.step), "config": config, "metrics": metrics}
         record = seal(record | {"digests": digests(state)})

@@ -4,6 +4,7 @@ import io
 import itertools
 from collections.abc import Callable
 
+import jax
 import numpy as np
 
 from reweight_jax.data.examples import map_inputs
@@ -82,6 +83,7 @@ def finish(
 def _trusted(experiment, state, predict) -> dict[str, dict]:
     """The trusted examples and what the model makes of them, by split, for `health`."""
     task, found = experiment.task, {}
+    margin = jax.jit(task.margin)
     suggest = {"classification": lambda z: z.argmax(-1), "multi_label": lambda z: (z > 0) * 1}
     suggest |= {"regression": lambda z: np.asarray(task.predict(z))}
     for name in ("clean", "calibration"):
@@ -92,7 +94,7 @@ def _trusted(experiment, state, predict) -> dict[str, dict]:
         found[name] = {
             "index": _names(experiment, name, examples),
             "label": examples.label,
-            "margin": np.asarray(task.margin(outputs, examples.label)),
+            "margin": np.asarray(margin(outputs, examples.label)),
             "suggested_label": suggest[task.name](outputs),
         }
     return found

@@ -1,5 +1,6 @@
 """What a run says of its labels, and which examples its later phases therefore train on."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,7 +26,7 @@ def what_is_known(experiment, state, split: str) -> dict[str, np.ndarray]:
     if experiment.ids is not None:
         known["id"] = experiment.ids[examples.index]
     known |= history_means(state.history if split == "train" else state.calibration)
-    if split in state.review and state.review[split].visits[0]:
+    if split in state.review and np.asarray(state.review[split].visits)[0]:
         reviewed = history_means(state.review[split])
         known |= {name: values for name, values in reviewed.items() if name != "visits"}
     return known
@@ -55,13 +56,18 @@ def review(experiment, state, predict):
     `predict`: as `evaluate.compile_predict` returns it.
     """
     task, reviewed = experiment.task, {}
+
+    @jax.jit
+    def beliefs(outputs, labels):
+        values = {"margin": task.margin(outputs, labels)}
+        return values | {name: of(outputs) for name, of in task.remembered.items()}
+
     for split, history in state.review.items():
         examples = getattr(experiment.splits, split)
         outputs = predict(state.params["model"], state.model_state, examples.inputs)
-        values = {"margin": task.margin(outputs, examples.label)}
-        values |= {name: of(outputs) for name, of in task.remembered.items()}
+        values = beliefs(outputs, examples.label)
         sums = {name: jnp.asarray(values[name], jnp.float32) for name in history.sums}
-        reviewed[split] = History(jnp.ones(examples.size, jnp.int32), sums)
+        reviewed[split] = History(np.ones(examples.size, np.int32), sums)
     return state.replace(review=reviewed)
 
 
@@ -94,7 +100,7 @@ def more_believed(experiment, state, predict) -> float:
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(int))]
     asked = train.take(rows)
     outputs = predict(state.params["model"], state.model_state, asked.inputs)
-    now = np.asarray(experiment.task.margin(outputs, asked.label)) > 0
+    now = np.asarray(jax.jit(experiment.task.margin)(outputs, asked.label)) > 0
     before = history_means(state.history)["margin"][rows] > 0
     return np.mean(now, where=known[rows]) - np.mean(before, where=known[rows])
 

@@ -5,6 +5,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from reweight_jax.errors import UserError
@@ -34,7 +35,7 @@ class TrainState:
     # reviewed the labels, none before; see `selection.REVIEWS`.
     review: dict[str, History] = flax.struct.field(default_factory=dict)
     # bool [], whether a run that is to settle does; see `selection.to_settle`.
-    settles: jax.Array = flax.struct.field(default_factory=lambda: jnp.ones((), bool))
+    settles: jax.Array = flax.struct.field(default_factory=lambda: np.ones((), bool))
 
 
 def create_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -68,7 +69,8 @@ def create_train_state(experiment, host_input: Any = None) -> TrainState:
         is_cpu = on_devices.on_cpu(experiment.devices)
         options = {"xla_backend_optimization_level": 1} if is_cpu else None
         initialize = jax.jit(initialize, compiler_options=options)
-    with jax.default_device(on_devices.own(experiment.devices)[0]):
+    device = on_devices.own(experiment.devices)[0]
+    with jax.default_device(device):
         params, model_state = initialize(init_key, experiment.sample)
     train, calibration = experiment.splits.train, experiment.splits.calibration
     num_outputs, remembered = experiment.task.num_outputs, experiment.remembered
@@ -76,21 +78,29 @@ def create_train_state(experiment, host_input: Any = None) -> TrainState:
     method_state = method.init(method_key, config, train, num_outputs, host_input=host_input)
     trained, kept = (method_state, ()) if method.trainable else ((), method_state)
     params = {"model": params, "method": trained}
-    return TrainState(
-        params=params,
-        model_state=model_state,
-        opt_state=create_optimizer(config, optax.constant_schedule(0.0)).init(params),
-        method_state=kept,
-        step=jnp.zeros((), jnp.int32),
-        key=jax.random.key_data(run_key),
-        history=empty_history(train.size, remembered),
-        calibration=() if calibration is None else empty_history(calibration.size, observed),
-        review={
-            name: empty_history(examples.size, observed)
-            for name, examples in (("train", train), ("calibration", calibration))
-            if examples is not None
-        },
-    )
+
+    @jax.jit  # one program, not one for each shape of an array
+    def untrained(params):
+        return {
+            "opt_state": create_optimizer(config, optax.constant_schedule(0.0)).init(params),
+            "step": jnp.zeros((), jnp.int32),
+            "history": empty_history(train.size, remembered),
+            "calibration": () if calibration is None else empty_history(calibration.size, observed),
+            "review": {
+                name: empty_history(examples.size, observed)
+                for name, examples in (("train", train), ("calibration", calibration))
+                if examples is not None
+            },
+        }
+
+    with jax.default_device(device):
+        return TrainState(
+            params=params,
+            model_state=model_state,
+            method_state=kept,
+            key=jax.random.key_data(run_key),
+            **untrained(params),
+        )
 
 
 def check_finite(state, rate: str) -> None:
