@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
+import numpy as np
 
 from reweight_jax.errors import one_line
 from reweight_jax.reweight import (
@@ -162,17 +162,21 @@ def verify(loss_fn: LossFn, params: Params, batch: Any) -> None:
     Take at least three rows, of another number than any other dimension has.
     """
     check_traceable(loss_fn, params, batch)
-    keys = iter(jax.random.split(jax.random.key(0), 2 * len(jax.tree.leaves(params))))
 
-    def noise(leaf):
-        return jax.random.normal(next(keys), leaf.shape, leaf.dtype)
+    @jax.jit
+    def draw(params):
+        keys = iter(jax.random.split(jax.random.key(0), 2 * len(jax.tree.leaves(params))))
+        noise, tangent = (
+            jax.tree.map(lambda leaf: jax.random.normal(next(keys), leaf.shape, leaf.dtype), params)
+            for _ in range(2)
+        )
+        near = jax.tree.map(lambda leaf, noise: leaf + 0.1 * noise, params, noise)
+        return near, tangent  # zeros would hide much
 
-    params = jax.tree.map(lambda leaf: leaf + 0.1 * noise(leaf), params)  # zeros would hide much
-    tangent = jax.tree.map(noise, params)
-
+    params, tangent = draw(params)
     derivatives = jax.jit(_derivatives, static_argnums=(0, 1))
     found, expected = (
-        derivatives(linearize, loss_fn, params, tangent, batch)
+        jax.device_get(derivatives(linearize, loss_fn, params, tangent, batch))
         for linearize in (layerwise, linearize_losses)
     )
     for ours, theirs in zip(found, expected, strict=True):  # products, and gradients
@@ -192,7 +196,8 @@ def _derivatives(linearize, loss_fn, params, tangent, batch):
 
 
 def _norm(tree):
-    return jnp.linalg.norm(ravel_pytree(tree)[0].astype(jnp.float32))
+    leaves = jax.tree.leaves(tree)
+    return np.linalg.norm([np.linalg.norm(np.asarray(leaf, np.float32)) for leaf in leaves])
 
 
 def _own_parameters(module):
