@@ -22,6 +22,8 @@ from reweight_jax.errors import UserError
 from reweight_jax.records.workdir import Workdir, flatten, writing
 from reweight_jax.sealed import DamagedError, seal, unseal
 
+MAX_CURVES = 100  # of one quantity: nobody looks at those of 1,000 classes, and they take minutes
+
 
 class MetricsWriter:
     """Appends records to metrics.jsonl and TensorBoard; `records` has all records of the run."""
@@ -62,7 +64,7 @@ class MetricsWriter:
     def _write_events(self, record):
         now, step = time.time(), record["step"]
         for name, value in flatten(record).items():
-            if name in ("step", "kind"):
+            if name in ("step", "kind") or np.size(value) > MAX_CURVES:
                 continue
             values = {"": value} if np.ndim(value) == 0 else dict(enumerate(value))
             tag = f"{record['kind']}/{name.replace('.', '/')}"

@@ -1,7 +1,4 @@
-"""What is measured of a model and of its weights, on the host in numpy.
-
-scikit-learn, whose import takes a second, is imported by the functions that use it.
-"""
+"""What is measured of a model and of its weights, on the host in numpy."""
 
 import jax
 import numpy as np
@@ -85,10 +82,10 @@ def evaluate_splits(predict, splits: Splits, task: Task, state) -> tuple[dict, d
         if is_classification and name == "hyper_val" and examples.true_label is not None:
             scores[name]["true_accuracy"] = float(np.mean(predicted == examples.true_label))
         if name in confuses(splits, task):
-            from sklearn.metrics import confusion_matrix
-
-            classes = np.arange(task.num_outputs)
-            confusion[name] = confusion_matrix(examples.label, predicted, labels=classes).tolist()
+            pairs = np.bincount(
+                examples.label * task.num_outputs + predicted, minlength=task.num_outputs**2
+            )
+            confusion[name] = pairs.reshape(task.num_outputs, -1).tolist()
     return scores, confusion
 
 
@@ -111,7 +108,7 @@ def weight_statistics(means: dict[str, np.ndarray], wrong: np.ndarray | None) ->
     wrong = wrong[seen]
     if wrong.all() or not wrong.any():
         return {}
-    from sklearn.metrics import roc_auc_score
+    from sklearn.metrics import roc_auc_score  # here, because it takes seconds
 
     quantities = {"mean_auc": "weight", "alignment_auc": "alignment", "margin_auc": "margin"}
     weights = means["weight"][seen]

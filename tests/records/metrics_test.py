@@ -101,3 +101,14 @@ def test_a_writer_begins_with_the_records_given(written, digits_config, tmp_path
     writer.write(whole[2])
     writer.close()
     assert (tmp_path / "metrics.jsonl").read_text() == "".join(lines[:3])
+
+
+def test_curves_are_of_few_classes(digits_config, tmp_path):
+    writer = records.MetricsWriter(Workdir(tmp_path, digits_config(), {}))
+    for kind, num_classes in (("few", 10), ("many", 1000)):
+        writer.write({"step": 1, "kind": kind, "loss": 1.0, "class_mass": [0.1] * num_classes})
+    writer.close()
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    events = path.read_bytes()
+    assert all(tag in events for tag in (b"few/loss", b"few/class_mass/9", b"many/loss"))
+    assert b"many/class_mass" not in events
