@@ -104,17 +104,20 @@ class Fitted:
         `pandas.DataFrame(run.suspects())` is the same as a DataFrame. `rates`: false_alarm_rate or
         false_discovery_rate, if they shall not be those of `config.labels`.
         """
+        self._check_there()
         *_, examples, judgement = report.judge_run(self.workdir, **rates)
         return suspects_table(examples, judgement, self.classes)
 
     def report(self, path: str | os.PathLike, **rates: float) -> pathlib.Path:
         """Writes label_report.html as the file `path`, and returns it; `rates` as in `suspects`."""
+        self._check_there()
         path, (files, _) = expand(path), report.render(self.workdir, **rates)
         write_atomically(path, files["label_report.html"])
         return path
 
     def save(self, folder: str | os.PathLike) -> pathlib.Path:
         """Copies the folder of the run to `folder`, which must not exist; returns its path."""
+        self._check_there()
         folder = expand(folder).absolute()
         if os.path.lexists(folder):
             raise UserError(f"{folder}: the run cannot be saved there (it is there already)")
@@ -127,6 +130,13 @@ class Fitted:
             # Of the files that could not be copied, shutil has (from, to, reason).
             reason = error.args[0][0][-1] if isinstance(error, shutil.Error) else error.strerror
             raise UserError(f"{folder}: the run cannot be saved there ({reason})") from None
+
+    def _check_there(self):
+        if not self.workdir.exists():
+            raise UserError(
+                f"{self.workdir}: the folder of the run is gone; a temporary one goes with the "
+                "result that made it: save() it before it is pickled, or give a workdir"
+            )
 
     def _build(self, devices):
         """Makes what no pickle can hold: compiled functions and what belongs to devices."""

@@ -44,28 +44,39 @@ def add_visits(history: History, rows: jax.Array, values: dict[str, jax.Array]) 
 
     Args:
       history: of the previous batches.
-      rows: int [n], which examples the (global) batch holds.
+      rows: int [n], which examples the (global) batch holds; -1 pads a batch, and is no visit.
       values: each name of `history.sums` -> [n, ...], its values for these examples.
+
+    Raises:
+      ValueError: not as many values as rows.
     """
+    rows, options = jnp.asarray(rows), {"mode": "drop", "wrap_negative_indices": False}
+    for name in history.sums:
+        if values[name].shape[:1] != rows.shape:
+            raise ValueError(f"{name}: {values[name].shape} values for {rows.shape} rows")
     sums = {
-        name: total.at[rows].add(values[name].astype(total.dtype))
+        name: total.at[rows].add(values[name].astype(total.dtype), **options)
         for name, total in history.sums.items()
     }
-    return History(history.visits.at[rows].add(1), sums)
+    return History(history.visits.at[rows].add(1, **options), sums)
 
 
-def alignment(epsilon_gradient: jax.Array) -> jax.Array:
+def alignment(epsilon_gradient: jax.Array, *, axis_name: str | None = None) -> jax.Array:
     """Returns -epsilon_gradient [n] divided by its mean absolute value: a scale batches share.
 
     Entry i is proportional to the inner product of example i's gradient with the clean set's. Below
     zero, a step on the example would have raised the clean loss. Its sum over training is, up to
     the learning rate, first-order In-Run Data Shapley (Wang et al., arXiv 2406.11011), which is
     TracIn (Pruthi et al., 2020) at every step. An entry that is not finite counts as zero.
+    `axis_name`: device axis over which the batch is split, or None; the mean is over all devices.
     """
     finite = jnp.isfinite(epsilon_gradient)
     values = jnp.where(finite, -epsilon_gradient, 0)
     values = values.astype(jnp.promote_types(values.dtype, jnp.float32))  # the sum may overflow
-    scale = jnp.sum(jnp.abs(values)) / jnp.maximum(jnp.sum(finite), 1)
+    total, count = jnp.sum(jnp.abs(values)), jnp.sum(finite)
+    if axis_name is not None:
+        total, count = jax.lax.psum((total, count), axis_name)
+    scale = total / jnp.maximum(count, 1)
     return values / jnp.where(scale == 0, jnp.ones_like(scale), scale)
 
 

@@ -5,8 +5,9 @@ The only thing these functions know of a model is its per-example loss:
 
     loss_fn(params, batch) -> (losses [n], aux)
 
-`params` and `batch` are any pytrees, `losses` holds one floating-point loss per example, and `aux`
-is anything else the forward pass makes (new batch statistics, logits) or None. What changes from
+`params` and `batch` are any pytrees, `losses` holds one floating-point loss per example (float32:
+products of scaled halves overflow, and count as not finite), and `aux` is anything else the forward
+pass makes (new batch statistics, logits) or None. What changes from
 step to step besides the parameters (batch statistics, a dropout key) is closed over by `loss_fn`.
 
 Nothing here jits: wrap the whole step in one `jax.jit`; with sharded arguments the compiler adds
@@ -15,7 +16,8 @@ batches are then the device's equal share, `params` are the same on every device
 examples are over all devices.
 """
 
-import re
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,7 +26,7 @@ import jax.numpy as jnp
 import optax
 
 from reweight_jax.bad_rows import bad_rows, replace_rows
-from reweight_jax.trees import by_path
+from reweight_jax.trees import check_params, select_params
 
 Params = Any
 LossFn = Callable[[Params, Any], tuple[jax.Array, Any]]
@@ -103,7 +105,8 @@ def epsilon_gradient(
       [n], this device's share if `axis_name` is given. NaN for an example of no finite loss.
 
     Raises:
-      ValueError: unknown method, an `over` that matches nothing, or not one loss per example.
+      ValueError: unknown method, an `over` that matches nothing, not one loss per example of
+        either batch, or parameters that are not real floating-point numbers.
     """
     if over:
         params, join = select_params(params, over)
@@ -176,12 +179,13 @@ def reweight_step(
     """Takes one step of Algorithm 1: weights the batch by its use to the clean set, then updates.
 
     Args:
-      state: `ReweightState`, or any NamedTuple or dataclass (with `replace`) that has `params` and
-        `opt_state`; its other fields are kept.
+      state: `ReweightState`, or any NamedTuple or dataclass that has `params` and `opt_state`; its
+        other fields are kept, and not advanced.
       batch: training batch of n examples.
       clean_batch: trusted batch of m examples.
       loss_fn: (params, batch) -> (losses [n], aux); see the module's docstring.
-      tx: any optax optimiser; the lookahead is always the plain gradient step of Eq. 5.
+      tx: any optax optimiser without a line search, which may ask for `value`, the loss; the
+        lookahead is always the plain gradient step of Eq. 5.
       method, lookahead_lr, over, axis_name: as in `epsilon_gradient`.
 
     Returns:
@@ -231,31 +235,24 @@ def apply_weights(
     Returns:
       The new state, and the weighted loss [] over the global batch.
     """
-    gradient = _psum(linearized.vjp(weights), axis_name)
-    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
-    replace = state._replace if hasattr(state, "_replace") else state.replace
-    state = replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state)
     losses = jnp.where(weights == 0, 0, linearized.losses)  # 0 * NaN is NaN
-    return state, _psum(jnp.sum(weights * losses), axis_name)
-
-
-def select_params(params: Params, pattern: str) -> tuple[dict[str, jax.Array], Callable]:
-    """Returns (part, join): {path: leaf} of the matching leaves, and part -> whole params.
-
-    `pattern`: a regular expression, searched for in paths such as "Conv_0/kernel". ValueError,
-    which lists the paths, if it matches none.
-    """
-    named, structure = by_path(params), jax.tree.structure(params)
-    part = {name: leaf for name, leaf in named.items() if re.search(pattern, name)}
-    if not part:
-        raise ValueError(f"{pattern!r} matches none of the parameters: {', '.join(named)}")
-    return part, lambda part: jax.tree.unflatten(structure, (named | part).values())
+    loss = _psum(jnp.sum(weights * losses), axis_name)
+    gradient = _psum(linearized.vjp(weights.astype(losses.dtype)), axis_name)
+    tx = optax.with_extra_args_support(tx)  # some want the loss
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params, value=loss)
+    replace = getattr(state, "_replace", None) or getattr(state, "replace", None)
+    replace = replace or functools.partial(dataclasses.replace, state)
+    params = optax.apply_updates(state.params, updates)
+    return replace(params=params, opt_state=opt_state), loss
 
 
 def check_losses(losses: jax.Array, axis_name: str | None = None) -> jax.Array:
     """Returns `losses`; ValueError if not one for each example, or if `shard_map` sums them."""
-    if losses.ndim != 1:
-        raise ValueError(f"loss_fn must return one loss per example, [n], not {losses.shape}")
+    if losses.ndim != 1 or not losses.size:
+        raise ValueError(
+            "loss_fn must return (losses, aux), and as losses one loss per example, [n], not "
+            f"{losses.shape}"
+        )
     axes = getattr(jax.typeof(losses), "manual_axis_type", None)
     if axis_name and axes and axes.varying:  # gradients would be summed over devices twice
         raise ValueError("axis_name: give jax.shard_map check_vma=False")
@@ -264,11 +261,14 @@ def check_losses(losses: jax.Array, axis_name: str | None = None) -> jax.Array:
 
 def _linearize_good_rows(loss_fn, params, batch, axis_name):
     """`linearize_losses` of the batch with its bad rows replaced, their loss NaN; that batch."""
+    check_params(params)
     is_bad = bad_rows(
         lambda b: check_losses(loss_fn(params, b)[0], axis_name), batch, axis_name=axis_name
     )
     batch = replace_rows(batch, is_bad, axis_name=axis_name)
     linearized = linearize_losses(loss_fn, params, batch)
+    if is_bad.ndim:  # several losses of a row follow one another
+        is_bad = jnp.repeat(is_bad, linearized.losses.size // is_bad.size)
     losses = jnp.where(is_bad, jnp.nan, linearized.losses)
     return linearized._replace(losses=losses), batch
 
@@ -292,7 +292,7 @@ def _clean_loss(loss_fn, params, clean_batch, axis_name):
 
     A `psum` here would be differentiated into a second sum. Right for equal shards and for copies.
     """
-    losses, _ = loss_fn(params, clean_batch)
+    losses = check_losses(loss_fn(params, clean_batch)[0])
     return jnp.mean(losses) / (1 if axis_name is None else jax.lax.psum(1, axis_name))
 
 

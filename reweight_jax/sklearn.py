@@ -20,6 +20,7 @@ from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d, validate_data
 
 from reweight_jax.api import fit
+from reweight_jax.data.targets import class_values, encode_classes
 from reweight_jax.errors import choose
 from reweight_jax.methods import METHODS
 from reweight_jax.train.evaluate import EVAL_BATCH_SIZE
@@ -34,7 +35,7 @@ _SHARED = """
       batch_size: training examples in a step.
       clean_batch_size: clean examples in a step; all of them if there are fewer.
       learning_rate: of Adam at the first step; it falls to zero along a cosine.
-      hidden: units of the MLP's hidden layers.
+      hidden: units of the MLP's hidden layers, or of its only one.
       standardize: whether to standardise the features by the training set's mean and deviation.
       fields: dict of more fields of configs/default.py, as `reweight_jax.fit` takes them; or None.
       random_state: int, `RandomState` or None: draws the initialisation and the batches.
@@ -45,9 +46,11 @@ _SHARED = """
       sample_weight_: float [N], the mean weight of each example of X over the batches that held it,
         1 in plain training; NaN if none held it.
       result_: scores and times, as in result.json.
-      run_: `reweight_jax.Fitted`, with `examples`, `save` and predictions of the best step.
+      run_: `reweight_jax.Fitted`, with `examples`, `suspects`, `save`, and predictions of other
+        steps, such as "best" and "retrained"; those of the estimator are of the last step.
 
-    It trains on the first of JAX's devices. A fitted estimator can be pickled.
+    It trains on the first of JAX's devices. A fitted estimator can be pickled, and then predicts;
+    for suspects and reports `run_.save` the folder of the run before.
     """
 
 
@@ -74,7 +77,8 @@ class _Reweight(BaseEstimator):
         if (X_clean is None) != (y_clean is None):
             raise ValueError("X_clean, y_clean: give both or neither")
         if X_clean is not None:
-            X_clean = validate_data(self, X_clean, reset=False, dtype=FLOATS)
+            validate_data(self, X_clean, reset=False, skip_check_array=True)
+            X_clean = check_array(X_clean, dtype=FLOATS, input_name="X_clean")
             check_consistent_length(X_clean, y_clean)
         elif method.needs_clean or method.trains_on_clean:
             raise ValueError(
@@ -85,39 +89,47 @@ class _Reweight(BaseEstimator):
         return X_clean
 
     def _train(self, task, X, y, clean):
-        """Trains on X, floats, encoded y and `clean`, a pair of these or None."""
+        """Trains on X, floats, y and `clean`, a pair of these or None."""
         fields = dict(self.fields or {})
         data = {"standardize": self.standardize} | dict(fields.pop("data", {}))
-        model = {"hidden": tuple(self.hidden)} | dict(fields.pop("model_fields", {}))
-        self.run_ = fit(
-            self.model,
-            (X, y),
-            clean=clean,
-            task=task,
-            method=self.method,
-            seed=check_random_state(self.random_state).randint(1 << 31),
-            devices=jax.local_devices()[:1],
-            progress=bool(self.verbose),
-            plots=False,
-            num_steps=self.num_steps,
-            batch_size=self.batch_size,
-            clean_batch_size=self.clean_batch_size,
-            learning_rate=self.learning_rate,
-            data=data,
-            model_fields=model,
-            **fields,
-        )
+        hidden = tuple(np.atleast_1d(np.array(self.hidden, int)).tolist())
+        options = {
+            "clean": clean and (self._named(clean[0]), clean[1]),
+            "task": task,
+            "method": self.method,
+            "seed": check_random_state(self.random_state).randint(1 << 31),
+            "devices": jax.local_devices()[:1],
+            "progress": bool(self.verbose),
+            "plots": False,
+            "num_steps": self.num_steps,
+            "batch_size": self.batch_size,
+            "clean_batch_size": self.clean_batch_size,
+            "learning_rate": self.learning_rate,
+            "data": data,
+            "model_fields": {"hidden": hidden} | dict(fields.pop("model_fields", {})),
+        }
+        for name in options.keys() & fields.keys():
+            raise ValueError(f"fields: {name} is set by the parameters of {type(self).__name__}")
+        self.run_ = fit(self.model, (self._named(X), y), **options, **fields)
         self.result_, examples = self.run_.result, self.run_.examples
         is_given = examples["index"] < len(X)  # a clean set that is also trained on comes after X
         self.sample_weight_ = np.full(len(X), np.nan)
         self.sample_weight_[examples["index"][is_given]] = examples["weight"][is_given]
         return self
 
+    def _named(self, X):
+        """X as a DataFrame, if it was one, so that `run_` also takes columns by their names."""
+        if not hasattr(self, "feature_names_in_"):
+            return X
+        import pandas  # has made the names
+
+        return pandas.DataFrame(X, columns=self.feature_names_in_)
+
     def _predict(self, X):
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=FLOATS)
         # Always padded to one size: a prediction depends on no other row, not even its rounding.
-        return self.run_.predict(X, batch_size=EVAL_BATCH_SIZE)
+        return self.run_.predict(self._named(X), batch_size=EVAL_BATCH_SIZE)
 
 
 class ReweightClassifier(ClassifierMixin, _Reweight):
@@ -129,7 +141,9 @@ class ReweightClassifier(ClassifierMixin, _Reweight):
 
     def fit(self, X, y, X_clean=None, y_clean=None):
         """Trains on X [N, D] and y [N]; the labels of X_clean [M, D] and y_clean [M] are right."""
+        y = _of_objects("y", y)
         X, y = validate_data(self, X, y, dtype=FLOATS)
+        y_clean = _of_objects("y_clean", y_clean)
         X_clean = self._check_clean(X_clean, y_clean)
         labels = [y] if X_clean is None else [y, column_or_1d(y_clean, warn=True)]
         for values in labels:
@@ -139,17 +153,29 @@ class ReweightClassifier(ClassifierMixin, _Reweight):
             raise ValueError(
                 f"y: has only one class, {self.classes_[0]!r}; a classifier needs two classes"
             )
-        y, *rest = (np.searchsorted(self.classes_, values) for values in labels)
-        return self._train("classification", X, y, (X_clean, *rest) if rest else None)
+        # The outputs of `fit` are sorted as it writes labels, which may have another form.
+        self._outputs = encode_classes({"train": self.classes_}, 0, ())[0]["train"]
+        if len(set(self._outputs)) < len(self.classes_):
+            raise ValueError("y: two labels differ in nothing that is seen; make them one")
+        return self._train("classification", X, y, (X_clean, *labels[1:]) if labels[1:] else None)
 
     def predict_proba(self, X):
         """Returns the probabilities of `classes_`, float32 [n, K]."""
-        return self._predict(X)
+        return self._predict(X)[:, self._outputs]
 
     def predict(self, X):
         """Returns the most probable class of each row, [n]."""
-        index = self._predict(X).argmax(axis=1)
+        index = self.predict_proba(X).argmax(axis=1)
         return self.classes_[index]
+
+
+def _of_objects(name, labels):
+    """Numbers among Python objects as an array of these; ValueError if a label is missing."""
+    values = np.asarray(labels)
+    if values.dtype.kind != "O" or values.ndim not in (1, 2):
+        return labels
+    known = class_values(name, values)
+    return labels if known.dtype.kind == "U" else known
 
 
 class ReweightRegressor(RegressorMixin, _Reweight):

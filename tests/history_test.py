@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from reweight_jax import add_visits, alignment, empty_history, history_means, normalize_weights
 
@@ -93,3 +94,19 @@ def test_sums_of_half_precision_do_not_overflow():
     assert weights.dtype == jnp.float16
     np.testing.assert_allclose(weights, 0.01, rtol=1e-3)
     np.testing.assert_allclose(alignment(gradient), 1, rtol=1e-3)
+
+
+def test_padding_is_no_visit_and_every_row_has_its_value():
+    history = empty_history(3, {"a": ()})
+    history = add_visits(history, [0, -1, 2, -1], {"a": jnp.array([1.0, 9.0, 2.0, 9.0])})
+    np.testing.assert_array_equal(history.visits, [1, 0, 1])
+    np.testing.assert_array_equal(history.sums["a"], [1, 0, 2])
+    with pytest.raises(ValueError, match=r"a: \(1,\) values for \(2,\) rows"):
+        add_visits(history, [0, 1], {"a": jnp.ones(1)})
+
+
+def test_alignment_has_the_scale_of_all_devices():
+    gradient = jnp.array([4.0, -1.0, jnp.nan, -3.0, 0.5, 0.5, 2.0, -9.0])
+    on_four = jax.pmap(lambda part: alignment(part, axis_name="d"), axis_name="d")
+    got = on_four(gradient.reshape(4, 2)).ravel()
+    chex.assert_trees_all_close(got, alignment(gradient), rtol=1e-6)

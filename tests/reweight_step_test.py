@@ -1,5 +1,6 @@
 """One step of Algorithm 1 and many: against updates by hand, in numpy or by Jacobians."""
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -172,7 +173,17 @@ class TupleState(NamedTuple):
     params: Any
 
 
-@pytest.mark.parametrize("kind", ["ReweightState", "TrainState", "dataclass", "NamedTuple"])
+@dataclasses.dataclass
+class PlainState:
+    params: Any
+    opt_state: Any
+    step: Any
+
+
+KINDS = ["ReweightState", "TrainState", "flax dataclass", "dataclass", "NamedTuple"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_any_state_with_params_and_opt_state(kind):
     network = small_models.logistic()
     batch, clean = batches(network, 8, 6)
@@ -181,7 +192,8 @@ def test_any_state_with_params_and_opt_state(kind):
     state = {
         "ReweightState": lambda: ReweightState(params, opt_state),
         "TrainState": lambda: train_state.TrainState.create(apply_fn=len, params=params, tx=tx),
-        "dataclass": lambda: DataclassState(params, opt_state, step=7),
+        "flax dataclass": lambda: DataclassState(params, opt_state, step=7),
+        "dataclass": lambda: PlainState(params, opt_state, step=7),
         "NamedTuple": lambda: TupleState(7, opt_state, params),
     }[kind]()
     theta = np.asarray(ravel_pytree(params)[0], np.float64)
@@ -200,6 +212,23 @@ def test_any_state_with_params_and_opt_state(kind):
         update, memory = momentum_by_hand(weights @ gradients, memory)
         theta, state = theta + update, new_state
         np.testing.assert_allclose(ravel_pytree(state.params)[0], theta, rtol=1e-5, atol=1e-6)
+
+
+def test_an_optimizer_may_ask_for_the_loss():
+    network = small_models.logistic()
+    batch, clean = batches(network, 8, 6)
+
+    def update(updates, state, params=None, *, value, **_):
+        return jax.tree.map(lambda g: -0.1 * g, updates), value
+
+    asks = optax.GradientTransformationExtraArgs(lambda params: jnp.zeros(()), update)
+    tx = optax.chain(optax.scale(1.0), asks)
+    state, metrics = step_from_params(
+        small_models.logistic_losses, network.params, batch, clean, tx=tx
+    )
+    expected, _ = step_from_params(small_models.logistic_losses, network.params, batch, clean)
+    chex.assert_trees_all_close(state.params, expected.params, rtol=1e-6)
+    assert state.opt_state[1] == metrics["loss"] > 0
 
 
 @both_methods

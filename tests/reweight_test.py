@@ -22,7 +22,7 @@ from reweight_jax import (
     normalize_weights,
     reweight_step,
 )
-from reweight_jax.reweight import select_params
+from reweight_jax.trees import select_params
 
 # --- The epsilon gradient, Eq. 4-7 ----------------------------------------------------------------
 
@@ -291,3 +291,28 @@ def test_loss_must_be_one_number_per_example(shape, method, function):
     message = rf"one loss per example, \[n\], not \({', '.join(map(str, shape))}\)"
     with pytest.raises(ValueError, match=message):
         function(loss_fn, network.params, *batches(network, 4, 4), method=method)
+
+
+@entry_points
+@both_methods
+def test_clean_losses_are_checked_too(method, function):
+    """A column of labels would make them [m, m], and no rows a loss of zero."""
+    network = small_models.logistic()
+    batch, clean = batches(network, 4, 3)
+    call = functools.partial(function, small_models.logistic_losses, network.params)
+    message = r"one loss per example, \[n\], not \(3, 3\)"
+    with jax.numpy_rank_promotion("allow"), pytest.raises(ValueError, match=message):
+        call(batch, clean | {"y": clean["y"][:, None]}, method=method)
+    with pytest.raises(ValueError, match=r"one loss per example, \[n\], not \(0,\)"):
+        call(batch, jax.tree.map(lambda x: x[:0], clean), method=method)
+    with pytest.raises(ValueError, match=r"one loss per example, \[n\], not \(0,\)"):
+        call(jax.tree.map(lambda x: x[:0], batch), clean, method=method)
+
+
+@entry_points
+@pytest.mark.parametrize("leaf", [np.ones(2, np.int32), np.ones(2, np.complex64), np.ones(2, bool)])
+def test_parameters_are_real_numbers(leaf, function):
+    network = small_models.logistic()
+    params = dict(network.params) | {"more": {"table": leaf}}
+    with pytest.raises(ValueError, match=f"params: more/table is {leaf.dtype}, and parameters"):
+        function(small_models.logistic_losses, params, *batches(network, 4, 4))

@@ -1,8 +1,10 @@
 """The scikit-learn estimators: scikit-learn's own checks, and what is special about them."""
 
 import pickle
+import unicodedata
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -137,6 +139,7 @@ def test_without_a_clean_set_reweighting_is_refused(noisy):
         ({"num_steps": 0}, slice(None), "config.num_steps: 0; must be at least 1"),
         ({"fields": {"optimiser": "adam"}}, slice(None), "did you mean optimizer"),
         ({"model": 3}, slice(None), "model: int is not a Flax"),
+        ({"fields": {"seed": 1}}, slice(None), "fields: seed is set by the parameters of Rewei"),
         ({}, slice(0, 20), "inconsistent numbers of samples"),
     ],
 )
@@ -158,6 +161,70 @@ def test_labels_that_cannot_be_are_named(noisy):
         ReweightClassifier(**SMALL).fit(x, y, clean_x[:, :2], clean_y)
 
 
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+def test_a_row_without_a_label_is_named(noisy, missing):
+    (x, y, _), (clean_x, clean_y) = noisy
+    y, clean_y = y.astype(object), clean_y.astype(object)
+    clean_y[3] = missing
+    with pytest.raises(ValueError, match="y_clean: row 3 has no label"):
+        ReweightClassifier(**SMALL).fit(x, y, clean_x, clean_y)
+    with pytest.raises(ValueError, match="y: row 3 has no label"):
+        ReweightClassifier(**PLAIN).fit(clean_x, pd.Series(clean_y))
+    clean_x = np.where(clean_x > 9, 0, clean_x)
+    clean_x[2, 1] = np.nan
+    with pytest.raises(ValueError, match="Input X_clean contains NaN"):
+        ReweightClassifier(**SMALL).fit(x, y, clean_x, noisy[1][1])
+
+
+FEW = SMALL | {"num_steps": 3, "hidden": 8, "random_state": 0}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [(1, 2), ("good", "bad"), (True, False), (3.0, 1.0), ("e\u0301", "z\u0301a"), ("1", "10")],
+)
+def test_the_run_has_the_users_labels(noisy, names):
+    """One of the strings has accents as characters of their own, which sort otherwise."""
+    (x, y, _), (clean_x, clean_y) = noisy
+    y, clean_y = (np.where(labels == "left", *names) for labels in (y, clean_y))
+    model = ReweightClassifier(**FEW).fit(x, y.astype(object), clean_x, clean_y)
+    assert sorted(model.classes_) == sorted(names)
+    table = model.run_.suspects()
+    as_text = {unicodedata.normalize("NFC", str(name)) for name in names}
+    if isinstance(names[0], float):
+        as_text = {"1", "3"}
+    assert set(map(str, model.run_.classes)) == as_text
+    order = np.argsort(table["index"])
+    given = np.array(table["given_label"])[order]
+    expected = [unicodedata.normalize("NFC", str(n)).removesuffix(".0") for n in y.tolist()]
+    assert list(map(str, given)) == expected
+    p, of_run = model.predict_proba(x), model.run_.predict(x)
+    for k, name in enumerate(model.classes_.tolist()):
+        text = unicodedata.normalize("NFC", str(name)).removesuffix(".0")
+        column = list(map(str, model.run_.classes)).index(text)
+        np.testing.assert_allclose(p[:, k], of_run[:, column], atol=1e-6)
+
+
+def test_labels_that_only_look_alike_are_an_error(noisy):
+    (x, y, _), _ = noisy
+    y = np.where(y == "left", "\u00e9", "e\u0301")
+    y[:20] = "other"
+    with pytest.raises(ValueError, match="y: two labels differ in nothing that is seen"):
+        ReweightClassifier(**PLAIN).fit(x, y)
+
+
+def test_the_run_takes_columns_by_their_names(noisy):
+    (x, y, _), (clean_x, clean_y) = noisy
+    x, clean_x = (pd.DataFrame(array, columns=list("abc")) for array in (x, clean_x))
+    model = ReweightClassifier(**FEW).fit(x, y, clean_x, clean_y)
+    expected = model.predict_proba(x)
+    np.testing.assert_allclose(model.run_.predict(x[["c", "a", "b"]]), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(x[["c", "a", "b"]])
+    with pytest.raises(ValueError, match="feature names should match"):
+        ReweightClassifier(**FEW).fit(x, y, clean_x[["c", "a", "b"]], clean_y)
+
+
 def test_ten_rows_and_a_larger_batch(noisy):
     (x, y, _), clean = noisy
     fields = SMALL | {"batch_size": 100, "num_steps": 3, "fields": {"settle_at": 1.0}}
@@ -167,12 +234,16 @@ def test_ten_rows_and_a_larger_batch(noisy):
     assert model.sample_weight_.mean() == pytest.approx(1, abs=1e-5)
 
 
-def test_a_pickle_predicts_without_the_folder(noisy, fitted):
+def test_a_pickle_predicts_without_the_folder(noisy, fitted, tmp_path):
     x = noisy[0][0]
     content = pickle.dumps(fitted)
     again = pickle.loads(content)
     np.testing.assert_array_equal(again.predict_proba(x), fitted.predict_proba(x))
     np.testing.assert_array_equal(again.sample_weight_, fitted.sample_weight_)
+    again.run_.workdir = tmp_path / "gone"  # as in another process
+    for call in (again.run_.suspects, lambda: again.run_.save(tmp_path / "copy")):
+        with pytest.raises(UserError, match="folder of the run is gone; .*save.. it before"):
+            call()
     with pytest.raises(NotFittedError):
         clone(fitted).predict(x)
 

@@ -44,7 +44,7 @@ def encode_classes(labels, num_classes, tags):
     Integers that are 0..K-1 without a gap keep their values. Any others (strings, bools, gaps) are
     replaced by their index among the sorted labels of train and clean.
     """
-    values = {split: _class_values(f"{split}_label", label) for split, label in labels.items()}
+    values = {split: class_values(f"{split}_label", label) for split, label in labels.items()}
     if num_classes and not 2 <= num_classes <= MAX_CLASSES:
         raise ValueError(f"num_classes: {num_classes}; must be in 2..{MAX_CLASSES}")
     types = {f"{split}_label": value.dtype for split, value in values.items()}
@@ -123,7 +123,7 @@ def listed(names) -> str:
     return ", ".join(map(str, names[:10])) + (", ..." if len(names) > 10 else "")
 
 
-def _class_values(name, label):
+def class_values(name, label):
     """Returns labels [N] as int64, bool or str; ValueError if that is not what they are."""
     array = _without_column(np.asarray(label))
     if array.ndim != 1:

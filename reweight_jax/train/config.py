@@ -18,13 +18,12 @@ from reweight_jax.labels.quality import JUDGED
 from reweight_jax.layerwise import check_traceable, verify
 from reweight_jax.methods import METHODS, Method
 from reweight_jax.models import Model, scale_inputs
-from reweight_jax.reweight import select_params
 from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.augmentation import Augment, augmentation
 from reweight_jax.train.checks import CLEAN_IN_TRAIN, check_batch, check_config, check_sizes
 from reweight_jax.train.phases import Phase, phases_of
-from reweight_jax.trees import by_path
+from reweight_jax.trees import by_path, select_params
 
 
 class Experiment(NamedTuple):

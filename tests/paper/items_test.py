@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from reweight_jax.paper import behaviour, figures, items, mechanism, scores, unh
 from reweight_jax.paper.grid import Run
 from reweight_jax.paper.scales import SCALES
 from reweight_jax.records import plots
+from reweight_jax.train import devices as on_devices
 
 ROOT = pathlib.Path("runs")
 
@@ -208,11 +210,11 @@ def test_items_of_short_runs(monkeypatch, tmp_path, load_script):
     def short(variant):
         config = get_config(variant)
         config.num_steps, config.lr_drop_steps = 40, (20,)
-        config.batch_size = 20  # for four devices
         config.log_every_steps = config.eval_every_steps = config.checkpoint_every_steps = 20
         return config
 
     monkeypatch.setattr(cifar_background_flip, "get_config", short)
+    monkeypatch.setattr(on_devices, "all_devices", lambda: jax.devices()[:1])
     scale = SCALES["digits"]._replace(trials=1, ratios=(20.0,), seeds=1, most_seeds=1)
     monkeypatch.setitem(SCALES, "digits", scale)
     script = load_script("paper")
