@@ -17,14 +17,14 @@ def bad_rows(
     computed, in one more forward pass, only if a row is not finite.
 
     Args:
-      losses: batch -> [n], or [n * K], the K losses of a row one after the other.
+      losses: batch -> [n].
       batch: pytree; only its arrays [n, ...] of numbers are checked.
       axis_name: device axis over which the batch is split, or None.
 
     Returns:
       bool [n], or [] False of a batch without floating-point rows.
     """
-    n, per_row = _num_rows(batch, jax.eval_shape(lambda: losses(batch)).size)
+    n = jax.eval_shape(lambda: losses(batch)).size
     leaves = [x for x in jax.tree.leaves(batch) if _has_rows(x, n, jnp.inexact)]
     if not leaves:
         return jnp.asarray(False)
@@ -33,11 +33,7 @@ def bad_rows(
     count = jnp.sum(is_bad)
     if axis_name is not None:  # all devices take the same branch: the losses may communicate
         count = jax.lax.psum(count, axis_name)
-
-    def has_bad_loss():
-        return ~jnp.isfinite(losses(batch)).reshape(n, per_row).all(axis=1)
-
-    return jax.lax.cond(count > 0, lambda: is_bad & has_bad_loss(), lambda: is_bad)
+    return jax.lax.cond(count > 0, lambda: is_bad & ~jnp.isfinite(losses(batch)), lambda: is_bad)
 
 
 def replace_rows(batch: Any, is_bad: jax.Array, *, axis_name: str | None = None) -> Any:
@@ -69,13 +65,6 @@ def replace_rows(batch: Any, is_bad: jax.Array, *, axis_name: str | None = None)
         return jnp.where(along(is_bad), row, leaf)
 
     return jax.tree.map(replaced, batch)
-
-
-def _num_rows(batch, num_losses):
-    """(n, losses of each row): n is the one length of all arrays if it divides the losses."""
-    lengths = {getattr(leaf, "shape", ())[:1] for leaf in jax.tree.leaves(batch)} - {()}
-    n = lengths.pop()[0] if len(lengths) == 1 else num_losses
-    return (n, num_losses // n) if n and num_losses % n == 0 else (num_losses, 1)
 
 
 def _has_rows(leaf, n, kind):

@@ -44,21 +44,22 @@ def add_visits(history: History, rows: jax.Array, values: dict[str, jax.Array]) 
 
     Args:
       history: of the previous batches.
-      rows: int [n], which examples the (global) batch holds; -1 pads a batch, and is no visit.
+      rows: int [n], which examples the (global) batch holds. N, one more than the last, pads a
+        batch, and is no visit; -1 is the last example, as in numpy.
       values: each name of `history.sums` -> [n, ...], its values for these examples.
 
     Raises:
       ValueError: not as many values as rows.
     """
-    rows, options = jnp.asarray(rows), {"mode": "drop", "wrap_negative_indices": False}
+    rows = jnp.asarray(rows)
     for name in history.sums:
-        if values[name].shape[:1] != rows.shape:
+        if values[name].shape[: rows.ndim] != rows.shape:
             raise ValueError(f"{name}: {values[name].shape} values for {rows.shape} rows")
     sums = {
-        name: total.at[rows].add(values[name].astype(total.dtype), **options)
+        name: total.at[rows].add(values[name].astype(total.dtype))
         for name, total in history.sums.items()
     }
-    return History(history.visits.at[rows].add(1, **options), sums)
+    return History(history.visits.at[rows].add(1), sums)
 
 
 def alignment(epsilon_gradient: jax.Array, *, axis_name: str | None = None) -> jax.Array:

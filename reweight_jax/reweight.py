@@ -184,8 +184,8 @@ def reweight_step(
       batch: training batch of n examples.
       clean_batch: trusted batch of m examples.
       loss_fn: (params, batch) -> (losses [n], aux); see the module's docstring.
-      tx: any optax optimiser without a line search, which may ask for `value`, the loss; the
-        lookahead is always the plain gradient step of Eq. 5.
+      tx: any optax optimiser that needs no more than gradients and parameters; the lookahead is
+        always the plain gradient step of Eq. 5.
       method, lookahead_lr, over, axis_name: as in `epsilon_gradient`.
 
     Returns:
@@ -235,15 +235,13 @@ def apply_weights(
     Returns:
       The new state, and the weighted loss [] over the global batch.
     """
-    losses = jnp.where(weights == 0, 0, linearized.losses)  # 0 * NaN is NaN
-    loss = _psum(jnp.sum(weights * losses), axis_name)
-    gradient = _psum(linearized.vjp(weights.astype(losses.dtype)), axis_name)
-    tx = optax.with_extra_args_support(tx)  # some want the loss
-    updates, opt_state = tx.update(gradient, state.opt_state, state.params, value=loss)
+    gradient = _psum(linearized.vjp(weights.astype(linearized.losses.dtype)), axis_name)
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
     replace = getattr(state, "_replace", None) or getattr(state, "replace", None)
     replace = replace or functools.partial(dataclasses.replace, state)
-    params = optax.apply_updates(state.params, updates)
-    return replace(params=params, opt_state=opt_state), loss
+    state = replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+    losses = jnp.where(weights == 0, 0, linearized.losses)  # 0 * NaN is NaN
+    return state, _psum(jnp.sum(weights * losses), axis_name)
 
 
 def check_losses(losses: jax.Array, axis_name: str | None = None) -> jax.Array:
@@ -267,8 +265,6 @@ def _linearize_good_rows(loss_fn, params, batch, axis_name):
     )
     batch = replace_rows(batch, is_bad, axis_name=axis_name)
     linearized = linearize_losses(loss_fn, params, batch)
-    if is_bad.ndim:  # several losses of a row follow one another
-        is_bad = jnp.repeat(is_bad, linearized.losses.size // is_bad.size)
     losses = jnp.where(is_bad, jnp.nan, linearized.losses)
     return linearized._replace(losses=losses), batch
 

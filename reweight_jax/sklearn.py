@@ -10,6 +10,7 @@ Both take the parameters of `reweight_jax.fit` that matter most, and the others 
 """
 
 from dataclasses import KW_ONLY, dataclass
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -77,8 +78,8 @@ class _Reweight(BaseEstimator):
         if (X_clean is None) != (y_clean is None):
             raise ValueError("X_clean, y_clean: give both or neither")
         if X_clean is not None:
-            validate_data(self, X_clean, reset=False, skip_check_array=True)
-            X_clean = check_array(X_clean, dtype=FLOATS, input_name="X_clean")
+            given, X_clean = X_clean, check_array(X_clean, dtype=FLOATS, input_name="X_clean")
+            validate_data(self, given, reset=False, skip_check_array=True)
             check_consistent_length(X_clean, y_clean)
         elif method.needs_clean or method.trains_on_clean:
             raise ValueError(
@@ -92,7 +93,7 @@ class _Reweight(BaseEstimator):
         """Trains on X, floats, y and `clean`, a pair of these or None."""
         fields = dict(self.fields or {})
         data = {"standardize": self.standardize} | dict(fields.pop("data", {}))
-        hidden = tuple(np.atleast_1d(np.array(self.hidden, int)).tolist())
+        hidden = (self.hidden,) if isinstance(self.hidden, Integral) else tuple(self.hidden)
         options = {
             "clean": clean and (self._named(clean[0]), clean[1]),
             "task": task,
@@ -121,8 +122,10 @@ class _Reweight(BaseEstimator):
         """X as a DataFrame, if it was one, so that `run_` also takes columns by their names."""
         if not hasattr(self, "feature_names_in_"):
             return X
-        import pandas  # has made the names
-
+        try:
+            import pandas
+        except ImportError:  # it was one of polars
+            return X
         return pandas.DataFrame(X, columns=self.feature_names_in_)
 
     def _predict(self, X):
@@ -157,7 +160,9 @@ class ReweightClassifier(ClassifierMixin, _Reweight):
         self._outputs = encode_classes({"train": self.classes_}, 0, ())[0]["train"]
         if len(set(self._outputs)) < len(self.classes_):
             raise ValueError("y: two labels differ in nothing that is seen; make them one")
-        return self._train("classification", X, y, (X_clean, *labels[1:]) if labels[1:] else None)
+        # Each in the type of classes_: bools of one may be integers of the other.
+        y, *rest = (self.classes_[np.searchsorted(self.classes_, values)] for values in labels)
+        return self._train("classification", X, y, (X_clean, *rest) if rest else None)
 
     def predict_proba(self, X):
         """Returns the probabilities of `classes_`, float32 [n, K]."""

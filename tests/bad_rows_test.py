@@ -200,26 +200,6 @@ def test_a_batch_that_has_other_rows_than_losses(method):
 
 
 @both_methods
-def test_of_several_losses_a_row_all_of_a_bad_row_are_left_out(method):
-    """One loss a tag, the tags of a row one after the other."""
-
-    def loss_fn(params, batch):
-        losses, aux = LOSS_FN(params, batch)
-        return jnp.stack([losses, -0.5 * losses, 2 * losses], axis=1).ravel(), aux
-
-    batch, clean = batches(NETWORK, 8, 4)
-    step = jax.jit(functools.partial(step_from_params, loss_fn, method=method))
-    state, metrics = step(NETWORK.params, spoiled(batch), clean)
-    expected_state, expected = step(NETWORK.params, without(batch), clean)
-    chex.assert_trees_all_close(state.params, expected_state.params, rtol=1e-6)
-    chex.assert_trees_all_close(metrics["loss"], expected["loss"], rtol=1e-6)
-    of_row = slice(3 * BAD, 3 * BAD + 3)
-    for name in ("losses", "weights", "epsilon_gradient"):
-        chex.assert_trees_all_close(np.delete(metrics[name], of_row), expected[name], rtol=1e-6)
-    assert (metrics["weights"][of_row] == 0).all() and np.isnan(metrics["losses"][of_row]).all()
-
-
-@both_methods
 def test_a_device_of_nothing_but_bad_rows(method):
     """It takes a good row of another device: here a row of zeros would have no direction."""
 

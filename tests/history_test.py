@@ -98,7 +98,7 @@ def test_sums_of_half_precision_do_not_overflow():
 
 def test_padding_is_no_visit_and_every_row_has_its_value():
     history = empty_history(3, {"a": ()})
-    history = add_visits(history, [0, -1, 2, -1], {"a": jnp.array([1.0, 9.0, 2.0, 9.0])})
+    history = add_visits(history, [0, 3, 2, 3], {"a": jnp.array([1.0, 9.0, 2.0, 9.0])})
     np.testing.assert_array_equal(history.visits, [1, 0, 1])
     np.testing.assert_array_equal(history.sums["a"], [1, 0, 2])
     with pytest.raises(ValueError, match=r"a: \(1,\) values for \(2,\) rows"):

@@ -214,23 +214,6 @@ def test_any_state_with_params_and_opt_state(kind):
         np.testing.assert_allclose(ravel_pytree(state.params)[0], theta, rtol=1e-5, atol=1e-6)
 
 
-def test_an_optimizer_may_ask_for_the_loss():
-    network = small_models.logistic()
-    batch, clean = batches(network, 8, 6)
-
-    def update(updates, state, params=None, *, value, **_):
-        return jax.tree.map(lambda g: -0.1 * g, updates), value
-
-    asks = optax.GradientTransformationExtraArgs(lambda params: jnp.zeros(()), update)
-    tx = optax.chain(optax.scale(1.0), asks)
-    state, metrics = step_from_params(
-        small_models.logistic_losses, network.params, batch, clean, tx=tx
-    )
-    expected, _ = step_from_params(small_models.logistic_losses, network.params, batch, clean)
-    chex.assert_trees_all_close(state.params, expected.params, rtol=1e-6)
-    assert state.opt_state[1] == metrics["loss"] > 0
-
-
 @both_methods
 def test_weight_decay_is_in_the_update_only(x64, method):
     network = small_models.logistic(np.float64)

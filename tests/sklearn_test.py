@@ -205,6 +205,21 @@ def test_the_run_has_the_users_labels(noisy, names):
         np.testing.assert_allclose(p[:, k], of_run[:, column], atol=1e-6)
 
 
+@pytest.mark.parametrize("types", [(int, bool), (bool, int), (bool, float), ("boolean", bool)])
+def test_labels_may_be_of_several_types(noisy, types):
+    (x, y, _), (clean_x, clean_y) = noisy
+    y, clean_y = (
+        pd.Series(labels == "left").astype(kind)
+        for labels, kind in zip((y, clean_y), types, strict=True)
+    )
+    model = ReweightClassifier(**FEW).fit(x, y, clean_x, clean_y)
+    given = np.array(model.run_.suspects()["given_label"])[
+        np.argsort(model.run_.suspects()["index"])
+    ]
+    is_left = np.array([str(label) in ("1", "True") for label in given])
+    np.testing.assert_array_equal(is_left, y.astype(bool))
+
+
 def test_labels_that_only_look_alike_are_an_error(noisy):
     (x, y, _), _ = noisy
     y = np.where(y == "left", "\u00e9", "e\u0301")
