@@ -7,8 +7,8 @@ The only thing these functions know of a model is its per-example loss:
 
 `params` and `batch` are any pytrees, `losses` holds one floating-point loss per example (float32:
 products of scaled halves overflow, and count as not finite), and `aux` is anything else the forward
-pass makes (new batch statistics, logits) or None. What changes from
-step to step besides the parameters (batch statistics, a dropout key) is closed over by `loss_fn`.
+pass makes (new batch statistics, logits) or None. What changes from step to step besides the
+parameters (batch statistics, a dropout key) is closed over by `loss_fn`.
 
 Nothing here jits: wrap the whole step in one `jax.jit`; with sharded arguments the compiler adds
 the collectives. Under `jax.pmap` (or `jax.shard_map(..., check_vma=False)`) give `axis_name`:

@@ -159,7 +159,7 @@ class ReweightClassifier(ClassifierMixin, _Reweight):
         # The outputs of `fit` are sorted as it writes labels, which may have another form.
         self._outputs = encode_classes({"train": self.classes_}, 0, ())[0]["train"]
         if len(set(self._outputs)) < len(self.classes_):
-            raise ValueError("y: two labels differ in nothing that is seen; make them one")
+            raise ValueError("y: two labels look the same and differ in their Unicode form")
         # Each in the type of classes_: bools of one may be integers of the other.
         y, *rest = (self.classes_[np.searchsorted(self.classes_, values)] for values in labels)
         return self._train("classification", X, y, (X_clean, *rest) if rest else None)
@@ -172,15 +172,6 @@ class ReweightClassifier(ClassifierMixin, _Reweight):
         """Returns the most probable class of each row, [n]."""
         index = self.predict_proba(X).argmax(axis=1)
         return self.classes_[index]
-
-
-def _of_objects(name, labels):
-    """Numbers among Python objects as an array of these; ValueError if a label is missing."""
-    values = np.asarray(labels)
-    if values.dtype.kind != "O" or values.ndim not in (1, 2):
-        return labels
-    known = class_values(name, values)
-    return labels if known.dtype.kind == "U" else known
 
 
 class ReweightRegressor(RegressorMixin, _Reweight):
@@ -206,3 +197,12 @@ class ReweightRegressor(RegressorMixin, _Reweight):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _of_objects(name, labels):
+    """Numbers among Python objects as an array of these; ValueError if a label is missing."""
+    values = np.asarray(labels)
+    if values.dtype.kind != "O" or values.ndim not in (1, 2):
+        return labels
+    known = class_values(name, values)
+    return labels if known.dtype.kind == "U" else known

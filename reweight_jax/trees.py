@@ -30,8 +30,9 @@ def select_params(params: Any, pattern: str) -> tuple[dict[str, jax.Array], Call
 def check_params(params: Any) -> None:
     """Raises ValueError that names the first leaf which is not real floating-point numbers."""
     for path, leaf in by_path(params).items():
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
-                f"params: {path or 'they'} is {jnp.result_type(leaf)}, and parameters are real "
-                "floating-point arrays; close over anything else in loss_fn"
+                f"params: {path or 'the array'} is {dtype}, and parameters are real floating-point "
+                "arrays; close over anything else in loss_fn"
             )

@@ -22,7 +22,7 @@ from reweight_jax.errors import UserError
 from reweight_jax.records.workdir import Workdir, flatten, writing
 from reweight_jax.sealed import DamagedError, seal, unseal
 
-MAX_CURVES = 100  # of one quantity: nobody looks at those of 1,000 classes, and they take minutes
+MAX_CURVES = 100  # of one quantity: nobody looks at those of 1,000 classes
 
 
 class MetricsWriter:

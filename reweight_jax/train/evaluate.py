@@ -82,10 +82,10 @@ def evaluate_splits(predict, splits: Splits, task: Task, state) -> tuple[dict, d
         if is_classification and name == "hyper_val" and examples.true_label is not None:
             scores[name]["true_accuracy"] = float(np.mean(predicted == examples.true_label))
         if name in confuses(splits, task):
-            pairs = np.bincount(
+            counts = np.bincount(
                 examples.label * task.num_outputs + predicted, minlength=task.num_outputs**2
             )
-            confusion[name] = pairs.reshape(task.num_outputs, -1).tolist()
+            confusion[name] = counts.reshape(task.num_outputs, -1).tolist()
     return scores, confusion
 
 

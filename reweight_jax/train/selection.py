@@ -1,5 +1,7 @@
 """What a run says of its labels, and which examples its later phases therefore train on."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from reweight_jax.data.examples import Examples, concatenate
 from reweight_jax.history import History, history_means
 from reweight_jax.labels.quality import JUDGED, Judgement, judge
 from reweight_jax.train import hosts
+from reweight_jax.train.step import beliefs
 
 LEARNS_FAST = 0.05  # share of the labels that the model believes now and did not on the mean
 SAMPLE = 10_000  # training examples that tell
@@ -55,17 +58,12 @@ def review(experiment, state, predict):
     more than the means before. It is in evaluation mode and its inputs are not augmented.
     `predict`: as `evaluate.compile_predict` returns it.
     """
-    task, reviewed = experiment.task, {}
-
-    @jax.jit
-    def beliefs(outputs, labels):
-        values = {"margin": task.margin(outputs, labels)}
-        return values | {name: of(outputs) for name, of in task.remembered.items()}
-
+    reviewed = {}
     for split, history in state.review.items():
         examples = getattr(experiment.splits, split)
         outputs = predict(state.params["model"], state.model_state, examples.inputs)
-        values = beliefs(outputs, examples.label)
+        said = functools.partial(beliefs, experiment.task, names=history.sums.keys())
+        values = jax.jit(said)(outputs, examples.label)
         sums = {name: jnp.asarray(values[name], jnp.float32) for name in history.sums}
         reviewed[split] = History(np.ones(examples.size, np.int32), sums)
     return state.replace(review=reviewed)

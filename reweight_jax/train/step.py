@@ -110,7 +110,8 @@ def train_step(
         values = {"weight": len(weights) * weights}
         if "alignment" in history.sums:
             values["alignment"] = alignment(gradient)
-        values |= _beliefs(task, outputs, batch["label"], history, gather)
+        said = beliefs(task, outputs, batch["label"], history.sums)
+        values |= jax.tree.map(gather, said)
         history = add_visits(history, gather(batch["row"]), values)
     new_state = new_state.replace(
         model_state=model_state, method_state=method_state, step=state.step + 1, history=history
@@ -148,13 +149,13 @@ def observe_step(
         whole = jax.lax.all_gather(local, axis_name, tiled=True)
         return whole if is_shared else whole[: len(local)]
 
-    values = _beliefs(task, outputs, batch["label"], state.calibration, gather)
+    said = beliefs(task, outputs, batch["label"], state.calibration.sums)
+    values = jax.tree.map(gather, said)
     history = add_visits(state.calibration, gather(batch["row"]), values)
     return state.replace(calibration=history), {}
 
 
-def _beliefs(task, outputs, labels, history, gather):
-    """Of the history's quantities, those that the outputs decide, for the batch of all devices."""
+def beliefs(task: Task, outputs: jax.Array, labels: jax.Array, names) -> dict[str, jax.Array]:
+    """Returns the margin and, of `names`, what else the outputs [n, K] decide: name -> [n, ...]."""
     values = {"margin": task.margin(outputs, labels)}
-    values |= {name: of(outputs) for name, of in task.remembered.items() if name in history.sums}
-    return jax.tree.map(gather, values)
+    return values | {name: of(outputs) for name, of in task.remembered.items() if name in names}
