@@ -23,9 +23,13 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of the time here is XLA's, compiling: less optimised, the suite runs twice as fast.
 jax.config.update("jax_disable_most_optimizations", True)
-if jax.__version_info__ < (0, 11):  # and without these, which later versions always use, again
-    flag = "--xla_cpu_use_fusion_emitters=false"
-    os.environ["XLA_FLAGS"] = f"{flag} {os.environ.get('XLA_FLAGS', '')}".strip()  # the last holds
+# So it does with one LLVM module a program (the threads have other tests to run), without the
+# lines of code in programs, and without what later versions than 0.10 always use.
+jax.config.update("jax_traceback_in_locations_limit", 0)
+XLA_FLAGS = ["--xla_cpu_parallel_codegen_split_count=1"]
+if jax.__version_info__ < (0, 11):
+    XLA_FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([*XLA_FLAGS, os.environ.get("XLA_FLAGS", "")])  # the last holds
 
 
 def pytest_configure(config):
@@ -37,7 +41,7 @@ def pytest_configure(config):
         folder = made.name
     for name, value in {
         "jax_compilation_cache_dir": folder,
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
     }.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
