@@ -5,14 +5,14 @@ import json
 
 import numpy as np
 import pytest
-from toy_fits import quick, toy
+from toy_fits import PLAIN, quick, toy
 
 from reweight_jax import UserError
 
 
 @functools.cache
 def plain_probabilities():
-    return quick(method="baseline").predict(toy()[0][0])
+    return quick(**PLAIN).predict(toy()[0][0])
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def plain_probabilities():
 def test_labels_of_any_type_give_the_same_model(encode, classes):
     (x, y, _), (clean_x, clean_y) = toy()
     clean = (clean_x.tolist(), encode(clean_y))
-    run = quick(None, (x.tolist(), encode(y)), clean=clean, method="baseline")
+    run = quick(None, (x.tolist(), encode(y)), clean=clean, **PLAIN)
     assert run.classes == classes
     assert [type(name) for name in run.classes] == [type(name) for name in classes]
     np.testing.assert_array_equal(run.predict(x), plain_probabilities())
@@ -41,8 +41,8 @@ def test_pandas_columns_are_taken_by_their_names():
     frame = pd.DataFrame(x, columns=["width", "height"], index=np.arange(200)[::-1])
     clean = pd.DataFrame(clean_x, columns=["width", "height"])[["height", "width"]]
     series = pd.Series(y).map({0: "no", 1: "yes"})
-    run = quick(None, (frame, series), method="baseline",
-                clean=(clean, pd.Series(clean_y).map({0: "no", 1: "yes"})))  # fmt: skip
+    clean_series = pd.Series(clean_y).map({0: "no", 1: "yes"})
+    run = quick(None, (frame, series), clean=(clean, clean_series), **PLAIN)
     assert run.columns == ("width", "height")
     np.testing.assert_allclose(run.predict(x), plain_probabilities(), rtol=1e-5)
     swapped = frame[["height", "width"]].assign(other="not read")
@@ -59,11 +59,11 @@ def test_whole_numbers_with_names_are_features_and_no_tokens():
     frame, clean = (pd.DataFrame((10 * a).round().astype(int), columns=["age", "sum"])
                     for a in (x, clean_x))  # fmt: skip
     floats = (frame.to_numpy(float), y), (clean.to_numpy(float), clean_y)
-    of_names = quick(None, (frame, y), clean=(clean, clean_y))
-    of_floats = quick(None, floats[0], clean=floats[1])
+    of_names = quick(None, (frame, y), clean=(clean, clean_y), **PLAIN)
+    of_floats = quick(None, floats[0], clean=floats[1], **PLAIN)
     np.testing.assert_array_equal(of_names.predict(frame), of_floats.predict(floats[0][0]))
     small = (frame - frame.min()).clip(0, 255).astype("uint8")
-    of_bytes = quick(None, (small, y), clean=(small[:30], clean_y))
+    of_bytes = quick(None, (small, y), clean=(small[:30], clean_y), **PLAIN)
     assert of_bytes.predict(small).shape == (200, 2)
     with pytest.raises(UserError, match="train_input: column 0 is .*too little for float32"):
         quick(
@@ -86,7 +86,7 @@ def test_columns_of_labels_are_taken_by_their_names():
     pd = pytest.importorskip("pandas")
     x = toy()[0][0]
     tags = pd.DataFrame({"left": x[:, 0] < 3, "low": x[:, 1] < -70}).astype(int)
-    options = {"task": "multi_label", "method": "baseline", "calibration": (x[50:], tags[50:])}
+    options = PLAIN | {"task": "multi_label", "calibration": (x[50:], tags[50:])}
     run = quick(None, (x[:50], tags[:50]), clean=(x, tags), **options)
     options["calibration"] = (x[50:], tags[["low", "left"]][50:])
     again = quick(None, (x[:50], tags[:50]), clean=(x, tags[["low", "left"]]), **options)
@@ -99,7 +99,7 @@ def test_columns_of_labels_are_taken_by_their_names():
             quick(None, train, clean=(x, tags), task="multi_label")
     # The name of a single column of labels says nothing.
     series = tags[["left"]]
-    quick(None, (x, series), clean=(x, series.rename(columns={"left": "right"})))
+    quick(None, (x, series), clean=(x, series.rename(columns={"left": "right"})), **PLAIN)
 
 
 def test_missing_tags_leave_no_trace(tmp_path):
@@ -157,8 +157,8 @@ def test_images_train_a_small_cnn():
     label = rng.integers(0, 2, size=60)
     image = rng.integers(0, 100, size=(60, 8, 8, 1)) + 100 * label[:, None, None, None]
     image = image.astype(np.uint8)
-    run = quick(None, (image, label), clean=(image[:20], label[:20]), num_steps=20,
-                learning_rate=0.01)  # fmt: skip
+    clean = (image[:20], label[:20])
+    run = quick(None, (image, label), clean=clean, num_steps=20, learning_rate=0.01, **PLAIN)
     np.testing.assert_array_equal(run.predict(image).argmax(1), label)
     np.testing.assert_allclose(run.predict(image[..., 0]), run.predict(image))
     with pytest.raises(UserError, match="inputs: is float32, but the training set is uint8"):
@@ -204,8 +204,9 @@ def test_a_mistake_is_one_line(fields, message, tmp_path):
 
 
 def test_numbers_of_numpy_are_taken(tmp_path):
-    run = quick(num_steps=np.int64(2), learning_rate=np.float32(0.5), lr_drop_steps=np.array([1]),
-                model_fields={"hidden": [np.int32(4)]}, workdir=str(tmp_path / "run"))  # fmt: skip
+    fields = {"num_steps": np.int64(2), "learning_rate": np.float32(0.5)}
+    fields |= {"lr_drop_steps": np.array([1]), "model_fields": {"hidden": [np.int32(4)]}}
+    run = quick(workdir=str(tmp_path / "run"), **PLAIN, **fields)
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     assert saved["lr_drop_steps"] == [1]
     assert saved["model"]["hidden"] == [4]
@@ -245,7 +246,7 @@ def test_token_ids_that_have_no_embedding_are_refused(dtype):
     with pytest.raises(UserError, match="vocabulary: test_input: token ids 4..12; must be in 0..9"):
         test = np.array([[4, 5, 6, 7, 12]], dtype), y[:1]
         quick(None, (tokens, y), clean=(tokens, y), test=test, model_fields=size)
-    run = quick(None, (tokens, y), clean=(tokens, y), model_fields=size)
+    run = quick(None, (tokens, y), clean=(tokens, y), model_fields=size, **PLAIN)
     with pytest.raises(UserError, match="predict: inputs: token ids 10..18; must be in 0..9"):
         run.predict(tokens + 10)
     padded = tokens.astype(int) - 1
@@ -254,7 +255,7 @@ def test_token_ids_that_have_no_embedding_are_refused(dtype):
 
 
 def test_rates_are_given_as_a_dict():
-    run = quick(method="baseline", labels={"false_alarm_rate": 0.02})
+    run = quick(**PLAIN, labels={"false_alarm_rate": 0.02})
     assert run.config.labels.false_alarm_rate == 0.02
 
 
@@ -262,6 +263,6 @@ def test_the_notes_of_a_run_have_the_names_of_its_classes():
     (x, y, _), (clean_x, _) = toy()
     names = np.array(["cat", "dog", "owl"])
     label = names[np.where(x[:, 1] > -60, 2, y)]
-    options = {"clean": (x[:30], label[:30]), "method": "baseline", "num_steps": 60}
+    options = PLAIN | {"clean": (x[:30], label[:30]), "num_steps": 60}
     run = quick(None, (x, label), calibration=(clean_x, names[:2].repeat(15)), **options)
     assert any("No calibration example of class owl:" in t for t in run.result["labels"]["notes"])

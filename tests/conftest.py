@@ -61,6 +61,7 @@ def digits_config():
 
     def make(**fields):
         config = mnist_imbalance.get_config("digits")
+        config.model.name, config.model.hidden = "mlp", (8,)  # which compiles in a second
         config.num_steps = 6
         config.batch_size = 12
         config.log_every_steps = config.eval_every_steps = 2
@@ -117,4 +118,5 @@ def toy_run(tmp_path_factory):
     from toy_fits import quick, toy  # jax.devices: only after jax_num_cpu_devices
 
     folder = tmp_path_factory.mktemp("toy") / "run"
-    return quick(workdir=folder, num_steps=100, learning_rate=0.1, test=toy()[1])
+    phases = {"warm_up": 1.0, "settle_at": 0.5, "judge_for": 0.2}  # fit's own
+    return quick(workdir=folder, num_steps=100, learning_rate=0.1, test=toy()[1], **phases)

@@ -17,7 +17,7 @@ from reweight_jax.configs import own_data
 from reweight_jax.train import loop
 
 ONE = jax.devices()[:1]
-SMALL = {"num_steps": 30, "batch_size": 20, "learning_rate": 0.1}
+SMALL = {"num_steps": 30, "batch_size": 20, "learning_rate": 0.1, "method": "baseline"}
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 2)).round(3)
 

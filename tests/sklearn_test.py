@@ -18,6 +18,7 @@ from reweight_jax import UserError
 from reweight_jax.sklearn import ReweightClassifier, ReweightRegressor
 
 SMALL = {"num_steps": 50, "batch_size": 20, "hidden": (32,), "learning_rate": 0.1}
+SMALL["fields"] = {"warm_up": 0.0, "settle_at": 1.0}  # one phase: one program to compile
 PLAIN = SMALL | {"method": "baseline"}
 
 
@@ -65,7 +66,8 @@ def noisy():
 @pytest.fixture(scope="module")
 def fitted(noisy):
     (x, y, _), clean = noisy
-    return ReweightClassifier(random_state=0, **SMALL | {"num_steps": 100}).fit(x, y, *clean)
+    fields = SMALL | {"num_steps": 100, "fields": None}  # it warms up and settles
+    return ReweightClassifier(random_state=0, **fields).fit(x, y, *clean)
 
 
 def test_wrong_labels_weigh_less(noisy, fitted):
@@ -239,7 +241,7 @@ def test_the_run_takes_columns_by_their_names(noisy):
 
 def test_ten_rows_and_a_larger_batch(noisy):
     (x, y, _), clean = noisy
-    fields = SMALL | {"batch_size": 100, "num_steps": 3, "fields": {"settle_at": 1.0}}
+    fields = SMALL | {"batch_size": 100, "num_steps": 3}
     model = ReweightClassifier(random_state=0, **fields)
     model.fit(x[:10], y[:10], *clean)
     np.testing.assert_array_equal(model.run_.examples["visits"], 30)
