@@ -8,13 +8,13 @@ import pickle
 import numpy as np
 import pytest
 from toy_fits import ONE, quick, toy
+from whole_runs import trained
 
 from reweight_jax import UserError, load
 from reweight_jax.data.splits import load as load_data
 from reweight_jax.records.metrics import MetricsWriter
 from reweight_jax.records.workdir import identity
 from reweight_jax.sealed import read_sealed, seal
-from reweight_jax.train import loop
 
 
 def test_the_same_call_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
@@ -92,7 +92,7 @@ def test_loading_and_predicting_say_nothing(toy_run, caplog, capfd):
 
 def test_a_run_of_the_command_line_can_be_loaded(digits_config, tmp_path):
     config = digits_config(**{"model.name": "mlp", "model.hidden": (16,), "num_steps": 30})
-    result = loop.train_and_evaluate(config, tmp_path, ONE)
+    result = trained(config, tmp_path, ONE)
     run = load(tmp_path)
     assert run.result == json.loads(json.dumps(result))
     test = load_data(config, config.seed).splits.test

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 from scipy.special import log_softmax, softmax
-from toy_fits import ONE, SMALL, quick, toy
+from toy_fits import ONE, PAPERS, QUIET, SMALL, quick, toy
 
 import reweight_jax
 from reweight_jax import Model, UserError, api, fit, load
@@ -245,7 +245,7 @@ class Counting(nn.Module):
 
 def test_what_a_model_keeps_may_need_its_batch_its_axis_and_no_type():
     (x, y, _), clean = toy()
-    options = {"clean": clean, "num_steps": 3, "progress": False, "plots": False}
+    options = QUIET | PAPERS | {"clean": clean, "num_steps": 3}
     options |= {"batch_size": 24, "clean_batch_size": 24}
     fit(Counting(), (x, y), devices=ONE, **options)
     fit(Counting("batch"), (x, y), devices=jax.devices()[:2], **options)

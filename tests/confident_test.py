@@ -3,11 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from toy_fits import PAPERS, QUIET
 
 from reweight_jax import UserError, fit
 from reweight_jax.confident import confident_rows
 
-SMALL = {"progress": False, "plots": False, "devices": jax.devices()[:1], "batch_size": 20}
+SMALL = QUIET | PAPERS | {"devices": jax.devices()[:1], "batch_size": 20}
 SMALL |= {"num_steps": 40, "learning_rate": 0.05, "model_fields": {"hidden": (8,)}}
 
 

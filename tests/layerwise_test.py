@@ -12,6 +12,7 @@ import pytest
 import small_models
 from by_hand import batches, jitted, step_from_params
 from flax import nnx
+from toy_fits import PAPERS, QUIET
 
 from reweight_jax import (
     ReweightState,
@@ -132,7 +133,7 @@ def test_a_run_has_the_weights_of_forward_mode():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 4)).astype(np.float32)
     label = (x[:, 0] > 0).astype(int)
-    options = {"clean": (x[:10], label[:10]), "num_steps": 20, "progress": False, "plots": False}
+    options = {"clean": (x[:10], label[:10]), "num_steps": 20} | QUIET | PAPERS
     jvp, got = (
         fit(None, (x[10:], label[10:]), epsilon_method=method, **options).examples["weight"]
         for method in ("jvp", "layerwise")

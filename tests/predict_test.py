@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from commands import ROOT, assert_one_line, command
 from PIL import Image
+from whole_runs import trained
 
 from reweight_jax import fit, load
 from reweight_jax.configs import own_data
-from reweight_jax.train import loop
 
 ONE = jax.devices()[:1]
 SMALL = {"num_steps": 30, "batch_size": 20, "learning_rate": 0.1, "method": "baseline"}
@@ -27,7 +27,7 @@ def train(folder, variant, task="classification", **data):
     config = own_data.get_config(variant)
     config.update(SMALL | {"task": task, "data": data})
     config.model.hidden = (8,)
-    loop.train_and_evaluate(config, folder, ONE)
+    trained(config, folder, ONE)
     return load(folder, devices=ONE)
 
 

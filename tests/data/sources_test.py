@@ -156,8 +156,8 @@ def test_damaged_mnist_is_one_line(tmp_path):
     shutil.copytree(source, folder)
     (path,) = folder.glob("mnist-train.array_record*")
     content = bytearray(path.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 5000] = bytes(5000)
+    place = len(content) // 50  # it is read up to there
+    content[place : place + 5000] = bytes(5000)
     path.write_bytes(content)
     for resident in (True, False):
         config = make_config(name="mnist", data_dir=str(tmp_path), resident=resident)
