@@ -11,7 +11,6 @@ The flags and config fields of each command are parsed; the commands of some pag
 
 import configparser
 import importlib.util
-import os
 import pathlib
 import re
 import shlex
@@ -23,6 +22,7 @@ from typing import NamedTuple
 import jax
 import pytest
 from absl import flags
+from commands import command
 from ml_collections import config_flags
 
 from reweight_jax import cli
@@ -218,9 +218,9 @@ def test_commands(name, monkeypatch, tmp_path):
             run_python(page, block, namespace)
         elif block.kind is None and block.language == "bash":
             for words in commands(block.text):
-                command = [sys.executable, *words[1:]] if words[0] == "python" else words
-                environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-                done = subprocess.run(command, env=environment, capture_output=True, text=True)
+                assert words[0] == "python", words
+                environment = {"HOME": str(tmp_path), "TQDM_DISABLE": "1"}
+                done = command(*words[1:], cwd=tmp_path, timeout=None, **environment)
                 assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
 
 

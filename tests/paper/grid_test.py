@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import pytest
 from commands import assert_killed_alone
 
@@ -10,6 +11,7 @@ from reweight_jax.errors import UserError
 from reweight_jax.paper import grid as grids
 from reweight_jax.paper.grid import CLEAN_ONLY_STEPS, Run, grid, is_finished, run_all
 from reweight_jax.sealed import seal
+from reweight_jax.train import devices as on_devices
 
 METHODS = ["s_model_conf", "baseline", "random", "clean_only"]
 
@@ -18,6 +20,7 @@ def short_noisy_config():
     config = cifar_background_flip.get_config("digits")
     config.num_steps, config.batch_size = 2, 20
     config.log_every_steps = config.eval_every_steps = config.checkpoint_every_steps = 2
+    config.model.name, config.model.hidden = "mlp", (8,)  # no run here is about its network
     return config
 
 
@@ -178,8 +181,9 @@ def test_a_killed_sweep_leaves_no_worker():
 
 
 @pytest.mark.slow
-def test_a_sweep_goes_on_and_names_the_run_of_another_config(digits_config, tmp_path):
-    config = digits_config(num_steps=2)
+def test_a_sweep_goes_on_and_names_the_run_of_another_config(digits_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(on_devices, "all_devices", lambda: jax.devices()[:1])
+    config = digits_config(num_steps=2, **{"model.name": "mlp"})
     arguments = (tmp_path, ["baseline"], [10.0], [0])
     (run,) = grid(config, *arguments)
     run_all([run])
@@ -195,7 +199,8 @@ def test_a_sweep_goes_on_and_names_the_run_of_another_config(digits_config, tmp_
 
 
 @pytest.mark.slow
-def test_workers_run_what_depends_on_others_last(tmp_path):
+def test_workers_run_what_depends_on_others_last(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # two steps do not make up for them
     runs = grid(short_noisy_config(), tmp_path, METHODS[:3], [0.4], [0])
     run_all(runs, workers=2)
     assert all(is_finished(run) for run in runs)

@@ -204,17 +204,22 @@ def test_dots_have_the_papers_number_beside_them(drawn):
 
 @pytest.mark.slow
 def test_items_of_short_runs(monkeypatch, tmp_path, load_script):
-    """The script on runs of 40 steps: they are run once, and every file is there."""
+    """The script on runs of 40 steps: they are run once, and every file is there.
+
+    Neither the network nor the plots in the folders of the runs are the subject.
+    """
     get_config = cifar_background_flip.get_config
 
     def short(variant):
         config = get_config(variant)
-        config.num_steps, config.lr_drop_steps = 40, (20,)
+        config.num_steps, config.lr_drop_steps, config.finetune_steps = 40, (20,), 5
+        config.model.name, config.model.hidden = "mlp", (32,)
         config.log_every_steps = config.eval_every_steps = config.checkpoint_every_steps = 20
         return config
 
     monkeypatch.setattr(cifar_background_flip, "get_config", short)
     monkeypatch.setattr(on_devices, "all_devices", lambda: jax.devices()[:1])
+    monkeypatch.setattr(plots, "draw_run", lambda *arguments: {})
     scale = SCALES["digits"]._replace(trials=1, ratios=(20.0,), seeds=1, most_seeds=1)
     monkeypatch.setitem(SCALES, "digits", scale)
     script = load_script("paper")

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 
+import jax
 import labels_data
 import labels_fits
 import labels_tables
@@ -12,8 +13,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from reweight_jax.errors import UserError
+from reweight_jax.train import devices
 
 TINY = labels_data.Setting("digits", "mlp", 400, 20, 20, 40, (256,), 0.1)
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """Four take longer to compile, and are not the subject."""
+    monkeypatch.setattr(devices, "all_devices", lambda: jax.devices()[:1])
 
 
 def data_of(label, true_label):

@@ -2,10 +2,13 @@
 
 import json
 
+import jax
 import labels_data
 import labels_fits
 import numpy as np
 import pytest
+
+from reweight_jax.train import devices
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,9 @@ def test_half_calibrates_from_forty_on(script):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("calibration", [0, 20])
-def test_a_training_is_judged_with_and_without_calibration(script, calibration):
+def test_a_training_is_judged_with_and_without_calibration(script, calibration, monkeypatch):
+    # Four devices take longer to compile, and are not the subject.
+    monkeypatch.setattr(devices, "all_devices", lambda: jax.devices()[:1])
     tiny = labels_data.Setting("digits", "mlp", 300, 20, calibration, 60, (32,), 0.1)
     cell = script.train(tiny, "uniform", 0, {})
     assert set(cell) == set(script.LINES)
