@@ -1,8 +1,10 @@
-"""What the tests of whole runs compare: checkpoints, and records without their times."""
+"""What the tests of whole runs train on and compare: checkpoints, records without their times."""
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
+from reweight_jax.data import sources
 from reweight_jax.records.metrics import read_metrics
 
 ONE_DEVICE = jax.devices()[:1]
@@ -25,3 +27,13 @@ def records(workdir):
 def without_times(tree):
     """result.json or a metrics record, less what differs between two runs of one seed."""
     return {k: v for k, v in tree.items() if k not in TIMES}
+
+
+def write_digits(path):
+    """Writes the digits as a file that can be streamed; returns the flags that name it."""
+    parts = sources.digits(None)
+    arrays = {}
+    for split, part in parts.items():
+        arrays |= {f"{split}_input": part.inputs, f"{split}_label": part.label}
+    np.savez(path, **arrays)
+    return ["--config.data.name=npz", f"--config.data.path={path}"]
