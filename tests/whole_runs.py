@@ -6,11 +6,18 @@ import orbax.checkpoint as ocp
 
 from reweight_jax.data import sources
 from reweight_jax.records.metrics import read_metrics
+from reweight_jax.train.config import load_experiment
+from reweight_jax.train.loop import train
 
 ONE_DEVICE = jax.devices()[:1]
 
 
 TIMES = ("seconds", "seconds_at", "steps_per_second", "checksum")
+
+
+def train_undrawn(config, workdir, devices=None):
+    """`train_and_evaluate` without the plots, which take longer than a few steps."""
+    return train(load_experiment(config, devices), workdir, draw=False)
 
 
 def saved(workdir, step):
