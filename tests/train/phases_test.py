@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
-from whole_runs import ONE_DEVICE, saved, without_times
+from whole_runs import ONE_DEVICE, saved, train_undrawn, without_times
 
 from reweight_jax.configs import cifar_background_flip, cifar_uniform_flip
 from reweight_jax.data import splits as data
@@ -150,7 +150,7 @@ def test_stopped_anywhere_it_ends_the_same(finished, tmp_path, monkeypatch):
     while resumed is None:
         Killed.saves = 0
         try:
-            resumed = train_and_evaluate(config, tmp_path, ONE_DEVICE)
+            resumed = train_undrawn(config, tmp_path, ONE_DEVICE)
         except Stopped:
             stops += 1
     assert stops >= 3
@@ -163,7 +163,7 @@ def test_stopped_anywhere_it_ends_the_same(finished, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_four_devices_end_where_one_does(finished, tmp_path):
     config, _, result = finished
-    four = train_and_evaluate(config, tmp_path)
+    four = train_undrawn(config, tmp_path)
     assert four["device"].startswith("4 x")
     for name in ("last", "best", "finetuned_last", "finetuned_best"):
         assert four[name] == pytest.approx(result[name], rel=1e-3)
@@ -183,7 +183,7 @@ def test_fine_tuning_can_follow_later(finished, tmp_path):
     for finetune_from in ("none", "last", "both"):
         config = config.copy_and_resolve_references()
         config.finetune_from = finetune_from
-        grown = train_and_evaluate(config, tmp_path, ONE_DEVICE)
+        grown = train_undrawn(config, tmp_path, ONE_DEVICE)
     assert without_times(grown) == without_times(result)
     chex.assert_trees_all_equal(saved(tmp_path, 16), saved(workdir, 16))
     config.finetune_from = "best"
