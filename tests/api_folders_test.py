@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 from toy_fits import ONE, quick, toy
-from whole_runs import trained
+from whole_runs import train_undrawn
 
 from reweight_jax import UserError, load
 from reweight_jax.data.splits import load as load_data
@@ -92,7 +92,7 @@ def test_loading_and_predicting_say_nothing(toy_run, caplog, capfd):
 
 def test_a_run_of_the_command_line_can_be_loaded(digits_config, tmp_path):
     config = digits_config(**{"model.name": "mlp", "model.hidden": (16,), "num_steps": 30})
-    result = trained(config, tmp_path, ONE)
+    result = train_undrawn(config, tmp_path, ONE)
     run = load(tmp_path)
     assert run.result == json.loads(json.dumps(result))
     test = load_data(config, config.seed).splits.test

@@ -5,6 +5,8 @@ output streams) is the same.
 """
 
 import contextlib
+import ctypes
+import functools
 import multiprocessing
 import os
 import pathlib
@@ -16,25 +18,37 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FORKING = multiprocessing.get_context("forkserver")
-FORKING.set_forkserver_preload(["reweight_jax.api", "reweight_jax.cli", "sklearn.metrics"])
+FORKING.set_forkserver_preload(
+    ["reweight_jax.api", "reweight_jax.cli", "sklearn.datasets", "sklearn.metrics"]
+)
 
 
 def command(*arguments, cwd=ROOT, timeout=300, **environment):
     """Runs `python *arguments`: "-m", module, flags, or a script and its flags.
 
     Returns a `subprocess.CompletedProcess` with text. Variables JAX_* of `environment` are set in
-    JAX, which has read them already.
+    JAX, which has read them already, and TQDM_DISABLE in tqdm.
     """
     with tempfile.TemporaryDirectory() as folder:
         paths = [pathlib.Path(folder, name) for name in ("out", "err")]
-        process = FORKING.Process(target=_run, args=(arguments, cwd, environment, paths))
-        process.start()
+        process = start(*arguments, paths=paths, cwd=cwd, **environment)
         process.join(timeout)
         if process.is_alive():
             process.kill()
             raise subprocess.TimeoutExpired(arguments, timeout)
         texts = [path.read_text() for path in paths]
     return subprocess.CompletedProcess(arguments, process.exitcode, *texts)
+
+
+def start(*arguments, paths, cwd=ROOT, as_a_user=False, **environment):
+    """Starts such a command in the background; returns its `multiprocessing.Process`.
+
+    `paths`: the files for its stdout and its stderr. `as_a_user`: permissions stop it, even if
+    it is root's.
+    """
+    process = FORKING.Process(target=_run, args=(arguments, cwd, environment, paths, as_a_user))
+    process.start()
+    return process
 
 
 def assert_one_line(finished, *parts):
@@ -54,16 +68,21 @@ def assert_killed_alone(code):
     assert killed.returncode == -signal.SIGKILL, killed
 
 
-def _run(arguments, cwd, environment, paths):
+def _run(arguments, cwd, environment, paths, as_a_user):
     import jax
+    import tqdm
 
+    if as_a_user:
+        _drop_capabilities()
     for stream, path in zip((sys.stdout, sys.stderr), paths, strict=True):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream.fileno())
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
     os.chdir(cwd)
     os.environ.update(environment)
     for name, value in ({"JAX_PLATFORMS": "cpu"} | environment).items():
         if name.startswith("JAX_"):
             jax.config.update(name.lower(), int(value) if value.isdecimal() else value)
+    if "TQDM_DISABLE" in environment:  # tqdm reads it while it is imported
+        tqdm.tqdm.__init__ = functools.partialmethod(tqdm.tqdm.__init__, disable=True)
     if arguments[0] == "-m":
         run, sys.argv = runpy.run_module, list(arguments[1:])
     else:
@@ -74,3 +93,13 @@ def _run(arguments, cwd, environment, paths):
             run_name="__main__",
             **({"alter_sys": True} if run is runpy.run_module else {}),
         )
+
+
+def _drop_capabilities():
+    """Takes from this thread, and those it starts, what lets root pass over permissions."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522), (ctypes.c_uint32 * 6)()  # version 3
+    assert libc.capget(header, sets) == 0, os.strerror(ctypes.get_errno())
+    for i in range(3):  # effective, permitted, inheritable
+        sets[i] &= ~0b1110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
+    assert libc.capset(header, sets) == 0, os.strerror(ctypes.get_errno())

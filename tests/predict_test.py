@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from commands import ROOT, assert_one_line, command
 from PIL import Image
-from whole_runs import trained
+from whole_runs import train_undrawn
 
 from reweight_jax import fit, load
 from reweight_jax.configs import own_data
@@ -27,7 +27,7 @@ def train(folder, variant, task="classification", **data):
     config = own_data.get_config(variant)
     config.update(SMALL | {"task": task, "data": data})
     config.model.hidden = (8,)
-    trained(config, folder, ONE)
+    train_undrawn(config, folder, ONE)
     return load(folder, devices=ONE)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from as_compiled import as_compiled
 from watched import Damaged, Watched, assert_no_workers
-from whole_runs import ONE_DEVICE, records, saved, trained, without_times
+from whole_runs import ONE_DEVICE, records, saved, train_undrawn, without_times
 
 from reweight_jax.data import sources
 from reweight_jax.data.batches import batch_rows, shuffled
@@ -29,11 +29,11 @@ def lazy_digits(monkeypatch, wrap):
 def assert_same_run(config, tmp_path, monkeypatch, devices=ONE_DEVICE, *, lazy=True, workers=0):
     """Compares the states with their histories, the metrics and the scores, bit for bit."""
     config.data.resident = True
-    expected = trained(config, tmp_path / "resident", devices)
+    expected = train_undrawn(config, tmp_path / "resident", devices)
     if lazy:
         lazy_digits(monkeypatch, np.asarray)
     config.data.update({"resident": False, "workers": workers})
-    result = trained(config, tmp_path / "streamed", devices)
+    result = train_undrawn(config, tmp_path / "streamed", devices)
     state = saved(tmp_path / "streamed", config.num_steps)
     chex.assert_trees_all_equal(state, saved(tmp_path / "resident", config.num_steps))
     assert records(tmp_path / "streamed") == records(tmp_path / "resident")
@@ -60,7 +60,7 @@ def test_streamed_runs_are_resident_ones(method, lazy, model, digits_config, tmp
 
 @pytest.mark.slow
 def test_reweighting_on_two_devices(digits_config, tmp_path, monkeypatch):
-    config = digits_config()
+    config = digits_config(**{"model.name": "lenet"})  # crops are of images
     config.data.crop_padding, config.data.flip = 2, True
     assert_same_run(config, tmp_path, monkeypatch, jax.devices()[:2])
 
@@ -74,11 +74,12 @@ def test_by_worker_processes_with_fine_tuning(digits_config, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_stopped_and_resumed_and_streamed_or_not(digits_config, tmp_path):
-    trained(digits_config(method="baseline"), tmp_path / "whole", ONE_DEVICE)
+    fields = {"method": "baseline"}
+    train_undrawn(digits_config(**fields), tmp_path / "whole", ONE_DEVICE)
     for stop, resident in ((2, False), (4, True), (6, False)):
-        config = digits_config(method="baseline", num_steps=stop)
+        config = digits_config(num_steps=stop, **fields)
         config.data.resident = resident
-        trained(config, tmp_path / "parts", ONE_DEVICE)
+        train_undrawn(config, tmp_path / "parts", ONE_DEVICE)
     chex.assert_trees_all_equal(saved(tmp_path / "parts", 6), saved(tmp_path / "whole", 6))
     assert records(tmp_path / "parts") == records(tmp_path / "whole")
 
@@ -96,7 +97,7 @@ def test_the_training_set_is_never_in_memory(digits_config, tmp_path, monkeypatc
     config = all_digits(digits_config)
     splits = load(config, 0).splits
     source = lazy_digits(monkeypatch, Watched)
-    trained(config, tmp_path, ONE_DEVICE)
+    train_undrawn(config, tmp_path, ONE_DEVICE)
     assert splits.train.size == 1168
     batches = batch_rows(shuffled(splits.train.label, 0), 0, 6, 12).ravel()
     # Each image of a batch and of the clean set once, and hyper_val at each of three evaluations.
@@ -117,7 +118,7 @@ def test_a_damaged_image_ends_a_run(digits_config, tmp_path, monkeypatch):
     row = batch_rows(shuffled(splits.train.label, 0), 4, 1, 12)[0, 5]
     lazy_digits(monkeypatch, lambda array: Damaged(array, splits.train.index[row]))
     with pytest.raises(UserError, match="the source: a record cannot be read"):
-        trained(config, tmp_path, ONE_DEVICE)
+        train_undrawn(config, tmp_path, ONE_DEVICE)
     assert_no_workers()
     assert (tmp_path / "checkpoints" / "2").is_dir()
 

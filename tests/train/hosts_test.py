@@ -2,11 +2,7 @@
 
 import faulthandler
 import importlib.util
-import os
-import pathlib
 import socket
-import subprocess
-import sys
 import time
 import types
 
@@ -15,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from whole_runs import saved, without_times
+from commands import start
+from whole_runs import saved, without_times, write_digits
 
-from reweight_jax.data import sources
 from reweight_jax.errors import UserError
 from reweight_jax.history import add_visits, empty_history
 from reweight_jax.records.metrics import read_metrics
@@ -27,62 +23,42 @@ from reweight_jax.train import hosts
 from reweight_jax.train.checkpoints import Checkpoints
 from reweight_jax.train.state import TrainState
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 # BatchNorm and the clean batch go over all four devices, and flips by an example's place in the
 # batch; the last five steps are after a fall of the learning rate.
 COMMAND = [
-    *(
-        sys.executable,
-        "-m",
-        "reweight_jax.main",
-        "--config=configs/cifar_background_flip.py:digits",
-    ),
+    *("-m", "reweight_jax.main", "--config=configs/cifar_background_flip.py:digits"),
     *("--config.num_steps=20", "--config.batch_size=48", "--config.clean_batch_size=20"),
     *("--config.log_every_steps=1", "--config.eval_every_steps=5"),
     *("--config.checkpoint_every_steps=5", "--config.lr_drop_steps=(15,)"),
     "--config.data.flip=True",
     "--config.learning_rate=0.01",  # at 0.1 rounding grows to percents in twelve steps
 ]
-ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
-def start(*arguments, devices):
-    return subprocess.Popen(
-        [*COMMAND, *arguments],
-        cwd=ROOT,
-        env=ENVIRONMENT | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def begin(workdir, *arguments, devices):
+    """Starts a process that prints to the files .out and .err beside its workdir."""
+    environment = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_NUM_CPU_DEVICES": str(devices)}
+    paths = [workdir.with_suffix(suffix) for suffix in (".out", ".err")]
+    return start(*COMMAND, f"--workdir={workdir}", *arguments, paths=paths, **environment)
 
 
-def write_digits(path):
-    """Writes the digits as a file that can be streamed; returns the flags that name it."""
-    parts = sources.digits(None)
-    arrays = {}
-    for split, part in parts.items():
-        arrays |= {f"{split}_input": part.inputs, f"{split}_label": part.label}
-    np.savez(path, **arrays)
-    return ["--config.data.name=npz", f"--config.data.path={path}"]
-
-
-def start_pair(folder, *arguments):
+def begin_pair(folder, *arguments):
     """Starts two processes; the second is given a folder that it has no use for."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flags = [*arguments, f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"]
     return [
-        start(*flags, f"--process_id={i}", f"--workdir={folder / name}", devices=2)
+        begin(folder / name, *flags, f"--process_id={i}", devices=2)
         for i, name in enumerate(("run", "unused"))
     ]
 
 
-def finish(process):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return out
+def finish(process, workdir):
+    """Returns what it has printed."""
+    process.join(300)
+    assert process.exitcode == 0, workdir.with_suffix(".err").read_text()
+    return workdir.with_suffix(".out").read_text()
 
 
 def records(workdir):
@@ -104,26 +80,28 @@ def assert_close(actual, expected):
 
 @pytest.mark.slow
 def test_two_processes_are_one_though_they_streamed_and_one_was_killed(tmp_path):
-    alone, run = tmp_path / "alone", tmp_path / "run"
+    alone, run, unused = (tmp_path / name for name in ("alone", "run", "unused"))
     digits = write_digits(tmp_path / "digits.npz")
-    finish(start(*digits, f"--workdir={alone}", devices=1))
+    finish(begin(alone, *digits, devices=1), alone)
 
-    first, second = start_pair(tmp_path, *digits, "--config.data.resident=False")
+    first, second = begin_pair(tmp_path, *digits, "--config.data.resident=False")
     deadline = time.monotonic() + 300
     while not (run / "checkpoints" / "5").is_dir():
-        assert first.poll() is None and time.monotonic() < deadline
+        assert first.is_alive() and time.monotonic() < deadline
         time.sleep(0.01)
     second.kill()
-    _, err = first.communicate(timeout=60)
-    assert first.returncode != 0
+    first.join(60)
+    assert first.exitcode not in (None, 0)
+    err = run.with_suffix(".err").read_text()
     error = err.splitlines()[-1]
     assert "Traceback" not in err and ("start all of them again" in error or "coordination" in err)
-    second.communicate()
+    second.join()
     assert not (run / "result.json").exists()
 
-    out = [finish(process) for process in start_pair(tmp_path, *digits)]
+    pair = begin_pair(tmp_path, *digits)
+    out = [finish(*process) for process in zip(pair, (run, unused), strict=True)]
     assert "test error, last step" in out[0] and "test error" not in out[1]
-    assert not (tmp_path / "unused").exists()
+    assert not unused.exists()
     chex.assert_trees_all_close(saved(run, 20), saved(alone, 20), rtol=1e-4, atol=2e-5)
     assert_close(records(run), records(alone))
     results = [result(run), result(alone)]

@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 import pytest
-from commands import FORKING, _run, command
+from commands import command, start
 from whole_runs import without_times
 
 from reweight_jax.sealed import read_sealed
@@ -43,13 +43,6 @@ def whole(tmp_path_factory):
     return folder, time.perf_counter() - start
 
 
-def start(paths, *flags):
-    """Starts a command in the background, with the files `paths` for what it prints."""
-    process = FORKING.Process(target=_run, args=([*RUN, *flags], ".", {}, paths))
-    process.start()
-    return process
-
-
 def start_pair(folder):
     """Starts the two processes of one run; they print to the files out0, err0, out1 and err1."""
     folder.mkdir(exist_ok=True)
@@ -59,7 +52,10 @@ def start_pair(folder):
     flags = [f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"]
     flags.append(f"--workdir={folder / 'run'}")
     return [
-        start([folder / f"{name}{i}" for name in ("out", "err")], *flags, f"--process_id={i}")
+        start(
+            *(*RUN, *flags, f"--process_id={i}"),
+            paths=[folder / f"{name}{i}" for name in ("out", "err")],
+        )
         for i in range(2)
     ]
 
@@ -81,7 +77,7 @@ def test_killed_at_any_moment_it_ends_the_same(whole, tmp_path):
     for i in range(NUM_KILLS):
         folder, rng = tmp_path / f"run{i}", random.Random(i)
         paths = [tmp_path / name for name in ("out", "err")]
-        process = start(paths, f"--workdir={folder}")
+        process = start(*RUN, f"--workdir={folder}", paths=paths)
         process.join(rng.uniform(0, seconds))
         process.kill()
         process.join()

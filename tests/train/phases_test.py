@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
-from whole_runs import ONE_DEVICE, saved, trained, without_times
+from whole_runs import ONE_DEVICE, saved, train_undrawn, without_times
 
 from reweight_jax.configs import cifar_background_flip, cifar_uniform_flip
 from reweight_jax.data import splits as data
@@ -80,7 +80,7 @@ def finished(tmp_path_factory):
     config.batch_size = 20
     config.log_every_steps = config.eval_every_steps = 2
     config.checkpoint_every_steps = 2
-    return config, workdir, trained(config, workdir, ONE_DEVICE)
+    return config, workdir, train_undrawn(config, workdir, ONE_DEVICE)
 
 
 def test_result_has_all_phases(finished):
@@ -150,7 +150,7 @@ def test_stopped_anywhere_it_ends_the_same(finished, tmp_path, monkeypatch):
     while resumed is None:
         Killed.saves = 0
         try:
-            resumed = trained(config, tmp_path, ONE_DEVICE)
+            resumed = train_undrawn(config, tmp_path, ONE_DEVICE)
         except Stopped:
             stops += 1
     assert stops >= 3
@@ -163,7 +163,7 @@ def test_stopped_anywhere_it_ends_the_same(finished, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_four_devices_end_where_one_does(finished, tmp_path):
     config, _, result = finished
-    four = trained(config, tmp_path)
+    four = train_undrawn(config, tmp_path)
     assert four["device"].startswith("4 x")
     for name in ("last", "best", "finetuned_last", "finetuned_best"):
         assert four[name] == pytest.approx(result[name], rel=1e-3)
@@ -174,7 +174,7 @@ def test_a_tuned_run_is_not_extended(finished):
     longer = config.copy_and_resolve_references()
     longer.num_steps = 10
     with pytest.raises(UserError, match="holds a run with another config.num_steps"):
-        trained(longer, workdir, ONE_DEVICE)
+        train_undrawn(longer, workdir, ONE_DEVICE)
 
 
 @pytest.mark.slow
@@ -183,12 +183,12 @@ def test_fine_tuning_can_follow_later(finished, tmp_path):
     for finetune_from in ("none", "last", "both"):
         config = config.copy_and_resolve_references()
         config.finetune_from = finetune_from
-        grown = trained(config, tmp_path, ONE_DEVICE)
+        grown = train_undrawn(config, tmp_path, ONE_DEVICE)
     assert without_times(grown) == without_times(result)
     chex.assert_trees_all_equal(saved(tmp_path, 16), saved(workdir, 16))
     config.finetune_from = "best"
     with pytest.raises(UserError, match="holds a run with another config.finetune_from"):
-        trained(config, tmp_path, ONE_DEVICE)
+        train_undrawn(config, tmp_path, ONE_DEVICE)
 
 
 def test_a_stopped_run_can_end_where_it_stopped(finished, tmp_path):
@@ -197,14 +197,14 @@ def test_a_stopped_run_can_end_where_it_stopped(finished, tmp_path):
     config = config.copy_and_resolve_references()
     config.finetune_from = "none"
     config.eval_every_steps, config.log_every_steps = 4, 2
-    trained(config, tmp_path, ONE_DEVICE)
+    train_undrawn(config, tmp_path, ONE_DEVICE)
     for name in ("8", "6"):  # as a kill after the checkpoint of step 4 leaves it
         shutil.rmtree(tmp_path / "checkpoints" / name)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     kept = [line for line in lines if json.loads(line)["kind"] != "confusion"]
     (tmp_path / "metrics.jsonl").write_text("\n".join(kept) + "\n")
     config.num_steps = 4
-    result = trained(config, tmp_path, ONE_DEVICE)
+    result = train_undrawn(config, tmp_path, ONE_DEVICE)
     assert result["last"]["step"] == result["best"]["step"] == result["num_steps"] == 4
     assert np.sum(result["confusion"]["last"]["test"]) == 599
 
@@ -217,7 +217,7 @@ def test_lost_records_are_written_again(finished, tmp_path, capsys):
     lines = whole.splitlines()
     lines[len(lines) // 2] = "damaged"
     path.write_text("\n".join(lines))
-    assert trained(config, tmp_path / "run", ONE_DEVICE) == result
+    assert train_undrawn(config, tmp_path / "run", ONE_DEVICE) == result
     assert path.read_text() == whole
     assert "run: was finished, nothing is trained" in capsys.readouterr().err
 
@@ -249,7 +249,7 @@ def test_weight_statistics_by_hand():
 def test_the_weights_of_a_run_are_in_its_result(noisy_config, tmp_path):
     config = noisy_config(method="weighted", finetune_from="none", num_steps=60, batch_size=50)
     config.log_every_steps = config.eval_every_steps = config.checkpoint_every_steps = 20
-    result = trained(config, tmp_path, ONE_DEVICE)
+    result = train_undrawn(config, tmp_path, ONE_DEVICE)
     train = data.load(config, config.seed).splits.train
     wrong = train.label != train.true_label
     # Half of the weight of the background label, and nothing else, is on wrong labels; each batch's

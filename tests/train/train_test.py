@@ -1,19 +1,14 @@
 """Whole runs on the bundled digits: what they leave, and what a kill or a damaged file costs."""
 
 import json
-import os
-import pathlib
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import chex
 import numpy as np
 import pytest
-from commands import assert_one_line, command
-from whole_runs import ONE_DEVICE, records, saved, trained, without_times
+from commands import assert_one_line, command, start
+from whole_runs import ONE_DEVICE, records, saved, train_undrawn, without_times
 
 from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS
@@ -23,9 +18,7 @@ from reweight_jax.sealed import read_sealed, seal
 from reweight_jax.train import dispatch
 from reweight_jax.train.loop import train_and_evaluate
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
+# Compiled faster than LeNet, where the network is not the subject.
 WHOLE_RUNS = ("clean_only", "s_model_conf", "reweight")  # the other methods' are slow tests
 
 
@@ -65,29 +58,29 @@ def test_every_method_runs_and_leaves_what_it_should(
 
 @pytest.mark.slow
 def test_several_devices_run_by_themselves(digits_config, tmp_path):
-    one = trained(digits_config(), tmp_path / "one", ONE_DEVICE)
-    four = trained(digits_config(), tmp_path / "four")
+    one = train_undrawn(digits_config(), tmp_path / "one", ONE_DEVICE)
+    four = train_undrawn(digits_config(), tmp_path / "four")
     assert four["last"] == pytest.approx(one["last"], rel=1e-4)
     assert four["device"].startswith("4 x") and one["device"].startswith("1 x")
 
 
 def test_resumed_and_extended_in_process(digits_config, tmp_path):
-    trained(digits_config(), tmp_path / "whole", ONE_DEVICE)
-    trained(digits_config(num_steps=4), tmp_path / "parts", ONE_DEVICE)
-    trained(digits_config(), tmp_path / "parts", ONE_DEVICE)
+    train_undrawn(digits_config(), tmp_path / "whole", ONE_DEVICE)
+    train_undrawn(digits_config(num_steps=4), tmp_path / "parts", ONE_DEVICE)
+    train_undrawn(digits_config(), tmp_path / "parts", ONE_DEVICE)
     chex.assert_trees_all_equal(saved(tmp_path / "parts", 6), saved(tmp_path / "whole", 6))
     assert records(tmp_path / "parts") == records(tmp_path / "whole")
     before = (tmp_path / "parts" / "config.json").read_text()
     with pytest.raises(UserError, match="config.num_steps: 4; .* is at step 6"):
-        trained(digits_config(num_steps=4), tmp_path / "parts", ONE_DEVICE)
+        train_undrawn(digits_config(num_steps=4), tmp_path / "parts", ONE_DEVICE)
 
     assert (tmp_path / "parts" / "config.json").read_text() == before
 
 
 def test_a_run_that_is_cut_short_has_one_record_of_its_last_step(digits_config, tmp_path):
-    trained(digits_config(), tmp_path, ONE_DEVICE)
+    train_undrawn(digits_config(), tmp_path, ONE_DEVICE)
     shutil.rmtree(tmp_path / "checkpoints" / "6")
-    trained(digits_config(num_steps=4), tmp_path, ONE_DEVICE)
+    train_undrawn(digits_config(num_steps=4), tmp_path, ONE_DEVICE)
     evaluations = [(r["kind"], r["step"]) for r in records(tmp_path) if r["kind"] != "train"]
     assert len(evaluations) == len(set(evaluations))
     assert {("eval", 4), ("confusion", 4)} <= set(evaluations)
@@ -97,22 +90,22 @@ def test_a_run_that_is_cut_short_has_one_record_of_its_last_step(digits_config, 
 def test_another_confusion_matrix_is_other_data(digits_config, confusion_run, tmp_path):
     fields = {"method": "s_model_conf", "confusion_from": confusion_run(2), "num_steps": 2}
     folder = tmp_path / "run"
-    result = trained(digits_config(**fields), folder, ONE_DEVICE)
+    result = train_undrawn(digits_config(**fields), folder, ONE_DEVICE)
     copied = shutil.copytree(fields["confusion_from"], tmp_path / "same")
     fields["confusion_from"] = str(copied)
-    assert trained(digits_config(**fields), folder, ONE_DEVICE) == result
+    assert train_undrawn(digits_config(**fields), folder, ONE_DEVICE) == result
     other = read_sealed(copied / "result.json")
     other["confusion"]["best"]["hyper_val"][0][1] += 1
     (copied / "result.json").write_text(json.dumps(seal(other)))
     with pytest.raises(UserError, match="another confusion matrix, config.confusion_from"):
-        trained(digits_config(**fields), folder, ONE_DEVICE)
+        train_undrawn(digits_config(**fields), folder, ONE_DEVICE)
 
 
 def test_another_config_does_not_touch_the_folder(digits_config, tmp_path):
-    trained(digits_config(num_steps=2), tmp_path, ONE_DEVICE)
+    train_undrawn(digits_config(num_steps=2), tmp_path, ONE_DEVICE)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match="holds a run with another config.learning_rate"):
-        trained(digits_config(learning_rate=0.5), tmp_path, ONE_DEVICE)
+        train_undrawn(digits_config(learning_rate=0.5), tmp_path, ONE_DEVICE)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
@@ -127,7 +120,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(digits_config, tmp_path):
         workdir = tmp_path / str(learning_rate)
         config = digits_config(learning_rate=learning_rate, **every)
         with pytest.raises(UserError, match=message):
-            trained(config, workdir, ONE_DEVICE)
+            train_undrawn(config, workdir, ONE_DEVICE)
         assert [path.name for path in (workdir / "checkpoints").iterdir()] == kept
         assert not (workdir / "result.json").exists()
 
@@ -135,16 +128,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(digits_config, tmp_path):
 # --- As a user meets it: another process, killed -------------------------------------------------
 
 COMMAND = [
-    *(sys.executable, "-m", "reweight_jax.main", "--config=configs/mnist_imbalance.py:digits"),
+    *("-m", "reweight_jax.main", "--config=configs/mnist_imbalance.py:digits"),
     *("--config.model.name=mlp", "--config.model.hidden=(8,)"),
     *("--config.batch_size=12", "--config.num_steps=160", "--config.log_every_steps=20"),
     *("--config.eval_every_steps=40", "--config.checkpoint_every_steps=40"),
 ]
-ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu"}
 
 
 def run(workdir, *arguments):
-    return command(*COMMAND[1:], f"--workdir={workdir}", *arguments)
+    return command(*COMMAND, f"--workdir={workdir}", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -165,23 +157,18 @@ def assert_same_run(workdir, expected):
 
 @pytest.mark.slow
 def test_killed_and_resumed_is_uninterrupted(uninterrupted, tmp_path):
-    process = subprocess.Popen(
-        [*COMMAND, f"--workdir={tmp_path}"],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    workdir, paths = tmp_path / "run", [tmp_path / name for name in ("out", "err")]
+    process = start(*COMMAND, f"--workdir={workdir}", paths=paths)
     deadline = time.monotonic() + 300
-    while not (tmp_path / "checkpoints" / "80").is_dir():
-        assert process.poll() is None and time.monotonic() < deadline
+    while not (workdir / "checkpoints" / "80").is_dir():
+        assert process.is_alive() and time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "result.json").exists()
-    resumed = run(tmp_path)
+    process.kill()
+    process.join()
+    assert not (workdir / "result.json").exists()
+    resumed = run(workdir)
     assert resumed.returncode == 0, resumed.stderr
-    assert_same_run(tmp_path, uninterrupted)
+    assert_same_run(workdir, uninterrupted)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(uninterrupted, tmp_path):
@@ -246,9 +233,9 @@ def test_a_last_dispatch_may_be_shorter(digits_config, tmp_path, monkeypatch):
     """Seven steps in dispatches of up to three, within intervals of two: the same as one by one."""
     every = {"log_every_steps": 2, "eval_every_steps": 4, "checkpoint_every_steps": 4}
     config = digits_config(num_steps=7, **every)
-    trained(config, tmp_path / "single", ONE_DEVICE)
+    train_undrawn(config, tmp_path / "single", ONE_DEVICE)
     config.steps_per_dispatch = 3
-    trained(config, tmp_path / "three", ONE_DEVICE)
+    train_undrawn(config, tmp_path / "three", ONE_DEVICE)
     chex.assert_trees_all_close(
         saved(tmp_path / "three", 7), saved(tmp_path / "single", 7), rtol=1e-4, atol=1e-6
     )
