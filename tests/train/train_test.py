@@ -18,7 +18,6 @@ from reweight_jax.sealed import read_sealed, seal
 from reweight_jax.train import dispatch
 from reweight_jax.train.loop import train_and_evaluate
 
-# Compiled faster than LeNet, where the network is not the subject.
 WHOLE_RUNS = ("clean_only", "s_model_conf", "reweight")  # the other methods' are slow tests
 
 
