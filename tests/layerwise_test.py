@@ -54,7 +54,8 @@ def tokens_of(module, dtype):
 
         return losses
 
-    variables = module.init(jax.random.key(0), batch(np.random.default_rng(0), 1)[0])
+    init = jax.jit(module.init)  # else many small compilations
+    variables = init(jax.random.key(0), batch(np.random.default_rng(0), 1)[0])
     params = small_models.cast(variables["params"], dtype)
     return small_models.Network(params, None, loss_fn, batch)
 
