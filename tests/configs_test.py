@@ -7,10 +7,10 @@ import pathlib
 import jax
 import pytest
 from ml_collections import ConfigDict
+from whole_runs import train_undrawn
 
 from reweight_jax.configs import default
 from reweight_jax.train.config import check_config
-from reweight_jax.train.loop import train_and_evaluate
 
 FILES = sorted(pathlib.Path(default.__file__).parent.glob("[!_]*.py"))
 
@@ -40,7 +40,7 @@ def test_default_config_on_all_ten_digits(tmp_path):
     config.data.name = "digits"
     config.num_steps = config.log_every_steps = 2
     config.eval_every_steps = config.checkpoint_every_steps = 2
-    result = train_and_evaluate(config, tmp_path, jax.devices()[:1])
+    result = train_undrawn(config, tmp_path, jax.devices()[:1])
     assert result["last"]["step"] == 2
     # Ten logits near zero: the loss of a guess is log 10 = 2.3, and two steps do not change that.
     assert 1.5 < result["last"]["test_loss"] < 4

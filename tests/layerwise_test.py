@@ -12,7 +12,7 @@ import pytest
 import small_models
 from by_hand import batches, jitted, step_from_params
 from flax import nnx
-from toy_fits import PAPERS, QUIET
+from toy_fits import SMALL
 
 from reweight_jax import (
     ReweightState,
@@ -134,7 +134,7 @@ def test_a_run_has_the_weights_of_forward_mode():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 4)).astype(np.float32)
     label = (x[:, 0] > 0).astype(int)
-    options = {"clean": (x[:10], label[:10]), "num_steps": 20} | QUIET | PAPERS
+    options = {"clean": (x[:10], label[:10]), "num_steps": 20} | SMALL
     jvp, got = (
         fit(None, (x[10:], label[10:]), epsilon_method=method, **options).examples["weight"]
         for method in ("jvp", "layerwise")

@@ -103,7 +103,8 @@ def test_batches_are_the_samplers_rows_in_its_order(kind, workers):
     array, labels, taken = images(), np.arange(30) % 3, np.arange(39, 9, -1)
     inputs = examples(kind(array), 40).take(taken).inputs
     part = slice(2, 7)
-    for sampler, start, stop in ((shuffled, 4, 19), (class_balanced, 5, 12)):
+    samplers = [(shuffled, 4, 19), (class_balanced, 5, 12)]
+    for sampler, start, stop in samplers[:1] if workers else samplers:  # they take long to start
         rows_of = sampler(labels, 7)
         stream = stream_inputs(inputs, rows_of, start, stop, 8, workers, part, ahead=3)
         with contextlib.closing(stream) as batches:
