@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from reweight_jax.errors import one_line
 from reweight_jax.reweight import (
@@ -165,17 +166,12 @@ def verify(loss_fn: LossFn, params: Params, batch: Any) -> None:
 
     @jax.jit
     def draw(params):
-        leaves, structure = jax.tree.flatten(params)
-        ends = np.cumsum([leaf.size for leaf in leaves])
         # All at once: a drawing for each leaf takes seconds to compile.
-        drawn = jnp.split(jax.random.normal(jax.random.key(0), (ends[-1], 2)), ends[:-1])
-        noise, tangent = (
-            [part[:, i].reshape(leaf.shape).astype(leaf.dtype)
-             for part, leaf in zip(drawn, leaves, strict=True)]
-            for i in range(2)
-        )  # fmt: skip
-        near = [leaf + 0.1 * part for leaf, part in zip(leaves, noise, strict=True)]
-        return structure.unflatten(near), structure.unflatten(tangent)  # zeros would hide much
+        flat, unravel = ravel_pytree(params)
+        drawn = jax.random.normal(jax.random.key(0), (2, flat.size), flat.dtype)
+        noise, tangent = (unravel(each) for each in drawn)
+        near = jax.tree.map(lambda leaf, noise: leaf + 0.1 * noise, params, noise)
+        return near, tangent  # zeros would hide much
 
     params, tangent = draw(params)
     derivatives = jax.jit(_derivatives, static_argnums=(0, 1))

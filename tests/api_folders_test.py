@@ -91,7 +91,7 @@ def test_loading_and_predicting_say_nothing(toy_run, caplog, capfd):
 
 
 def test_a_run_of_the_command_line_can_be_loaded(digits_config, tmp_path):
-    config = digits_config(**{"model.name": "mlp", "model.hidden": (16,), "num_steps": 30})
+    config = digits_config(**{"model.hidden": (16,), "num_steps": 30})
     result = train_undrawn(config, tmp_path, ONE)
     run = load(tmp_path)
     assert run.result == json.loads(json.dumps(result))

@@ -158,7 +158,7 @@ def test_images_train_a_small_cnn():
     image = rng.integers(0, 100, size=(60, 8, 8, 1)) + 100 * label[:, None, None, None]
     image = image.astype(np.uint8)
     clean = (image[:20], label[:20])
-    run = quick(None, (image, label), clean=clean, num_steps=20, learning_rate=0.01, **PLAIN)
+    run = quick(None, (image, label), clean=clean, num_steps=20, learning_rate=0.01)
     np.testing.assert_array_equal(run.predict(image).argmax(1), label)
     np.testing.assert_allclose(run.predict(image[..., 0]), run.predict(image))
     with pytest.raises(UserError, match="inputs: is float32, but the training set is uint8"):

@@ -1,10 +1,10 @@
 """Command lines as a user starts them, in processes forked from one that has imported everything.
 
 A process of its own for each takes seconds to import JAX. What is under test (exit status, the two
-output streams) is the same.
+output streams, what is done at exit) is the same.
 """
 
-import contextlib
+import atexit
 import ctypes
 import functools
 import multiprocessing
@@ -15,12 +15,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from multiprocessing import forkserver
+from unittest import mock
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FORKING = multiprocessing.get_context("forkserver")
 FORKING.set_forkserver_preload(
     ["reweight_jax.api", "reweight_jax.cli", "sklearn.datasets", "sklearn.metrics"]
 )
+ENVIRONMENT = dict(os.environ)  # as conftest.py leaves it, before any test changes it
+STARTED = []
 
 
 def command(*arguments, cwd=ROOT, timeout=300, **environment):
@@ -31,7 +36,7 @@ def command(*arguments, cwd=ROOT, timeout=300, **environment):
     """
     with tempfile.TemporaryDirectory() as folder:
         paths = [pathlib.Path(folder, name) for name in ("out", "err")]
-        process = start(*arguments, paths=paths, cwd=cwd, **environment)
+        process = start(*arguments, paths=paths, cwd=cwd, finalizes=False, **environment)
         process.join(timeout)
         if process.is_alive():
             process.kill()
@@ -40,15 +45,39 @@ def command(*arguments, cwd=ROOT, timeout=300, **environment):
     return subprocess.CompletedProcess(arguments, process.exitcode, *texts)
 
 
-def start(*arguments, paths, cwd=ROOT, as_a_user=False, **environment):
+def start(*arguments, paths, cwd=ROOT, as_a_user=False, finalizes=True, **environment):
     """Starts such a command in the background; returns its `multiprocessing.Process`.
 
     `paths`: the files for its stdout and its stderr. `as_a_user`: permissions stop it, even if
-    it is root's.
+    it is root's. `finalizes`: whether Python is finalised at its end.
     """
-    process = FORKING.Process(target=_run, args=(arguments, cwd, environment, paths, as_a_user))
+    _serve()
+    arguments = (arguments, cwd, environment, paths, as_a_user, finalizes)
+    process = FORKING.Process(target=_run, args=arguments)
     process.start()
+    STARTED.append(process)
     return process
+
+
+@functools.cache
+def _serve():
+    """Starts the process that the others are forked from."""
+    with mock.patch.dict(os.environ, ENVIRONMENT, clear=True):
+        forkserver.ensure_running()
+
+
+def kill_started():
+    """Ends what a test has left running."""
+    while STARTED:
+        STARTED.pop().kill()
+
+
+def wait_for(path, process, err):
+    """Waits until `path` is there; fails with the text of the file `err` if the process ends."""
+    deadline = time.monotonic() + 300
+    while not path.exists():
+        assert process.is_alive() and time.monotonic() < deadline, err.read_text()
+        time.sleep(0.01)
 
 
 def assert_one_line(finished, *parts):
@@ -68,14 +97,14 @@ def assert_killed_alone(code):
     assert killed.returncode == -signal.SIGKILL, killed
 
 
-def _run(arguments, cwd, environment, paths, as_a_user):
+def _run(arguments, cwd, environment, paths, as_a_user, finalizes):
     import jax
     import tqdm
 
-    if as_a_user:
-        _drop_capabilities()
     for stream, path in zip((sys.stdout, sys.stderr), paths, strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
+    if as_a_user:
+        _drop_capabilities()
     os.chdir(cwd)
     os.environ.update(environment)
     for name, value in ({"JAX_PLATFORMS": "cpu"} | environment).items():
@@ -87,12 +116,21 @@ def _run(arguments, cwd, environment, paths, as_a_user):
         run, sys.argv = runpy.run_module, list(arguments[1:])
     else:
         run, sys.argv = runpy.run_path, list(arguments)
-    with contextlib.suppress(BrokenPipeError):
-        run(
-            sys.argv[0],
-            run_name="__main__",
-            **({"alter_sys": True} if run is runpy.run_module else {}),
-        )
+    options = {"alter_sys": True} if run is runpy.run_module else {}
+    status = 0
+    try:
+        run(sys.argv[0], run_name="__main__", **options)
+    except SystemExit as end:
+        status = int(end.code or 0)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        status = 1
+    # multiprocessing would end it at once; a process of its own calls what is registered for exit,
+    # and finalises Python, which takes a second more.
+    if finalizes:
+        ctypes.pythonapi.Py_Exit(status)
+    atexit._run_exitfuncs()
+    os._exit(status)
 
 
 def _drop_capabilities():

@@ -11,6 +11,7 @@ import jax
 import pytest
 from absl import flags
 
+from reweight_jax.configs import own_data
 from reweight_jax.methods import mentornet
 from reweight_jax.sealed import seal
 
@@ -23,13 +24,14 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of the time here is XLA's, compiling: less optimised, the suite runs twice as fast.
 jax.config.update("jax_disable_most_optimizations", True)
-# So it does with one LLVM module a program (the threads have other tests to run), without the
-# lines of code in programs, and without what later versions than 0.10 always use.
+# It also helps to have one LLVM module a program, no source lines in programs and, before jax 0.11,
+# no fusion emitters.
 jax.config.update("jax_traceback_in_locations_limit", 0)
 XLA_FLAGS = ["--xla_cpu_parallel_codegen_split_count=1"]
 if jax.__version_info__ < (0, 11):
     XLA_FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join([*XLA_FLAGS, os.environ.get("XLA_FLAGS", "")])  # the last holds
+XLA_FLAGS.append(os.environ.get("XLA_FLAGS", ""))  # the last of several holds
+os.environ["XLA_FLAGS"] = " ".join(XLA_FLAGS).strip()
 
 
 def pytest_configure(config):
@@ -56,7 +58,7 @@ def x64():
 
 @pytest.fixture(scope="session")
 def digits_config():
-    """() -> the digits variant, shrunk to a minute-long suite: 6 steps, all its machinery."""
+    """() -> the digits variant, shrunk: 6 steps of a small MLP in place of LeNet."""
     from reweight_jax.configs import mnist_imbalance
 
     def make(**fields):
@@ -84,6 +86,14 @@ def confusion_run(tmp_path_factory):
         return str(folder)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    yield
+    from commands import kill_started  # which keeps the environment that is set above
+
+    kill_started()
 
 
 @pytest.fixture
@@ -118,5 +128,6 @@ def toy_run(tmp_path_factory):
     from toy_fits import quick, toy  # jax.devices: only after jax_num_cpu_devices
 
     folder = tmp_path_factory.mktemp("toy") / "run"
-    phases = {"warm_up": 1.0, "settle_at": 0.5, "judge_for": 0.2}  # fit's own
+    default = own_data.get_config()  # as `fit` trains by itself
+    phases = {name: default[name] for name in ("warm_up", "settle_at", "judge_for")}
     return quick(workdir=folder, num_steps=100, learning_rate=0.1, test=toy()[1], **phases)

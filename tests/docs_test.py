@@ -210,6 +210,8 @@ def test_blocks(page, monkeypatch, tmp_path):
 def test_commands(name, monkeypatch, tmp_path):
     """As a reader would: the page's Python and its commands, one after the other."""
     set_up(monkeypatch, tmp_path)
+    ours = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts" / "benchmarks")]
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ours])
     page, namespace = ROOT / "docs" / f"{name}.md", {"__name__": "__main__"}
     for block in blocks(page):
         if block.kind == "file":
@@ -227,8 +229,8 @@ def test_commands(name, monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_sphinx_has_nothing_to_complain_of(tmp_path):
     pytest.importorskip("myst_parser", reason="needs the extra `docs`")
-    command = [sys.executable, "-m", "sphinx", "-W", "-q", ROOT / "docs", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True)
+    sphinx = [sys.executable, "-m", "sphinx", "-W", "-q", ROOT / "docs", tmp_path]
+    done = subprocess.run(sphinx, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

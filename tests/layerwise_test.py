@@ -12,7 +12,7 @@ import pytest
 import small_models
 from by_hand import batches, jitted, step_from_params
 from flax import nnx
-from toy_fits import SMALL
+from toy_fits import QUIET
 
 from reweight_jax import (
     ReweightState,
@@ -25,6 +25,8 @@ from reweight_jax import (
 from reweight_jax.layerwise import layerwise, verify
 from reweight_jax.models import as_model
 from reweight_jax.models.transformer import Transformer
+
+X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 
 
 class Shared(nn.Module):
@@ -102,6 +104,13 @@ def test_rounding_is_not_taken_for_an_error():
     verify(network.loss_fn({}, jax.random.key(0)), network.params, batch)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float32])
+def test_verify_takes_parameters_of_several_types_and_none(dtype):
+    params = {"kernel": jnp.ones((4, 2), dtype), "bias": jnp.ones(2)}
+    verify(lambda params, x: (nn.Dense(2).apply({"params": params}, x)[:, 0], None), params, X)
+    verify(lambda params, x: (jnp.sum(x, axis=1), None), {}, X)
+
+
 def test_a_step_of_ones_own(x64):
     """As docs/algorithm.md says; on four devices as on one."""
     network, tx = small_models.conv_net(np.float64), optax.sgd(0.1)
@@ -134,7 +143,8 @@ def test_a_run_has_the_weights_of_forward_mode():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 4)).astype(np.float32)
     label = (x[:, 0] > 0).astype(int)
-    options = {"clean": (x[:10], label[:10]), "num_steps": 20} | SMALL
+    options = QUIET | {"clean": (x[:10], label[:10]), "num_steps": 20}  # in several phases
+    options |= {"batch_size": 20, "model_fields": {"hidden": (8,)}}
     jvp, got = (
         fit(None, (x[10:], label[10:]), epsilon_method=method, **options).examples["weight"]
         for method in ("jvp", "layerwise")

@@ -172,10 +172,13 @@ def _lock(folder):
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:
-        try:
-            by = holder.read_text(errors="replace")[:200].strip()
-        except OSError:
-            by = ""
+        by = ""
+        for _ in range(20):  # a process that has the lock takes a moment to write who it is
+            with contextlib.suppress(OSError):
+                by = holder.read_text(errors="replace")[:200].strip()
+            if by:
+                break
+            time.sleep(0.05)
         raise UserError(f"--workdir {folder}: in use by {by or 'another process'}") from None
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")

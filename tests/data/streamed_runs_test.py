@@ -74,10 +74,9 @@ def test_by_worker_processes_with_fine_tuning(digits_config, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_stopped_and_resumed_and_streamed_or_not(digits_config, tmp_path):
-    fields = {"method": "baseline"}
-    train_undrawn(digits_config(**fields), tmp_path / "whole", ONE_DEVICE)
+    train_undrawn(digits_config(method="baseline"), tmp_path / "whole", ONE_DEVICE)
     for stop, resident in ((2, False), (4, True), (6, False)):
-        config = digits_config(num_steps=stop, **fields)
+        config = digits_config(method="baseline", num_steps=stop)
         config.data.resident = resident
         train_undrawn(config, tmp_path / "parts", ONE_DEVICE)
     chex.assert_trees_all_equal(saved(tmp_path / "parts", 6), saved(tmp_path / "whole", 6))

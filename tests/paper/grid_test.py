@@ -183,7 +183,7 @@ def test_a_killed_sweep_leaves_no_worker():
 @pytest.mark.slow
 def test_a_sweep_goes_on_and_names_the_run_of_another_config(digits_config, tmp_path, monkeypatch):
     monkeypatch.setattr(on_devices, "all_devices", lambda: jax.devices()[:1])
-    config = digits_config(num_steps=2, **{"model.name": "mlp"})
+    config = digits_config(num_steps=2)
     arguments = (tmp_path, ["baseline"], [10.0], [0])
     (run,) = grid(config, *arguments)
     run_all([run])

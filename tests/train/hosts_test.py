@@ -3,7 +3,6 @@
 import faulthandler
 import importlib.util
 import socket
-import time
 import types
 
 import chex
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import start
+from commands import start, wait_for
 from whole_runs import saved, without_times, write_digits
 
 from reweight_jax.errors import UserError
@@ -85,10 +84,7 @@ def test_two_processes_are_one_though_they_streamed_and_one_was_killed(tmp_path)
     finish(begin(alone, *digits, devices=1), alone)
 
     first, second = begin_pair(tmp_path, *digits, "--config.data.resident=False")
-    deadline = time.monotonic() + 300
-    while not (run / "checkpoints" / "5").is_dir():
-        assert first.is_alive() and time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(run / "checkpoints" / "5", first, run.with_suffix(".err"))
     second.kill()
     first.join(60)
     assert first.exitcode not in (None, 0)
@@ -99,7 +95,8 @@ def test_two_processes_are_one_though_they_streamed_and_one_was_killed(tmp_path)
     assert not (run / "result.json").exists()
 
     pair = begin_pair(tmp_path, *digits)
-    out = [finish(*process) for process in zip(pair, (run, unused), strict=True)]
+    workdirs = (run, unused)
+    out = [finish(process, path) for process, path in zip(pair, workdirs, strict=True)]
     assert "test error, last step" in out[0] and "test error" not in out[1]
     assert not unused.exists()
     chex.assert_trees_all_close(saved(run, 20), saved(alone, 20), rtol=1e-4, atol=2e-5)

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from commands import ROOT, start
+from commands import ROOT, start, wait_for
 from whole_runs import write_digits
 
 RUN = [
@@ -24,26 +24,10 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def started(tmp_path):
-    """(workdir, **options) -> a run in the background, which ends with the test."""
-    processes = []
-
-    def make(workdir, **options):
-        paths = [tmp_path / name for name in ("out", "err")]
-        processes.append(start(*RUN, f"--workdir={workdir}", paths=paths, **QUIET, **options))
-        return processes[-1]
-
-    yield make
-    for process in processes:
-        process.kill()
-
-
-def wait_for(path, process):
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert process.is_alive() and time.monotonic() < deadline, path
-        time.sleep(0.02)
+def begin(workdir, **options):
+    """Starts a run in the background."""
+    paths = [workdir.parent / name for name in ("out", "err")]
+    return start(*RUN, f"--workdir={workdir}", paths=paths, **QUIET, **options)
 
 
 def end_of(process, tmp_path):
@@ -60,10 +44,10 @@ def error_of(process, tmp_path):
     return error
 
 
-def test_ctrl_c_while_checkpoints_are_saved(started, tmp_path):
+def test_ctrl_c_while_checkpoints_are_saved(tmp_path):
     for step in (5, 6, 7):
-        process = started(tmp_path / str(step))
-        wait_for(tmp_path / str(step) / "checkpoints" / str(step), process)
+        process = begin(tmp_path / str(step))
+        wait_for(tmp_path / f"{step}/checkpoints/{step}", process, tmp_path / "err")
         os.kill(process.pid, signal.SIGINT)
         status, error = end_of(process, tmp_path)
         assert status == 130, error
@@ -71,9 +55,9 @@ def test_ctrl_c_while_checkpoints_are_saved(started, tmp_path):
 
 
 @pytest.mark.parametrize("happens", [shutil.rmtree, lambda folder: folder.rename(f"{folder}2")])
-def test_a_folder_that_goes_away_ends_the_run_in_one_line(happens, started, tmp_path):
-    process = started(tmp_path / "run")
-    wait_for(tmp_path / "run" / "checkpoints" / "20", process)
+def test_a_folder_that_goes_away_ends_the_run_in_one_line(happens, tmp_path):
+    process = begin(tmp_path / "run")
+    wait_for(tmp_path / "run" / "checkpoints" / "20", process, tmp_path / "err")
     for _ in range(100):  # orbax makes files while the tree is removed
         try:
             happens(tmp_path / "run")
@@ -84,14 +68,14 @@ def test_a_folder_that_goes_away_ends_the_run_in_one_line(happens, started, tmp_
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
-def test_checkpoints_that_may_not_be_written_are_one_line(when, started, tmp_path):
+def test_checkpoints_that_may_not_be_written_are_one_line(when, tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     if when == "before":
         folder.mkdir(parents=True)
         folder.chmod(0o555)
-    process = started(tmp_path / "run", as_a_user=True)
+    process = begin(tmp_path / "run", as_a_user=True)
     if when == "meanwhile":
-        wait_for(folder / "20", process)
+        wait_for(folder / "20", process, tmp_path / "err")
         folder.chmod(0o555)
     error = error_of(process, tmp_path)
     folder.chmod(0o755)
@@ -100,7 +84,7 @@ def test_checkpoints_that_may_not_be_written_are_one_line(when, started, tmp_pat
 
 def test_output_that_cannot_be_written_does_not_end_a_run(tmp_path):
     run = [*RUN, f"--workdir={tmp_path / 'run'}", "--config.num_steps=20"]
-    run += write_digits(tmp_path / "digits.npz")  # without scikit-learn
+    run += write_digits(tmp_path / "digits.npz")  # scikit-learn takes seconds to import
 
     def shell(*command):
         options = {"cwd": ROOT, "env": os.environ | QUIET, "capture_output": True, "timeout": 120}

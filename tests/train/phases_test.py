@@ -24,7 +24,7 @@ from reweight_jax.train.phases import LR_SCHEDULES, phases_of
 
 @pytest.fixture
 def noisy_config():
-    """() -> the digits variant with background noise, shrunk to eight steps and two of tuning."""
+    """() -> the digits variant with background noise: eight steps and four of tuning, an MLP."""
 
     def make(**fields):
         config = cifar_background_flip.get_config("digits")

@@ -2,12 +2,11 @@
 
 import json
 import shutil
-import time
 
 import chex
 import numpy as np
 import pytest
-from commands import assert_one_line, command, start
+from commands import assert_one_line, command, start, wait_for
 from whole_runs import ONE_DEVICE, records, saved, train_undrawn, without_times
 
 from reweight_jax.errors import UserError
@@ -158,10 +157,7 @@ def assert_same_run(workdir, expected):
 def test_killed_and_resumed_is_uninterrupted(uninterrupted, tmp_path):
     workdir, paths = tmp_path / "run", [tmp_path / name for name in ("out", "err")]
     process = start(*COMMAND, f"--workdir={workdir}", paths=paths)
-    deadline = time.monotonic() + 300
-    while not (workdir / "checkpoints" / "80").is_dir():
-        assert process.is_alive() and time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(workdir / "checkpoints" / "80", process, paths[1])
     process.kill()
     process.join()
     assert not (workdir / "result.json").exists()
