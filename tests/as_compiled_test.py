@@ -19,7 +19,7 @@ def test_bit_for_bit_as_users_compile():
     chosen = ["-k", "streamed_runs_are or per_dispatch_change", "-m", "slow or not slow"]
     command = [sys.executable, "-m", "pytest", "-n", "0", "-rs", *chosen, *files]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    flags = f"{FUSED} --xla_cpu_parallel_codegen_split_count=32"  # the default of JAX
+    flags = f"{FUSED} --xla_cpu_parallel_codegen_split_count=32"  # the default of XLA
     environment["XLA_FLAGS"] = f"{os.environ['XLA_FLAGS']} {flags}"
     options = {"capture_output": True, "text": True, "cwd": TESTS.parent}
     done = subprocess.run(command, env=environment, **options)

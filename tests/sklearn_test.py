@@ -238,7 +238,7 @@ def test_the_run_takes_columns_by_their_names(noisy):
 def test_ten_rows_and_a_larger_batch(noisy):
     (x, y, _), clean = noisy
     fields = SMALL | {"batch_size": 100, "num_steps": 3}
-    model = ReweightClassifier(random_state=0, **fields | {"fields": None})  # it warms up, ...
+    model = ReweightClassifier(random_state=0, **fields | {"fields": None})  # also in phases
     assert model.fit(x[:10], y[:10], *clean).predict(x).shape == (200,)
     model = ReweightClassifier(random_state=0, **fields)
     model.fit(x[:10], y[:10], *clean)
