@@ -130,6 +130,7 @@ def _run(arguments, cwd, environment, paths, as_a_user, finalizes):
     if finalizes:
         ctypes.pythonapi.Py_Exit(status)
     atexit._run_exitfuncs()
+    sys.stdout.flush()
     os._exit(status)
 
 
