@@ -112,10 +112,14 @@ def _run(arguments, cwd, environment, paths, as_a_user, finalizes):
             jax.config.update(name.lower(), int(value) if value.isdecimal() else value)
     if "TQDM_DISABLE" in environment:  # tqdm reads it while it is imported
         tqdm.tqdm.__init__ = functools.partialmethod(tqdm.tqdm.__init__, disable=True)
+    ours = [str(ROOT / folder) for folder in (".", "tests", "scripts/benchmarks")]
+    sys.path[:] = [path for path in sys.path if path not in ours]  # conftest.py's
     if arguments[0] == "-m":
         run, sys.argv = runpy.run_module, list(arguments[1:])
+        sys.path.insert(0, str(cwd))
     else:
         run, sys.argv = runpy.run_path, list(arguments)
+        sys.path.insert(0, str(pathlib.Path(arguments[0]).parent))
     options = {"alter_sys": True} if run is runpy.run_module else {}
     status = 0
     try:

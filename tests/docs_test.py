@@ -210,8 +210,6 @@ def test_blocks(page, monkeypatch, tmp_path):
 def test_commands(name, monkeypatch, tmp_path):
     """As a reader would: the page's Python and its commands, one after the other."""
     set_up(monkeypatch, tmp_path)
-    ours = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts" / "benchmarks")]
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ours])
     page, namespace = ROOT / "docs" / f"{name}.md", {"__name__": "__main__"}
     for block in blocks(page):
         if block.kind == "file":
