@@ -175,10 +175,13 @@ def verify(loss_fn: LossFn, params: Params, batch: Any) -> None:
 
     params, tangent = draw(params)
     derivatives = jax.jit(_derivatives, static_argnums=(0, 1))
-    found, expected = (
-        jax.device_get(derivatives(linearize, loss_fn, params, tangent, batch))
-        for linearize in (layerwise, linearize_losses)
-    )
+    try:
+        found, expected = (
+            jax.device_get(derivatives(linearize, loss_fn, params, tangent, batch))
+            for linearize in (layerwise, linearize_losses)
+        )
+    except jax.errors.UnexpectedTracerError as error:  # of a loop inside, which JAX 0.12 may miss
+        raise ValueError(f"layerwise: {one_line(error)}; use 'jvp'") from error
     for ours, theirs in zip(found, expected, strict=True):  # products, and gradients
         whole = _norm(theirs)
         for got, right in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
