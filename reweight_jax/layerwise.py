@@ -180,7 +180,7 @@ def verify(loss_fn: LossFn, params: Params, batch: Any) -> None:
             jax.device_get(derivatives(linearize, loss_fn, params, tangent, batch))
             for linearize in (layerwise, linearize_losses)
         )
-    except jax.errors.UnexpectedTracerError as error:  # of a loop inside, which JAX 0.12 may miss
+    except jax.errors.UnexpectedTracerError as error:  # JAX 0.12 finds a loop only here
         raise ValueError(f"layerwise: {one_line(error)}; use 'jvp'") from error
     for ours, theirs in zip(found, expected, strict=True):  # products, and gradients
         whole = _norm(theirs)

@@ -12,6 +12,7 @@ import os
 import pathlib
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -64,6 +65,14 @@ def _serve():
     """Starts the process that the others are forked from."""
     with mock.patch.dict(os.environ, ENVIRONMENT, clear=True):
         forkserver.ensure_running()
+
+
+def flags_of_two():
+    """Flags with which two processes of this machine are one run; each also needs its number."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    return [f"--coordinator_address={address}", "--num_processes=2"]
 
 
 def kill_started():

@@ -11,7 +11,7 @@ import jax
 import pytest
 from absl import flags
 
-from reweight_jax.configs import own_data
+from reweight_jax.configs import mnist_imbalance, own_data
 from reweight_jax.methods import mentornet
 from reweight_jax.sealed import seal
 
@@ -59,7 +59,6 @@ def x64():
 @pytest.fixture(scope="session")
 def digits_config():
     """() -> the digits variant, shrunk: 6 steps of a small MLP in place of LeNet."""
-    from reweight_jax.configs import mnist_imbalance
 
     def make(**fields):
         config = mnist_imbalance.get_config("digits")

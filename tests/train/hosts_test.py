@@ -2,7 +2,6 @@
 
 import faulthandler
 import importlib.util
-import socket
 import types
 
 import chex
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import start, wait_for
+from commands import flags_of_two, start, wait_for
 from whole_runs import saved, without_times, write_digits
 
 from reweight_jax.errors import UserError
@@ -43,10 +42,7 @@ def begin(workdir, *arguments, devices):
 
 def begin_pair(folder, *arguments):
     """Starts two processes; the second is given a folder that it has no use for."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    flags = [*arguments, f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"]
+    flags = [*arguments, *flags_of_two()]
     return [
         begin(folder / name, *flags, f"--process_id={i}", devices=2)
         for i, name in enumerate(("run", "unused"))

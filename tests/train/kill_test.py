@@ -8,14 +8,13 @@ import concurrent.futures
 import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
-from commands import command, start
+from commands import command, flags_of_two, start
 from whole_runs import without_times
 
 from reweight_jax.sealed import read_sealed
@@ -46,11 +45,7 @@ def whole(tmp_path_factory):
 def start_pair(folder):
     """Starts the two processes of one run; they print to the files out0, err0, out1 and err1."""
     folder.mkdir(exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    flags = [f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"]
-    flags.append(f"--workdir={folder / 'run'}")
+    flags = [*flags_of_two(), f"--workdir={folder / 'run'}"]
     return [
         start(
             *(*RUN, *flags, f"--process_id={i}"),

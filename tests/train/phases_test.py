@@ -19,6 +19,7 @@ from reweight_jax.sealed import read_sealed
 from reweight_jax.train import loop
 from reweight_jax.train.config import load_experiment
 from reweight_jax.train.evaluate import weight_statistics
+from reweight_jax.train.loop import train_and_evaluate
 from reweight_jax.train.phases import LR_SCHEDULES, phases_of
 
 
@@ -71,7 +72,7 @@ def test_learning_rate_falls_to_a_tenth(noisy_config):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run with both kinds of fine-tuning, whose best step is not its last."""
+    """A run with both kinds of fine-tuning, whose best step is not its last, and its plots."""
     workdir = tmp_path_factory.mktemp("finished")
     config = cifar_uniform_flip.get_config("digits")
     config.method, config.seed, config.learning_rate = "s_model", 0, 1.0
@@ -80,12 +81,13 @@ def finished(tmp_path_factory):
     config.batch_size = 20
     config.log_every_steps = config.eval_every_steps = 2
     config.checkpoint_every_steps = 2
-    return config, workdir, train_undrawn(config, workdir, ONE_DEVICE)
+    return config, workdir, train_and_evaluate(config, workdir, ONE_DEVICE)
 
 
 def test_result_has_all_phases(finished):
     config, workdir, result = finished
     assert result == read_sealed(workdir / "result.json")
+    assert {path.name for path in (workdir / "plots").iterdir()} >= {"confusion.png", "weights.png"}
     evals = {r["step"]: r for r in read_metrics(workdir) if r["kind"] == "eval"}
     assert sorted(evals) == [2, 4, 6, 8, 10, 12, 14, 16]
     accuracy = {step: r["hyper_val"]["accuracy"] for step, r in evals.items() if step <= 8}
