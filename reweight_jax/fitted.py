@@ -24,6 +24,7 @@ from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train.checkpoints import read_model
 from reweight_jax.train.config import build_model, sample_of
 from reweight_jax.train.evaluate import compile_predict
+from reweight_jax.train.programs import Programs, kind_of
 
 PHASES = ("last", "best", "warm_up", "unsettled", "judge", "finetuned_last", "finetuned_best")
 PHASES += ("plain", "retrained")
@@ -152,9 +153,10 @@ class Fitted:
         make_task = choose("config.task", self.config.task, TASKS)
         self.task = make_task(self._labels, self._facts["num_outputs"])
         with prefix("load"):
-            built = build_model(self.config, self._facts, self._devices, model)
+            programs = Programs(kind_of(self.config, self._facts, self._devices, model))
+            built = build_model(self.config, self._facts, self._devices, programs, model)
         self._model = _predictor(built, self.task)
-        self._predict = compile_predict(self._model, self._devices)
+        self._predict = compile_predict(self._model, self._devices, programs, "predictions")
 
     def __getstate__(self):
         self._restore("last")  # its folder may be gone when the pickle is read

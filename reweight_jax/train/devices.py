@@ -63,28 +63,28 @@ def own_part(size: int, devices) -> slice:
     return slice(first * share, (first + len(own(devices))) * share)
 
 
-def compile_steps(step, train: Examples, clean: Examples | None, devices, *, resident: bool = True):
-    """Puts the data on the devices and compiles a loop of training steps over it.
+def on_data(program, train: Examples, clean: Examples | None, devices, *, resident=True, size=0):
+    """Puts the data on the devices, for a loop of training steps over it.
 
     Args:
-      step: (state, batch, clean_batch) -> (state, metrics): `reweight_jax.train.step.train_step`
-        with its keywords bound; its axis_name must be `axis_name(devices)`.
+      program: `steps_program`.
       train: training set.
       clean: clean set; None if the method needs none.
       devices: of the run; the batch size must be a multiple of their number. If the clean batch's
         is not, every device takes all of it: the same gradient, except for dropout's masks.
       resident: whether the training inputs are on every device; if not, only the labels are.
+      size: to which the training set is padded: training sets of one size share a program.
 
     Returns:
       run(state, rows int32 [k, n], clean_rows int32 [k, m] or None, inputs=None) -> (state, metrics
       with a leading [k]). The state is donated. Each new k compiles once. `inputs`: of a set that
       is not resident, those of the rows, as `put_ahead` yields them.
     """
-    data = {"train": layout.resident(train, inputs=resident, on_cpu=on_cpu(devices))}
+    on_host = on_cpu(devices)
+    data = {"train": layout.resident(train, inputs=resident, on_cpu=on_host, size=size)}
     if clean is not None:
-        data["clean"] = layout.resident(clean, inputs=True, on_cpu=on_cpu(devices))
+        data["clean"] = layout.resident(clean, inputs=True, on_cpu=on_host)
     data = jax.device_put(data, _everywhere(devices))
-    program = steps_program(step, devices)
     index = np.arange(len(devices))[own_part(len(devices), devices)]
     return lambda state, rows, clean_rows, inputs=None: program(
         state, data, rows, clean_rows, inputs, index
@@ -92,9 +92,10 @@ def compile_steps(step, train: Examples, clean: Examples | None, devices, *, res
 
 
 def steps_program(step, devices):
-    """Returns the loop of `compile_steps`, not compiled yet, as a function that has `lower`.
+    """Returns the loop of `on_data`, not compiled yet, as a function that has `lower`.
 
-    It takes (state, data, rows, clean_rows, inputs, index): data is {"train", "clean"} of what
+    `step` is (state, batch, clean_batch) -> (state, metrics), with the axis_name of the devices. It
+    takes (state, data, rows, clean_rows, inputs, index): data is {"train", "clean"} of what
     `resident` returns, index int32 [devices of this process] their numbers.
     """
     # XLA's CPU backend does not optimise convolutions inside control flow: in a loop, even of one
@@ -127,7 +128,7 @@ def steps_program(step, devices):
 
 
 def put_ahead(inputs: Iterator, devices) -> Iterator:
-    """Yields what `compile_steps` takes as inputs, one dispatch ahead of its use.
+    """Yields what `on_data` takes as inputs, one dispatch ahead of its use.
 
     Args:
       inputs: yields this process's part of each dispatch, numpy [k, n, ...] or dicts of such.
@@ -146,7 +147,7 @@ def put_ahead(inputs: Iterator, devices) -> Iterator:
 
 
 def place_state(state, devices):
-    """Returns the first process's state on every device, as `compile_steps` takes it."""
+    """Returns the first process's state on every device, as a `steps_program` takes it."""
     return jax.device_put(hosts.broadcast(state), _everywhere(devices))
 
 

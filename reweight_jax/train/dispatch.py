@@ -15,7 +15,7 @@ from reweight_jax.errors import forward_mode
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.config import Experiment
 from reweight_jax.train.phases import Phase
-from reweight_jax.train.selection import SELECTIONS
+from reweight_jax.train.selection import SELECTIONS, most_examples
 from reweight_jax.train.state import create_optimizer
 from reweight_jax.train.step import observe_step, train_step
 
@@ -28,7 +28,7 @@ CHUNKS, FEW_CHUNKS, CHUNK = 16, 4, 32
 def dispatches(
     experiment: Experiment, phase: Phase, start: int, state, stack: contextlib.ExitStack
 ):
-    """Compiles a phase and yields each dispatch: its last step, and state -> (state, metrics).
+    """Yields each dispatch of a phase: its last step, and state -> (state, metrics).
 
     A dispatch has `config.steps_per_dispatch` steps, or what is left of the logging interval or of
     the phase. Streamed inputs are read ahead until `stack` is closed. What the phase trains on is
@@ -39,12 +39,16 @@ def dispatches(
     train = SELECTIONS[phase.examples](experiment, state)
     observes = phase.remembers and "alignment" in experiment.remembered
     clean = splits.clean if method.needs_clean or observes else None
-    step_function = step_of(experiment, phase)
     resident = config.data.resident or phase.examples == "clean"
-    run = on_devices.compile_steps(step_function, train, clean, devices, resident=resident)
+    size = train.size if phase.examples == "clean" else most_examples(experiment)
+    m = clean and min(config.clean_batch_size, clean.size)
+    # METHODS keeps a method, so that its id is not another's.
+    key = (id(method), phase.remembers, phase.rate, phase.name == "judge", resident, size, m)
+    make = functools.partial(on_devices.steps_program, step_of(experiment, phase), devices)
+    program = experiment.programs.once(make, "steps", *key)
+    run = on_devices.on_data(program, train, clean, devices, resident=resident, size=size)
     rows_of = method.sampler(train.label, seed)
     clean_rows_of = clean and shuffled(clean.label, seed, "clean")
-    m = clean and min(config.clean_batch_size, clean.size)
     most = config.steps_per_dispatch or (1 if on_devices.on_cpu(devices) else STEPS_PER_DISPATCH)
     visits = phase.remembers and splits.calibration
     observe, due = _observer(experiment) if visits else (None, lambda step: 0)
@@ -91,7 +95,7 @@ def step_of(experiment: Experiment, phase: Phase):
 
 
 def _observer(experiment):
-    """Compiles (state, step) -> state, with the visits due before that step is taken.
+    """Returns (state, step) -> state, with the visits due before that step is taken.
 
     Also returns step -> how many chunks of the calibration set are due before it. Training examples
     are visited all through an epoch, each before the step that learns from it. So a chunk is due in
@@ -105,7 +109,9 @@ def _observer(experiment):
         observe_step, model=experiment.model, task=experiment.task, augment=experiment.augment,
         axis_name=axis, is_shared=chunk % len(devices) == 0,
     )  # fmt: skip
-    run = on_devices.compile_steps(step_function, splits.calibration.in_memory(), None, devices)
+    make = functools.partial(on_devices.steps_program, step_function, devices)
+    program = experiment.programs.once(make, "observe", size, chunk)
+    run = on_devices.on_data(program, splits.calibration.in_memory(), None, devices)
     rows_of = shuffled(splits.calibration.label, config.seed, "calibration")
 
     def due(step):

@@ -7,6 +7,7 @@ from reweight_jax.data.examples import Splits, arrays_of, map_inputs
 from reweight_jax.models import scale_inputs
 from reweight_jax.tasks import Task
 from reweight_jax.train import devices as on_devices
+from reweight_jax.train.programs import Programs
 
 EVAL_BATCH_SIZE = 500
 EVALUATED = ("test", "hyper_val", "calibration", "clean")  # of Splits
@@ -20,26 +21,29 @@ def confuses(splits: Splits, task: Task) -> list[str]:
     return [name for name in ("test", "hyper_val") if getattr(splits, name) is not None]
 
 
-def compile_predict(model, devices):
+def compile_predict(model, devices, programs: Programs, name: str = "outputs"):
     """Returns predict(params, model_state, inputs [N, ...], batch_size=None) -> outputs [N, K].
 
     The model is in evaluation mode, and takes inputs as they are in the data. The last batch is
     padded. On several devices each takes its share of every batch; every process has all outputs,
     in numpy. `batch_size` None: up to EVAL_BATCH_SIZE, of few sizes because each is compiled.
+    The program is kept in `programs` by its `name`.
     """
 
     def step(params, model_state, inputs):
         return model.apply(params, model_state, scale_inputs(inputs), train=False, key=None)[0]
 
-    if len(devices) == 1:
-        compiled = jax.jit(step)
-    else:
+    def make():
+        if len(devices) == 1:
+            return jax.jit(step)
         options = {"in_axes": (None, None, 0), "out_axes": None, "devices": devices}
-        compiled = jax.pmap(
+        return jax.pmap(
             lambda *arguments: jax.lax.all_gather(step(*arguments), on_devices.AXIS, tiled=True),
             axis_name=on_devices.AXIS,
             **options,
         )
+
+    compiled = programs.once(make, name)
 
     def padded(rows, batch_size):
         rows = np.pad(rows, [(0, batch_size - len(rows))] + [(0, 0)] * (rows.ndim - 1))

@@ -67,7 +67,7 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
     config, devices = experiment.config, experiment.devices
     task, splits = experiment.task, experiment.splits
     state = on_devices.place_state(create_train_state(experiment, host_input), devices)
-    predict = evaluation.compile_predict(experiment.model, devices)
+    predict = evaluation.compile_predict(experiment.model, devices, experiment.programs)
     wrong, workdir = evaluation.wrong_labels(splits.train), folder.path
 
     with contextlib.ExitStack() as stack:

@@ -4,7 +4,6 @@ import io
 import itertools
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
 from reweight_jax.data.examples import map_inputs
@@ -14,7 +13,7 @@ from reweight_jax.records import plots, result
 from reweight_jax.records.workdir import Workdir, identity
 from reweight_jax.sealed import digest, seal
 from reweight_jax.train import evaluate as evaluation
-from reweight_jax.train.selection import judge_labels, what_is_known
+from reweight_jax.train.selection import judge_labels, margins, what_is_known
 
 
 def finish(
@@ -83,7 +82,6 @@ def finish(
 def _trusted(experiment, state, predict) -> dict[str, dict]:
     """The trusted examples and what the model makes of them, by split, for `health`."""
     task, found = experiment.task, {}
-    margin = jax.jit(task.margin)
     suggest = {"classification": lambda z: z.argmax(-1), "multi_label": lambda z: (z > 0) * 1}
     suggest |= {"regression": lambda z: np.asarray(task.predict(z))}
     for name in ("clean", "calibration"):
@@ -94,7 +92,7 @@ def _trusted(experiment, state, predict) -> dict[str, dict]:
         found[name] = {
             "index": _names(experiment, name, examples),
             "label": examples.label,
-            "margin": np.asarray(margin(outputs, examples.label)),
+            "margin": margins(experiment, outputs, examples.label),
             "suggested_label": suggest[task.name](outputs),
         }
     return found

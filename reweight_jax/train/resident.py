@@ -28,26 +28,35 @@ class PaddedRows:
         return rows.reshape(len(index), *self.shape)
 
 
-def resident(examples: Examples, *, inputs: bool, on_cpu: bool) -> dict[str, Any]:
+def resident(examples: Examples, *, inputs: bool, on_cpu: bool, size: int = 0) -> dict[str, Any]:
     """Returns the arrays of a set that are put on a device: {"label", "inputs" if `inputs`}.
+
+    If there are fewer than `size` examples, zeros follow them.
 
     On accelerators inputs of three or more dimensions are `PaddedRows`, if that does not double
     them.
     """
 
-    def lay_out(array):
-        size = math.prod(array.shape[1:])
-        if on_cpu or array.ndim < 3 or size < LANES:
-            return array
-        rows = np.reshape(array, (len(array), size))
-        if padding := -size % LANES:
-            rows = np.pad(rows, [(0, 0), (0, padding)])
-        return PaddedRows(rows, array.shape[1:])
+    more = max(0, size - examples.size)
 
-    arrays = {"label": examples.label}
+    def lay_out(array):
+        length = math.prod(array.shape[1:])
+        if on_cpu or array.ndim < 3 or length < LANES:
+            return padded(array, more)
+        rows = np.reshape(array, (len(array), length))
+        return PaddedRows(padded(rows, more, -length % LANES), array.shape[1:])
+
+    arrays = {"label": padded(examples.label, more)}
     if inputs:
         arrays["inputs"] = map_inputs(lay_out, examples.inputs)
     return arrays
+
+
+def padded(array, *after: int):
+    """Returns an array with so many zeros after the entries of its first axes; itself if none."""
+    if not any(after):
+        return array
+    return np.pad(array, [(0, n) for n in after] + [(0, 0)] * (array.ndim - len(after)))
 
 
 def take(arrays: dict[str, Any], rows: jax.Array) -> dict[str, Any]:

@@ -62,11 +62,19 @@ def review(experiment, state, predict):
     for split, history in state.review.items():
         examples = getattr(experiment.splits, split)
         outputs = predict(state.params["model"], state.model_state, examples.inputs)
-        said = functools.partial(beliefs, experiment.task, names=history.sums.keys())
-        values = jax.jit(said)(outputs, examples.label)
+        names = tuple(history.sums)
+        said = functools.partial(beliefs, experiment.task, names=names)
+        program = experiment.programs.once(functools.partial(jax.jit, said), "beliefs", names)
+        values = program(outputs, examples.label)
         sums = {name: jnp.asarray(values[name], jnp.float32) for name in history.sums}
         reviewed[split] = History(np.ones(examples.size, np.int32), sums)
     return state.replace(review=reviewed)
+
+
+def margins(experiment, outputs, labels) -> np.ndarray:
+    """Returns the margins of outputs [n, K] by the run's task, in one program."""
+    make = functools.partial(jax.jit, experiment.task.margin)
+    return np.asarray(experiment.programs.once(make, "margin")(outputs, labels))
 
 
 def to_settle(experiment, state, predict):
@@ -98,7 +106,7 @@ def more_believed(experiment, state, predict) -> float:
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(int))]
     asked = train.take(rows)
     outputs = predict(state.params["model"], state.model_state, asked.inputs)
-    now = np.asarray(jax.jit(experiment.task.margin)(outputs, asked.label)) > 0
+    now = margins(experiment, outputs, asked.label) > 0
     before = history_means(state.history)["margin"][rows] > 0
     return np.mean(now, where=known[rows]) - np.mean(before, where=known[rows])
 
@@ -146,6 +154,13 @@ def with_clean(experiment, train: Examples) -> Examples:
     if clean is None or np.isin(clean.index, experiment.splits.train.index).any():
         return train
     return concatenate(train, clean)
+
+
+def most_examples(experiment) -> int:
+    """Returns how many examples a phase may train on, if not on the clean ones alone."""
+    splits, sets = experiment.splits, {phase.examples for phase in experiment.phases()}
+    joins = splits.clean is not None and sets - {"train", "clean"}
+    return splits.train.size + (splits.clean.size if joins else 0)
 
 
 # name -> (experiment, state) -> Examples.

@@ -1,5 +1,6 @@
 """What changes from step to step: arrays only, so that it can be donated, mapped and saved."""
 
+import functools
 from typing import Any
 
 import flax.struct
@@ -62,37 +63,30 @@ def create_train_state(experiment, host_input: Any = None) -> TrainState:
     """
     config, model, method = experiment.config, experiment.model, experiment.method
     init_key, method_key, run_key = jax.random.split(jax.random.key(config.seed), 3)
-    initialize = model.init
-    if not model.given:
-        # A program that runs once, and that LLVM would optimise for half a minute on a CPU
-        # (ResNet-32, jax 0.12: 26 s instead of 2.7).
-        is_cpu = on_devices.on_cpu(experiment.devices)
-        options = {"xla_backend_optimization_level": 1} if is_cpu else None
-        initialize = jax.jit(initialize, compiler_options=options)
     device = on_devices.own(experiment.devices)[0]
     with jax.default_device(device):
-        params, model_state = initialize(init_key, experiment.sample)
+        params, model_state = model.init(init_key, experiment.sample)
     train, calibration = experiment.splits.train, experiment.splits.calibration
     num_outputs, remembered = experiment.task.num_outputs, experiment.remembered
     observed = {name: s for name, s in remembered.items() if name not in ("weight", "alignment")}
+    sizes = {"train": train.size} | ({"calibration": calibration.size} if calibration else {})
     method_state = method.init(method_key, config, train, num_outputs, host_input=host_input)
     trained, kept = (method_state, ()) if method.trainable else ((), method_state)
     params = {"model": params, "method": trained}
 
-    @jax.jit  # one program, not one for each shape of an array
     def untrained(params):
+        review = {name: empty_history(size, observed) for name, size in sizes.items()}
         return {
             "opt_state": create_optimizer(config, optax.constant_schedule(0.0)).init(params),
             "step": jnp.zeros((), jnp.int32),
-            "history": empty_history(train.size, remembered),
-            "calibration": () if calibration is None else empty_history(calibration.size, observed),
-            "review": {
-                name: empty_history(examples.size, observed)
-                for name, examples in (("train", train), ("calibration", calibration))
-                if examples is not None
-            },
+            "history": empty_history(sizes["train"], remembered),
+            "calibration": review.get("calibration", ()),
+            "review": review,
         }
 
+    # One program, not one for each shape of an array.
+    key = ("untrained", *sizes.items(), *remembered.items())
+    untrained = experiment.programs.once(functools.partial(jax.jit, untrained), *key)
     with jax.default_device(device):
         return TrainState(
             params=params,
@@ -108,14 +102,8 @@ def check_finite(state, rate: str) -> None:
 
     `rate`: the field of the config that has the learning rate.
     """
-    if not _is_finite(state.params):
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.params))):
         raise UserError(
             f"the parameters after step {int(state.step)} are not finite; the last checkpoint "
             f"before it is kept. Lower config.{rate}, or look for bad values in the data"
         )
-
-
-@jax.jit  # one program, not two for each shape of a parameter
-def _is_finite(params):
-    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]
-    return jnp.all(jnp.array([True, *finite]))

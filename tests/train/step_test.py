@@ -20,6 +20,7 @@ from reweight_jax.reweight import normalize_weights
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.config import make_experiment
 from reweight_jax.train.evaluate import compile_predict
+from reweight_jax.train.programs import Programs
 from reweight_jax.train.state import create_optimizer, create_train_state
 from reweight_jax.train.step import train_step
 
@@ -78,11 +79,16 @@ def counted(step):
     return chex.assert_max_traces(lambda *arguments: step(*arguments), n=1)
 
 
+def on_data(step, clean, devices, **options):
+    program = on_devices.steps_program(step, devices)
+    return on_devices.on_data(program, TRAIN, clean, devices, **options)
+
+
 def train(made, dispatches=(1, 1, 1), num_clean=8, step=None, host_input=None):
     """Runs steps in dispatches of the given sizes; returns the state and the metrics [steps]."""
     method, state = made.method, initial(made, host_input)
     clean = CLEAN if method.needs_clean else None
-    run = on_devices.compile_steps(step or bound_step(made), TRAIN, clean, made.devices)
+    run = on_data(step or bound_step(made), clean, made.devices)
     collected, first = [], 0
     for size in dispatches:
         rows = batch_rows(method.sampler(TRAIN.label, 0), first, size, 16)
@@ -160,7 +166,7 @@ def test_the_loop_of_an_accelerator_is_the_unrolled_one_of_a_cpu(monkeypatch, nu
 
 def test_one_trace_and_a_donated_state():
     made = experiment("reweight")
-    run = on_devices.compile_steps(counted(bound_step(made)), TRAIN, CLEAN, made.devices)
+    run = on_data(counted(bound_step(made)), CLEAN, made.devices)
     state = initial(made)
     before = state.params
     for first in range(5):
@@ -175,7 +181,7 @@ def test_inputs_that_are_not_resident_are_taken_as_given():
     """Streamed to four devices, each dispatch ahead of its use, against the resident set."""
     made = experiment("baseline", jax.devices())
     expected = train(made, (2, 1))
-    run = on_devices.compile_steps(bound_step(made), TRAIN, None, made.devices, resident=False)
+    run = on_data(bound_step(made), None, made.devices, resident=False)
     state, dispatches = initial(made), [(0, 2), (2, 1)]
     rows = [batch_rows(shuffled(TRAIN.label, 0), first, k, 16) for first, k in dispatches]
     inputs = on_devices.put_ahead((TRAIN.inputs[part] for part in rows), made.devices)
@@ -303,7 +309,7 @@ def test_weights_over_some_of_the_parameters(pattern, names):
 def test_predict_pads_what_does_not_divide(num_devices):
     made = experiment("baseline")
     state = create_train_state(made)
-    predict = compile_predict(made.model, jax.devices()[:num_devices])
+    predict = compile_predict(made.model, jax.devices()[:num_devices], Programs())
     logits = predict(state.params["model"], state.model_state, TRAIN.inputs, batch_size=25)
     expected = ResidualNet().apply(
         {"params": state.params["model"], **state.model_state},

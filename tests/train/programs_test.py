@@ -1,0 +1,171 @@
+"""Programs that are compiled once: for the phases of a run, and for runs of one kind."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy_fits import ONE, QUIET, quick, toy
+
+from reweight_jax import fit
+from reweight_jax.methods import METHODS, Method
+from reweight_jax.models import MODELS
+from reweight_jax.models.mlp import MLP
+from reweight_jax.tasks import TASKS
+from reweight_jax.train import dispatch, programs
+from reweight_jax.train.config import load_experiment
+from reweight_jax.train.dispatch import step_of
+from reweight_jax.train.phases import LR_SCHEDULES
+from reweight_jax.train.programs import KEPT, Programs, kind_of
+from reweight_jax.train.state import create_train_state
+
+ALL_PHASES = {"warm_up": 1.0, "settle_at": 0.5, "judge_for": 0.3, "num_steps": 30}
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """The methods of the training steps that are traced, with no program to begin with."""
+    methods, step = [], dispatch.train_step
+
+    def traced_step(*arguments, method, **options):
+        methods.append(next(name for name, known in METHODS.items() if known is method))
+        return step(*arguments, method=method, **options)
+
+    monkeypatch.setattr(dispatch, "train_step", traced_step)
+    monkeypatch.setattr(programs, "_kept", {})
+    return methods
+
+
+def moved(seed):
+    """The toy data with inputs of another mean and deviation, other labels and another order."""
+    (x, y, _), (clean_x, clean_y) = toy()
+    order = np.random.default_rng(seed).permutation(len(x))
+    return ((3 * x + seed)[order], np.roll(y[order], seed)), (3 * clean_x + seed, clean_y)
+
+
+def of(seed, model=None, **fields):
+    train, clean = moved(seed)
+    fields |= QUIET | {"model_fields": {"hidden": (8,)}, "learning_rate": 0.1}
+    run = fit(model, train, clean=clean, devices=ONE, seed=seed, **fields)
+    said = run.predict(train[0])
+    return run.result | {"seconds_at": 0, "seconds": 0, "run": 0, "files": 0}, run.examples, said
+
+
+def test_another_run_of_a_kind_traces_nothing_and_is_what_it_is_alone(traced, monkeypatch):
+    """Its data, their statistics, its seed and the sizes of its phases are its own."""
+    of(1, **ALL_PHASES)
+    once = list(traced)
+    assert once and set(once) <= {"baseline", "reweight", "clean_only"}
+    second = of(2, **ALL_PHASES)
+    assert traced == once
+    monkeypatch.setattr(programs, "_kept", {})
+    alone = of(2, **ALL_PHASES)
+    assert traced == 2 * once
+    chex.assert_trees_all_equal(second[1:], alone[1:])
+    assert second[0]["labels"] == alone[0]["labels"] and second[0]["last"] == alone[0]["last"]
+    assert not np.array_equal(second[2], of(1, **ALL_PHASES)[2])
+
+
+@pytest.mark.parametrize("learns_fast, settles", [(1.0, True), (-1.0, False)])
+def test_the_phases_of_a_run_share_programs(traced, monkeypatch, learns_fast, settles):
+    """Plain ones on sets of all sizes; those with the method, whether it settles or not."""
+    monkeypatch.setattr("reweight_jax.train.selection.LEARNS_FAST", learns_fast)
+    again = {"compare_plain": True, "retrain": "drop"}
+    result, *_ = of(1, MLP(2, (8,)), **ALL_PHASES | again)  # also of a model of the user's own
+    assert result["settled"] == settles
+    assert traced == ["baseline", "reweight"] + ([] if settles else ["clean_only"])
+
+
+def test_a_function_of_the_user_is_read_in_every_run(traced):
+    power = 0.0
+
+    def weights(context):
+        return power * jnp.ones_like(context.losses), context.method_state
+
+    METHODS["mine"] = Method(weights=weights)
+    LR_SCHEDULES["mine"] = lambda config: lambda count: 0.1 * power
+    try:
+        for fields in ({"method": "mine"}, {"method": "baseline", "lr_schedule": "mine"}):
+            power = 0.0
+            still = quick(**fields)
+            power = 1.0
+            moves = quick(**fields)
+            distances = [np.abs(run.predict(toy()[0][0])).std() for run in (still, moves)]
+            assert distances[0] != distances[1]
+    finally:
+        del METHODS["mine"], LR_SCHEDULES["mine"]
+
+
+def test_no_kind_has_anything_of_the_user(digits_config, monkeypatch):
+    made = load_experiment(digits_config(), ONE)
+    given = (made.facts, made.devices)
+    assert kind_of(made.config, *given) == kind_of(digits_config(seed=3), *given)
+    assert kind_of(made.config, *given, MLP(2, (8,))) is None
+    for table, field in ((METHODS, "method"), (LR_SCHEDULES, "lr_schedule"), (TASKS, "task")):
+        with monkeypatch.context() as patch:
+            patch.setitem(table, "mine", table[made.config[field]])
+            assert kind_of(digits_config(**{field: "mine"}), *given) is None
+            assert kind_of(made.config, *given)
+    for table, name in ((MODELS, "mlp"), (METHODS, "clean_only"), (TASKS, "classification")):
+        with monkeypatch.context() as patch:
+            patch.setitem(table, name, lambda *arguments: None)  # in place of the built-in one
+            assert kind_of(made.config, *given) is None
+    regression = digits_config(task="regression")
+    assert kind_of(regression, *given) is None
+
+
+OTHER = {
+    "name": "other", "variant": "other", "seed": 7, "batch_size": 24, "clean_batch_size": 4,
+    "labels.false_alarm_rate": 0.2, "labels.false_discovery_rate": 0.1, "warm_up": 1.0,
+    "settle_at": 0.5, "finetune_from": "both", "finetune_steps": 4, "compare_plain": True,
+    "retrain": "drop", "confusion_from": "elsewhere", "observe_alignment": True,
+    "remember_megabytes": 0, "steps_per_dispatch": 2, "log_every_steps": 1, "eval_every_steps": 3,
+    "checkpoint_every_steps": 3, "data.num_clean": 6, "data.noise": "uniform_flip",
+    "data.num_train": 80, "data.clean_in_train": "always",
+    "data.imbalance_ratio": 2.0, "data.resident": False,
+}  # fmt: skip
+
+
+def test_fields_outside_of_the_kind_change_no_program(digits_config):
+    """The jaxpr of each phase's step, on the same shapes, and its constants."""
+    base = load_experiment(digits_config(warm_up=0.5, settle_at=0.8), ONE)
+    state = jax.eval_shape(lambda: create_train_state(base))
+    inputs, label = base.splits.train.inputs[:12], base.splits.train.label[:12]
+    rows = np.arange(12)
+    batch = {"inputs": inputs, "label": label, "row": rows, "place": rows}
+
+    def steps(experiment):
+        found = {}
+        for phase in experiment.phases():
+            arguments = (state, batch, batch if phase.method.needs_clean else None)
+            key = (id(phase.method), phase.remembers, phase.rate, phase.name == "judge")
+            closed = jax.make_jaxpr(step_of(experiment, phase))(*arguments)
+            found[key] = str(closed.jaxpr), list(map(np.asarray, closed.consts))
+        return found
+
+    assert {*programs._OUTSIDE} <= {*OTHER, "trial", "labels"}
+    made = load_experiment(digits_config(**OTHER), ONE)
+    assert kind_of(made.config, base.facts, ONE) == kind_of(base.config, base.facts, ONE)
+    found, expected = steps(made), steps(base)
+    assert len(found.keys() & expected.keys()) == 2
+    for key in found.keys() & expected.keys():
+        assert found[key][0] == expected[key][0]
+        chex.assert_trees_all_equal(found[key][1], expected[key][1])
+
+
+def test_a_bounded_number_is_kept(monkeypatch):
+    monkeypatch.setattr(programs, "_kept", {})
+    made = []
+
+    def once(kind, key):
+        return Programs(kind).once(lambda: made.append(key) or object(), key)
+
+    first = [once(("a",), key) for key in range(KEPT)]
+    assert once(("a",), 0) is first[0]  # and is now the last one used
+    once(("b",), 0)
+    assert len(programs._kept) == KEPT
+    assert once(("a",), 0) is first[0] and once(("a",), 1) is not first[1]
+    assert made == [*range(KEPT), 0, 1]
+    alone = Programs()
+    assert alone.once(object, 0) is alone.once(object, 0) is not Programs().once(object, 0)
+    assert len(programs._kept) == KEPT
