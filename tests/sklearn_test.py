@@ -13,12 +13,13 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from toy_fits import PAPERS
 
 from reweight_jax import UserError
 from reweight_jax.sklearn import ReweightClassifier, ReweightRegressor
 
 SMALL = {"num_steps": 50, "batch_size": 20, "hidden": (32,), "learning_rate": 0.1}
-SMALL["fields"] = {"warm_up": 0.0, "settle_at": 1.0}  # one phase: one program to compile
+SMALL["fields"] = PAPERS  # one phase: one program to compile
 PLAIN = SMALL | {"method": "baseline"}
 
 

@@ -10,7 +10,7 @@ from reweight_jax import fit
 ONE = jax.devices()[:1]
 QUIET = {"progress": False, "plots": False}
 # One phase, as in the paper, and so one program to compile; `fit` by itself has up to four.
-PAPERS = {"warm_up": 0.0, "settle_at": 1.0}
+PAPERS = {"warm_up": 0.0, "settle_at": 1.0, "judge_for": 0.0}
 SMALL = QUIET | PAPERS | {"batch_size": 20, "model_fields": {"hidden": (8,)}}
 PLAIN = {"method": "baseline"}  # where what is under test does not depend on it
 

@@ -62,8 +62,7 @@ def kind_of(config, facts: dict, devices, model: Any = None) -> tuple | None:
     """
     fields = json.loads(config.to_json())
     names = fields | {"model": fields["model"]["name"]}
-    # The programs of a regression have the mean and the deviation of its labels in them.
-    if model is not None or config.task == "regression":
+    if model is not None:
         return None
     for field, (table, built_in) in _TABLES.items():
         if names[field] not in (*built_in, "auto"):
@@ -73,4 +72,6 @@ def kind_of(config, facts: dict, devices, model: Any = None) -> tuple | None:
     inside = {name: value for name, value in fields.items() if name not in _OUTSIDE}
     inside["data"] = {name: fields["data"][name] for name in _OF_DATA}
     inside |= {name: facts[name] for name in ("inputs", "num_outputs", "vocabulary")}
+    if config.task == "regression":  # its programs have the mean and the deviation of the labels
+        inside["labels"] = facts["fingerprint"]["train"]
     return json.dumps(inside), *devices

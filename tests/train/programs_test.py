@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_fits import ONE, QUIET, quick, toy
+from toy_fits import ONE, PAPERS, QUIET, quick, toy
 
 from reweight_jax import fit
 from reweight_jax.methods import METHODS, Method
@@ -110,8 +110,24 @@ def test_no_kind_has_anything_of_the_user(digits_config, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setitem(table, name, lambda *arguments: None)  # in place of the built-in one
             assert kind_of(made.config, *given) is None
-    regression = digits_config(task="regression")
-    assert kind_of(regression, *given) is None
+
+
+def test_a_regression_is_compiled_again_for_other_labels(traced, monkeypatch):
+    """Their mean and deviation are in its programs."""
+    (x, y, _), (clean_x, clean_y) = toy()
+
+    def prediction(scale, seed=0):
+        fields = QUIET | PAPERS | {"task": "regression", "num_steps": 5, "seed": seed}
+        clean = (clean_x, scale * clean_y)
+        return fit(None, (x, scale * y), clean=clean, devices=ONE, **fields).predict(x)
+
+    first = prediction(1.0)
+    assert traced == ["reweight"]
+    assert not np.array_equal(prediction(1.0, seed=1), first) and traced == ["reweight"]
+    second = prediction(9.0)
+    assert traced == 2 * ["reweight"]
+    monkeypatch.setattr(programs, "_kept", {})
+    np.testing.assert_array_equal(prediction(9.0), second)
 
 
 OTHER = {
