@@ -176,3 +176,4 @@ def regression(labels: np.ndarray, num_outputs: int) -> Task:
 
 # name -> make(training labels, num_outputs) -> Task. Add an entry to have a task of your own.
 TASKS = {"classification": classification, "multi_label": multi_label, "regression": regression}
+BUILT_IN = dict(TASKS)  # without entries of the user's own

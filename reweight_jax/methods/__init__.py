@@ -28,3 +28,4 @@ METHODS = {
     "clean_only": CLEAN_ONLY,
     "reweight": REWEIGHT,
 }
+BUILT_IN = dict(METHODS)  # without entries of the user's own

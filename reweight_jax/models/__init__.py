@@ -30,6 +30,7 @@ MODELS = {
     "mlp": lambda config, k, dtype, on_cpu: MLP(k, tuple(config.hidden), config.dropout, dtype),
     "transformer": transformer,
 }
+BUILT_IN = dict(MODELS)  # without entries of the user's own
 OF_TOKENS = ("auto", "transformer")  # names of those that take token ids, if the inputs are ints
 # What built-in models take: factory -> in words, kinds of numpy's dtypes, numbers of dimensions.
 TAKES = {factory: ("images [N, H, W, C]", "fiu", (4,)) for factory in MODELS.values()}

@@ -43,7 +43,7 @@ class Experiment(NamedTuple):
     facts: dict  # what of the data the run depends on, for config.json
     ids: np.ndarray | None  # names of the source's rows, to be indexed by `Examples.index`
     starts: dict[str, int]  # `Data.starts`
-    programs: Programs  # compiled ones
+    programs: Programs  # of its phases, compiled
 
     def phases(self, settles: bool = True) -> list[Phase]:
         """Returns the run's phases; `settles`: whether it settles, if it is to."""
@@ -125,9 +125,9 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
         if config.epsilon_over:  # a part of the parameters is linearised by itself
             raise UserError("config.epsilon_over: layerwise takes all parameters; use 'jvp'")
         with forward_mode(), prefix("config.epsilon_method"):
-            alone = (devices[:1], Programs(), model, splits.train.inputs)
-            one = build_model(config, facts, *alone)
-            _verify_layerwise(one, splits.train)
+            inputs = splits.train.inputs
+            of_one_device = build_model(config, facts, devices[:1], Programs(), model, inputs)
+            _verify_layerwise(of_one_device, splits.train)
     augment = augmentation(config.data.crop_padding, config.data.flip)
     fields = (config, splits, dataset.classes, task, built, method)
     of_rows = dataset.ids, dataset.starts or {}
@@ -214,7 +214,7 @@ def sample_of(facts: dict, *, scaled: bool = True):
 def build_model(
     config, facts: dict, devices, programs: Programs, model: Any = None, inputs: Any = None
 ) -> Model:
-    """Returns the run's `Model`, whose `init` is compiled.
+    """Returns the run's `Model`, whose `init` is compiled unless it is `given`.
 
     Args:
       config: the run's.
@@ -250,10 +250,10 @@ def build_model(
 
 
 def _compiled(init, on_cpu):
-    """`init` as a program of its own, unless it is a part of one: it cannot have options then.
+    """`init`, compiled; where it is traced it is a part of another program, which has no options.
 
-    It runs once. LLVM would optimise it for half a minute on a CPU (ResNet-32, jax 0.12: 26 s
-    instead of 2.7).
+    It runs once in a run. LLVM would optimise it for half a minute on a CPU (ResNet-32, jax 0.12:
+    26 s instead of 2.7).
     """
     options = {"xla_backend_optimization_level": 1} if on_cpu else None
     program = jax.jit(init, compiler_options=options)

@@ -63,7 +63,7 @@ def own_part(size: int, devices) -> slice:
     return slice(first * share, (first + len(own(devices))) * share)
 
 
-def on_data(program, train: Examples, clean: Examples | None, devices, *, resident=True, size=0):
+def bind_data(program, train: Examples, clean: Examples | None, devices, *, resident=True, size=0):
     """Puts the data on the devices, for a loop of training steps over it.
 
     Args:
@@ -73,7 +73,7 @@ def on_data(program, train: Examples, clean: Examples | None, devices, *, reside
       devices: of the run; the batch size must be a multiple of their number. If the clean batch's
         is not, every device takes all of it: the same gradient, except for dropout's masks.
       resident: whether the training inputs are on every device; if not, only the labels are.
-      size: to which the training set is padded: training sets of one size share a program.
+      size: to which the training set is padded, if it is smaller, so that sets share a program.
 
     Returns:
       run(state, rows int32 [k, n], clean_rows int32 [k, m] or None, inputs=None) -> (state, metrics
@@ -92,7 +92,7 @@ def on_data(program, train: Examples, clean: Examples | None, devices, *, reside
 
 
 def steps_program(step, devices):
-    """Returns the loop of `on_data`, not compiled yet, as a function that has `lower`.
+    """Returns the loop over steps of `bind_data`, not compiled yet, as a function that has `lower`.
 
     `step` is (state, batch, clean_batch) -> (state, metrics), with the axis_name of the devices. It
     takes (state, data, rows, clean_rows, inputs, index): data is {"train", "clean"} of what
@@ -128,7 +128,7 @@ def steps_program(step, devices):
 
 
 def put_ahead(inputs: Iterator, devices) -> Iterator:
-    """Yields what `on_data` takes as inputs, one dispatch ahead of its use.
+    """Yields what `bind_data` takes as inputs, one dispatch ahead of its use.
 
     Args:
       inputs: yields this process's part of each dispatch, numpy [k, n, ...] or dicts of such.

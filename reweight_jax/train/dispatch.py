@@ -14,7 +14,7 @@ from reweight_jax.data.feed import stream_inputs
 from reweight_jax.errors import forward_mode
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.config import Experiment
-from reweight_jax.train.phases import Phase
+from reweight_jax.train.phases import SCHEDULES, Phase
 from reweight_jax.train.selection import SELECTIONS, most_examples
 from reweight_jax.train.state import create_optimizer
 from reweight_jax.train.step import observe_step, train_step
@@ -43,10 +43,10 @@ def dispatches(
     size = train.size if phase.examples == "clean" else most_examples(experiment)
     m = clean and min(config.clean_batch_size, clean.size)
     # METHODS keeps a method, so that its id is not another's.
-    key = (id(method), phase.remembers, phase.rate, phase.name == "judge", resident, size, m)
+    key = (id(method), phase.rates, phase.remembers, resident, size, n, m)
     make = functools.partial(on_devices.steps_program, step_of(experiment, phase), devices)
     program = experiment.programs.once(make, "steps", *key)
-    run = on_devices.on_data(program, train, clean, devices, resident=resident, size=size)
+    run = on_devices.bind_data(program, train, clean, devices, resident=resident, size=size)
     rows_of = method.sampler(train.label, seed)
     clean_rows_of = clean and shuffled(clean.label, seed, "clean")
     most = config.steps_per_dispatch or (1 if on_devices.on_cpu(devices) else STEPS_PER_DISPATCH)
@@ -84,7 +84,7 @@ def step_of(experiment: Experiment, phase: Phase):
         model=experiment.model,
         task=experiment.task,
         method=phase.method,
-        tx=create_optimizer(config, phase.schedule),
+        tx=create_optimizer(config, SCHEDULES[phase.rates](config)),
         epsilon_method=config.epsilon_method,
         epsilon_over=config.epsilon_over,
         on_zero_weights=config.on_zero_weights,
@@ -111,7 +111,7 @@ def _observer(experiment):
     )  # fmt: skip
     make = functools.partial(on_devices.steps_program, step_function, devices)
     program = experiment.programs.once(make, "observe", size, chunk)
-    run = on_devices.on_data(program, splits.calibration.in_memory(), None, devices)
+    run = on_devices.bind_data(program, splits.calibration.in_memory(), None, devices)
     rows_of = shuffled(splits.calibration.label, config.seed, "calibration")
 
     def due(step):

@@ -17,6 +17,31 @@ LR_SCHEDULES = {
     ),
     "cosine": lambda config: optax.cosine_decay_schedule(config.learning_rate, config.num_steps),
 }
+BUILT_IN = dict(LR_SCHEDULES)  # without entries of the user's own
+
+
+def training_rate(config) -> optax.Schedule:
+    """Returns the schedule that `config.lr_schedule` names."""
+    return LR_SCHEDULES[config.lr_schedule](config)
+
+
+def its_end_again(config) -> optax.Schedule:
+    """Returns the rates of the last steps of the training, for as many steps of the judge."""
+    schedule, steps = training_rate(config), judge_steps(config)
+    return lambda count: schedule(count - steps)
+
+
+def judge_steps(config) -> int:
+    """Returns for how many steps a judge is trained."""
+    return max(1, round(config.judge_for * config.num_steps))
+
+
+# `Phase.rates` -> config -> learning rates by the steps since the phases began afresh.
+SCHEDULES = {
+    "training": training_rate,
+    "judge": its_end_again,
+    "finetuning": lambda config: optax.constant_schedule(config.finetune_learning_rate),
+}
 
 
 class Phase(NamedTuple):
@@ -26,7 +51,7 @@ class Phase(NamedTuple):
     start: int
     stop: int
     method: Method
-    schedule: optax.Schedule  # of the learning rate, by the steps since the phases began afresh
+    rates: str = "training"  # a name in SCHEDULES
     # The state that it starts from. "before": the end of the previous phase; "last": the end of the
     # training; "best": its best step on held-out data; "afresh": the initialisation.
     begin: str = "before"
@@ -39,7 +64,7 @@ class Phase(NamedTuple):
     @property
     def rate(self) -> str:
         """The field of the config that has its learning rate."""
-        return "finetune_learning_rate" if self.name.startswith("finetuned") else "learning_rate"
+        return "finetune_learning_rate" if self.rates == "finetuning" else "learning_rate"
 
     @property
     def title(self) -> str:
@@ -68,7 +93,6 @@ def phases_of(config, num_examples: int = 0, settles: bool = True) -> list[Phase
       settles: whether the run settles, if it is to. That is decided at the end of "unsettled"; a
         run that does not goes on with the method.
     """
-    schedule = LR_SCHEDULES[config.lr_schedule](config)
     method, plain = METHODS[config.method], METHODS["baseline"]
     clean_only = METHODS["clean_only"]
     examples = "clean" if method.trains_on_clean else "train"
@@ -80,33 +104,29 @@ def phases_of(config, num_examples: int = 0, settles: bool = True) -> list[Phase
     # Afterwards at least half of the steps, and a whole pass: what was in no batch is not judged.
     most = max(0, min(stop // 2, stop - math.ceil(one_pass)))
     start = min(round(config.warm_up * one_pass), most) if method.needs_clean else 0
-    main = Phase("last", start, end, method, schedule, examples=examples, remembers=True)
-    phases = [Phase("warm_up", 0, start, plain, schedule)] if start else []
+    main = Phase("last", start, end, method, examples=examples, remembers=True)
+    phases = [Phase("warm_up", 0, start, plain)] if start else []
     if to_settle:
         phases.append(main._replace(name="unsettled", stop=settle, reviews="to_settle"))
         main = main._replace(start=settle)
-    settled = Phase("last", settle, end, plain, schedule, examples="believed", reviews="always")
+    settled = Phase("last", settle, end, plain, examples="believed", reviews="always")
     settles &= to_settle
     phases.append(settled if settles else main)
     if judges and config.judge_for and not settles:
-        more = max(1, round(config.judge_for * end))
-
-        def its_end_again(count):
-            return schedule(count - more)
-
-        judge = Phase("judge", end, end + more, clean_only, its_end_again, examples="clean")
-        phases.append(judge._replace(reviews="always"))
-        end += more
-    constant = optax.constant_schedule(config.finetune_learning_rate)
+        stop = end + judge_steps(config)
+        judge = Phase("judge", end, stop, clean_only, "judge", examples="clean", reviews="always")
+        phases.append(judge)
+        end = stop
     for begin in FINETUNE_FROM[config.finetune_from]:
         stop = end + config.finetune_steps
-        phases.append(Phase(f"finetuned_{begin}", end, stop, clean_only, constant, begin, "clean"))
+        tuned = (f"finetuned_{begin}", end, stop, clean_only, "finetuning", begin, "clean")
+        phases.append(Phase(*tuned))
         end = stop
     again = {"plain": "all"} if config.compare_plain else {}
     again |= {"retrained": config.retrain} if config.retrain != "none" else {}
     for name, examples in again.items():
         stop = end + config.num_steps
         reviews = "always" if name == "retrained" else "never"
-        phases.append(Phase(name, end, stop, plain, schedule, "afresh", examples, reviews))
+        phases.append(Phase(name, end, stop, plain, "training", "afresh", examples, reviews))
         end = stop
     return phases

@@ -6,24 +6,25 @@ may read what he changes between two runs, and a program that is there would not
 """
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
-from reweight_jax.methods import METHODS
-from reweight_jax.models import MODELS
-from reweight_jax.tasks import TASKS
-from reweight_jax.train.phases import LR_SCHEDULES
-from reweight_jax.train.state import OPTIMIZERS
+import jax
 
-KEPT = 16  # programs; a run has up to 13, which take 70 MB for a ResNet-8 on a CPU
+from reweight_jax import methods, models, tasks
+from reweight_jax.train import phases, state
+
+MOST_KEPT = 16  # programs; a run has up to 13, which take 70 MB for a ResNet-8 on a CPU
 _kept: dict[tuple, Any] = {}  # the last one used is the last
-# Field of the config -> the table that it names an entry of, and what is in it by itself.
+_lock = threading.Lock()
+# Field of the config -> the table that it names an entry of, and what is built in.
 _TABLES = {
-    "model": (MODELS, dict(MODELS)),
-    "task": (TASKS, dict(TASKS)),
-    "method": (METHODS, dict(METHODS)),
-    "optimizer": (OPTIMIZERS, dict(OPTIMIZERS)),
-    "lr_schedule": (LR_SCHEDULES, dict(LR_SCHEDULES)),
+    "model": (models.MODELS, models.BUILT_IN),
+    "task": (tasks.TASKS, tasks.BUILT_IN),
+    "method": (methods.METHODS, methods.BUILT_IN),
+    "optimizer": (state.OPTIMIZERS, state.BUILT_IN),
+    "lr_schedule": (phases.LR_SCHEDULES, phases.BUILT_IN),
 }
 # No program depends on these fields, but for the shapes of its arguments.
 _OUTSIDE = ("name", "variant", "seed", "trial", "batch_size", "clean_batch_size", "labels")
@@ -42,12 +43,12 @@ class Programs:
 
     def once(self, make: Callable[[], Any], *key) -> Any:
         """Returns make(), or what it returned before for this key."""
-        programs = _kept if self._kind else self._own
-        key = (self._kind, *key)
-        program = programs.pop(key, None) or make()
-        programs[key] = program
-        if len(programs) > KEPT:
-            programs.pop(next(iter(programs)), None)
+        programs, key = _kept if self._kind else self._own, (self._kind, *key)
+        with _lock:
+            program = programs.pop(key, None) or make()
+            programs[key] = program
+            if len(programs) > MOST_KEPT:
+                del programs[next(iter(programs))]
         return program
 
 
@@ -73,5 +74,6 @@ def kind_of(config, facts: dict, devices, model: Any = None) -> tuple | None:
     inside["data"] = {name: fields["data"][name] for name in _OF_DATA}
     inside |= {name: facts[name] for name in ("inputs", "num_outputs", "vocabulary")}
     if config.task == "regression":  # its programs have the mean and the deviation of the labels
-        inside["labels"] = facts["fingerprint"]["train"]
+        inside["train"] = facts["fingerprint"]["train"]
+    inside["random"] = jax.config.jax_default_prng_impl  # jax.jit does not ask for it
     return json.dumps(inside), *devices

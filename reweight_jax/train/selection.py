@@ -64,7 +64,8 @@ def review(experiment, state, predict):
         outputs = predict(state.params["model"], state.model_state, examples.inputs)
         names = tuple(history.sums)
         said = functools.partial(beliefs, experiment.task, names=names)
-        program = experiment.programs.once(functools.partial(jax.jit, said), "beliefs", names)
+        make, key = functools.partial(jax.jit, said), ("beliefs", examples.size, *names)
+        program = experiment.programs.once(make, *key)
         values = program(outputs, examples.label)
         sums = {name: jnp.asarray(values[name], jnp.float32) for name in history.sums}
         reviewed[split] = History(np.ones(examples.size, np.int32), sums)
@@ -74,7 +75,7 @@ def review(experiment, state, predict):
 def margins(experiment, outputs, labels) -> np.ndarray:
     """Returns the margins of outputs [n, K] by the run's task, in one program."""
     make = functools.partial(jax.jit, experiment.task.margin)
-    return np.asarray(experiment.programs.once(make, "margin")(outputs, labels))
+    return np.asarray(experiment.programs.once(make, "margin", len(labels))(outputs, labels))
 
 
 def to_settle(experiment, state, predict):
@@ -150,17 +151,20 @@ def relabelled(experiment, state) -> Examples:
 
 def with_clean(experiment, train: Examples) -> Examples:
     """Returns `train` with the clean examples, unless these are in the training set anyway."""
+    return concatenate(train, experiment.splits.clean) if joins(experiment) else train
+
+
+def joins(experiment) -> bool:
+    """Returns whether there is a clean set that is not in the training set anyway."""
     clean = experiment.splits.clean
-    if clean is None or np.isin(clean.index, experiment.splits.train.index).any():
-        return train
-    return concatenate(train, clean)
+    return clean is not None and not np.isin(clean.index, experiment.splits.train.index).any()
 
 
 def most_examples(experiment) -> int:
     """Returns how many examples a phase may train on, if not on the clean ones alone."""
-    splits, sets = experiment.splits, {phase.examples for phase in experiment.phases()}
-    joins = splits.clean is not None and sets - {"train", "clean"}
-    return splits.train.size + (splits.clean.size if joins else 0)
+    train, sets = experiment.splits.train, {phase.examples for phase in experiment.phases()}
+    joined = joins(experiment) and sets - {"train", "clean"}
+    return train.size + (experiment.splits.clean.size if joined else 0)
 
 
 # name -> (experiment, state) -> Examples.

@@ -17,6 +17,7 @@ OPTIMIZERS = {
     "sgd": lambda schedule, momentum: optax.sgd(schedule, momentum=momentum or None),
     "adam": lambda schedule, momentum: optax.adam(schedule, b1=momentum),
 }
+BUILT_IN = dict(OPTIMIZERS)  # without entries of the user's own
 KEPT = ("step", "history", "calibration", "review", "settles")  # whatever a phase begins from
 
 

@@ -1,5 +1,11 @@
 """Programs that are compiled once: for the phases of a run, and for runs of one kind."""
 
+import concurrent.futures
+import subprocess
+import sys
+import threading
+import time
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -16,7 +22,7 @@ from reweight_jax.train import dispatch, programs
 from reweight_jax.train.config import load_experiment
 from reweight_jax.train.dispatch import step_of
 from reweight_jax.train.phases import LR_SCHEDULES
-from reweight_jax.train.programs import KEPT, Programs, kind_of
+from reweight_jax.train.programs import MOST_KEPT, Programs, kind_of
 from reweight_jax.train.state import create_train_state
 
 ALL_PHASES = {"warm_up": 1.0, "settle_at": 0.5, "judge_for": 0.3, "num_steps": 30}
@@ -101,6 +107,9 @@ def test_no_kind_has_anything_of_the_user(digits_config, monkeypatch):
     given = (made.facts, made.devices)
     assert kind_of(made.config, *given) == kind_of(digits_config(seed=3), *given)
     assert kind_of(made.config, *given, MLP(2, (8,))) is None
+    before = kind_of(made.config, *given)
+    with jax.default_prng_impl("rbg"):
+        assert kind_of(made.config, *given) != before
     for table, field in ((METHODS, "method"), (LR_SCHEDULES, "lr_schedule"), (TASKS, "task")):
         with monkeypatch.context() as patch:
             patch.setitem(table, "mine", table[made.config[field]])
@@ -110,6 +119,44 @@ def test_no_kind_has_anything_of_the_user(digits_config, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setitem(table, name, lambda *arguments: None)  # in place of the built-in one
             assert kind_of(made.config, *given) is None
+
+
+def test_what_is_entered_before_the_first_fit_is_of_the_user():
+    """In a process of its own, in the order of docs/methods.md."""
+    code = """
+from reweight_jax.methods import METHODS
+from reweight_jax.models import MODELS
+from reweight_jax.tasks import TASKS
+from reweight_jax.train.phases import LR_SCHEDULES
+from reweight_jax.train.state import OPTIMIZERS
+tables = {"method": METHODS, "model": MODELS, "task": TASKS}
+tables |= {"lr_schedule": LR_SCHEDULES, "optimizer": OPTIMIZERS}
+for table in tables.values():
+    table["mine"] = next(iter(table.values()))
+from reweight_jax.train import programs
+assert programs._TABLES.keys() == tables.keys()
+for name, table in tables.items():
+    assert programs._TABLES[name][0] is table
+    assert programs._TABLES[name][1].keys() == table.keys() - {"mine"}
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_two_threads_make_a_program_once(monkeypatch):
+    monkeypatch.setattr(programs, "_kept", {})
+    made, begun = [], threading.Event()
+
+    def make():
+        begun.set()
+        time.sleep(0.1)
+        made.append(object())
+        return made[-1]
+
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        first = threads.submit(Programs(("a",)).once, make, 0)
+        begun.wait()
+        second = threads.submit(Programs(("a",)).once, make, 0)
+    assert made == [first.result()] == [second.result()]
 
 
 def test_a_regression_is_compiled_again_for_other_labels(traced, monkeypatch):
@@ -154,7 +201,7 @@ def test_fields_outside_of_the_kind_change_no_program(digits_config):
         found = {}
         for phase in experiment.phases():
             arguments = (state, batch, batch if phase.method.needs_clean else None)
-            key = (id(phase.method), phase.remembers, phase.rate, phase.name == "judge")
+            key = (id(phase.method), phase.rates, phase.remembers)
             closed = jax.make_jaxpr(step_of(experiment, phase))(*arguments)
             found[key] = str(closed.jaxpr), list(map(np.asarray, closed.consts))
         return found
@@ -176,12 +223,12 @@ def test_a_bounded_number_is_kept(monkeypatch):
     def once(kind, key):
         return Programs(kind).once(lambda: made.append(key) or object(), key)
 
-    first = [once(("a",), key) for key in range(KEPT)]
+    first = [once(("a",), key) for key in range(MOST_KEPT)]
     assert once(("a",), 0) is first[0]  # and is now the last one used
     once(("b",), 0)
-    assert len(programs._kept) == KEPT
+    assert len(programs._kept) == MOST_KEPT
     assert once(("a",), 0) is first[0] and once(("a",), 1) is not first[1]
-    assert made == [*range(KEPT), 0, 1]
+    assert made == [*range(MOST_KEPT), 0, 1]
     alone = Programs()
     assert alone.once(object, 0) is alone.once(object, 0) is not Programs().once(object, 0)
-    assert len(programs._kept) == KEPT
+    assert len(programs._kept) == MOST_KEPT

@@ -20,6 +20,7 @@ from reweight_jax.reweight import normalize_weights
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.config import make_experiment
 from reweight_jax.train.evaluate import compile_predict
+from reweight_jax.train.phases import SCHEDULES
 from reweight_jax.train.programs import Programs
 from reweight_jax.train.state import create_optimizer, create_train_state
 from reweight_jax.train.step import train_step
@@ -64,7 +65,7 @@ def bound_step(made, **changes):
         "model": made.model,
         "task": made.task,
         "method": made.method,
-        "tx": create_optimizer(made.config, made.phases()[0].schedule),
+        "tx": create_optimizer(made.config, SCHEDULES["training"](made.config)),
         "epsilon_method": made.config.epsilon_method,
         "epsilon_over": made.config.epsilon_over,
         "augment": made.augment,
@@ -79,16 +80,16 @@ def counted(step):
     return chex.assert_max_traces(lambda *arguments: step(*arguments), n=1)
 
 
-def on_data(step, clean, devices, **options):
+def bind_data(step, clean, devices, **options):
     program = on_devices.steps_program(step, devices)
-    return on_devices.on_data(program, TRAIN, clean, devices, **options)
+    return on_devices.bind_data(program, TRAIN, clean, devices, **options)
 
 
 def train(made, dispatches=(1, 1, 1), num_clean=8, step=None, host_input=None):
     """Runs steps in dispatches of the given sizes; returns the state and the metrics [steps]."""
     method, state = made.method, initial(made, host_input)
     clean = CLEAN if method.needs_clean else None
-    run = on_data(step or bound_step(made), clean, made.devices)
+    run = bind_data(step or bound_step(made), clean, made.devices)
     collected, first = [], 0
     for size in dispatches:
         rows = batch_rows(method.sampler(TRAIN.label, 0), first, size, 16)
@@ -166,7 +167,7 @@ def test_the_loop_of_an_accelerator_is_the_unrolled_one_of_a_cpu(monkeypatch, nu
 
 def test_one_trace_and_a_donated_state():
     made = experiment("reweight")
-    run = on_data(counted(bound_step(made)), CLEAN, made.devices)
+    run = bind_data(counted(bound_step(made)), CLEAN, made.devices)
     state = initial(made)
     before = state.params
     for first in range(5):
@@ -181,7 +182,7 @@ def test_inputs_that_are_not_resident_are_taken_as_given():
     """Streamed to four devices, each dispatch ahead of its use, against the resident set."""
     made = experiment("baseline", jax.devices())
     expected = train(made, (2, 1))
-    run = on_data(bound_step(made), None, made.devices, resident=False)
+    run = bind_data(bound_step(made), None, made.devices, resident=False)
     state, dispatches = initial(made), [(0, 2), (2, 1)]
     rows = [batch_rows(shuffled(TRAIN.label, 0), first, k, 16) for first, k in dispatches]
     inputs = on_devices.put_ahead((TRAIN.inputs[part] for part in rows), made.devices)
