@@ -250,7 +250,7 @@ def build_model(
 
 
 def _compiled(init, on_cpu):
-    """`init`, compiled; where it is traced it is a part of another program, which has no options.
+    """`init`, compiled. If it is called in another program it is not: only whole ones have options.
 
     It runs once in a run. LLVM would optimise it for half a minute on a CPU (ResNet-32, jax 0.12:
     26 s instead of 2.7).

@@ -43,7 +43,7 @@ def dispatches(
     size = train.size if phase.examples == "clean" else most_examples(experiment)
     m = clean and min(config.clean_batch_size, clean.size)
     # METHODS keeps a method, so that its id is not another's.
-    key = (id(method), phase.rates, phase.remembers, resident, size, n, m)
+    key = (id(method), phase.schedule, phase.remembers, resident, size, n, m)
     make = functools.partial(on_devices.steps_program, step_of(experiment, phase), devices)
     program = experiment.programs.once(make, "steps", *key)
     run = on_devices.bind_data(program, train, clean, devices, resident=resident, size=size)
@@ -84,7 +84,7 @@ def step_of(experiment: Experiment, phase: Phase):
         model=experiment.model,
         task=experiment.task,
         method=phase.method,
-        tx=create_optimizer(config, SCHEDULES[phase.rates](config)),
+        tx=create_optimizer(config, SCHEDULES[phase.schedule](config)),
         epsilon_method=config.epsilon_method,
         epsilon_over=config.epsilon_over,
         on_zero_weights=config.on_zero_weights,

@@ -36,7 +36,7 @@ def judge_steps(config) -> int:
     return max(1, round(config.judge_for * config.num_steps))
 
 
-# `Phase.rates` -> config -> learning rates by the steps since the phases began afresh.
+# `Phase.schedule` -> config -> learning rates by the steps since the phases began afresh.
 SCHEDULES = {
     "training": training_rate,
     "judge": its_end_again,
@@ -51,7 +51,7 @@ class Phase(NamedTuple):
     start: int
     stop: int
     method: Method
-    rates: str = "training"  # a name in SCHEDULES
+    schedule: str = "training"  # of the learning rate: a name in SCHEDULES
     # The state that it starts from. "before": the end of the previous phase; "last": the end of the
     # training; "best": its best step on held-out data; "afresh": the initialisation.
     begin: str = "before"
@@ -64,7 +64,7 @@ class Phase(NamedTuple):
     @property
     def rate(self) -> str:
         """The field of the config that has its learning rate."""
-        return "finetune_learning_rate" if self.rates == "finetuning" else "learning_rate"
+        return "finetune_learning_rate" if self.schedule == "finetuning" else "learning_rate"
 
     @property
     def title(self) -> str:

@@ -53,7 +53,7 @@ class Programs:
 
 
 def kind_of(config, facts: dict, devices, model: Any = None) -> tuple | None:
-    """Returns what the programs of a run are made of; None if that is not of this package alone.
+    """Returns all that the programs of a run depend on; None if some of it is the user's own.
 
     Args:
       config: the run's.

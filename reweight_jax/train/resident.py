@@ -36,7 +36,6 @@ def resident(examples: Examples, *, inputs: bool, on_cpu: bool, size: int = 0) -
     On accelerators inputs of three or more dimensions are `PaddedRows`, if that does not double
     them.
     """
-
     more = max(0, size - examples.size)
 
     def lay_out(array):

@@ -161,7 +161,7 @@ def joins(experiment) -> bool:
 
 
 def most_examples(experiment) -> int:
-    """Returns how many examples a phase may train on, if not on the clean ones alone."""
+    """Returns the size of the largest set that a phase trains on, but for the clean set alone."""
     train, sets = experiment.splits.train, {phase.examples for phase in experiment.phases()}
     joined = joins(experiment) and sets - {"train", "clean"}
     return train.size + (experiment.splits.clean.size if joined else 0)

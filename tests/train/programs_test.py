@@ -42,34 +42,34 @@ def traced(monkeypatch):
     return methods
 
 
-def moved(seed):
+def data_of(seed):
     """The toy data with inputs of another mean and deviation, other labels and another order."""
     (x, y, _), (clean_x, clean_y) = toy()
     order = np.random.default_rng(seed).permutation(len(x))
     return ((3 * x + seed)[order], np.roll(y[order], seed)), (3 * clean_x + seed, clean_y)
 
 
-def of(seed, model=None, **fields):
-    train, clean = moved(seed)
+def fit_of(seed, model=None, **fields):
+    train, clean = data_of(seed)
     fields |= QUIET | {"model_fields": {"hidden": (8,)}, "learning_rate": 0.1}
     run = fit(model, train, clean=clean, devices=ONE, seed=seed, **fields)
-    said = run.predict(train[0])
-    return run.result | {"seconds_at": 0, "seconds": 0, "run": 0, "files": 0}, run.examples, said
+    return run.result, run.examples, run.predict(train[0])
 
 
-def test_another_run_of_a_kind_traces_nothing_and_is_what_it_is_alone(traced, monkeypatch):
+def test_another_run_of_a_kind_traces_nothing_and_gives_what_a_fresh_one_does(traced, monkeypatch):
     """Its data, their statistics, its seed and the sizes of its phases are its own."""
-    of(1, **ALL_PHASES)
+    fit_of(1, **ALL_PHASES)
     once = list(traced)
     assert once and set(once) <= {"baseline", "reweight", "clean_only"}
-    second = of(2, **ALL_PHASES)
+    second = fit_of(2, **ALL_PHASES)
     assert traced == once
     monkeypatch.setattr(programs, "_kept", {})
-    alone = of(2, **ALL_PHASES)
+    fresh = fit_of(2, **ALL_PHASES)
     assert traced == 2 * once
-    chex.assert_trees_all_equal(second[1:], alone[1:])
-    assert second[0]["labels"] == alone[0]["labels"] and second[0]["last"] == alone[0]["last"]
-    assert not np.array_equal(second[2], of(1, **ALL_PHASES)[2])
+    chex.assert_trees_all_equal(second[1:], fresh[1:])
+    for name in ("labels", "last"):
+        assert second[0][name] == fresh[0][name]
+    assert not np.array_equal(second[2], fit_of(1, **ALL_PHASES)[2])
 
 
 @pytest.mark.parametrize("learns_fast, settles", [(1.0, True), (-1.0, False)])
@@ -77,7 +77,7 @@ def test_the_phases_of_a_run_share_programs(traced, monkeypatch, learns_fast, se
     """Plain ones on sets of all sizes; those with the method, whether it settles or not."""
     monkeypatch.setattr("reweight_jax.train.selection.LEARNS_FAST", learns_fast)
     again = {"compare_plain": True, "retrain": "drop"}
-    result, *_ = of(1, MLP(2, (8,)), **ALL_PHASES | again)  # also of a model of the user's own
+    result, *_ = fit_of(1, MLP(2, (8,)), **ALL_PHASES | again)  # also of a model of the user's own
     assert result["settled"] == settles
     assert traced == ["baseline", "reweight"] + ([] if settles else ["clean_only"])
 
@@ -96,8 +96,8 @@ def test_a_function_of_the_user_is_read_in_every_run(traced):
             still = quick(**fields)
             power = 1.0
             moves = quick(**fields)
-            distances = [np.abs(run.predict(toy()[0][0])).std() for run in (still, moves)]
-            assert distances[0] != distances[1]
+            spreads = [np.abs(run.predict(toy()[0][0])).std() for run in (still, moves)]
+            assert spreads[0] != spreads[1]
     finally:
         del METHODS["mine"], LR_SCHEDULES["mine"]
 
@@ -201,7 +201,7 @@ def test_fields_outside_of_the_kind_change_no_program(digits_config):
         found = {}
         for phase in experiment.phases():
             arguments = (state, batch, batch if phase.method.needs_clean else None)
-            key = (id(phase.method), phase.rates, phase.remembers)
+            key = (id(phase.method), phase.schedule, phase.remembers)
             closed = jax.make_jaxpr(step_of(experiment, phase))(*arguments)
             found[key] = str(closed.jaxpr), list(map(np.asarray, closed.consts))
         return found
@@ -229,6 +229,6 @@ def test_a_bounded_number_is_kept(monkeypatch):
     assert len(programs._kept) == MOST_KEPT
     assert once(("a",), 0) is first[0] and once(("a",), 1) is not first[1]
     assert made == [*range(MOST_KEPT), 0, 1]
-    alone = Programs()
-    assert alone.once(object, 0) is alone.once(object, 0) is not Programs().once(object, 0)
+    own = Programs()  # of a run without a kind
+    assert own.once(object, 0) is own.once(object, 0) is not Programs().once(object, 0)
     assert len(programs._kept) == MOST_KEPT
