@@ -39,7 +39,12 @@ def digits(config):
     Each image is magnified three times by linear interpolation and padded by two pixels a side.
     Every third image, in the set's own order, is in the test part.
     """
-    from sklearn.datasets import load_digits
+    return dict(_read_digits())
+
+
+@functools.cache  # a sweep, or a test suite, reads them many times
+def _read_digits():
+    from sklearn.datasets import load_digits  # here, because it takes a second
 
     bunch = load_digits()  # images: [N, 8, 8], 0..16
     position = (np.arange(24) + 0.5) / 3 - 0.5  # output pixel centres in input coordinates

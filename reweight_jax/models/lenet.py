@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from reweight_jax.models import cpu
+from reweight_jax.models.pooling import max_pool_3x3
 
 _INIT = nn.initializers.truncated_normal(0.1)  # cut at two standard deviations, of 0.1 before it
 
@@ -28,7 +29,7 @@ class LeNet(nn.Module):
         convolution = cpu.conv_general_dilated if self.on_cpu else None
         for features in (16, 32, 64):
             x = nn.Conv(features, (5, 5), conv_general_dilated=convolution, **settings)(x)
-            x = nn.relu(cpu.max_pool_3x3(x))
+            x = nn.relu(max_pool_3x3(x, on_cpu=self.on_cpu))
         x = x.reshape(len(x), -1)
         x = nn.relu(nn.Dense(100, **settings)(x))
         one_logit = self.one_logit and self.num_outputs == 2

@@ -7,10 +7,9 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from reweight_jax.models.cpu import conv_general_dilated, materialize, max_pool_3x3
+from reweight_jax.models.cpu import conv_general_dilated, materialize
 
 
 @pytest.mark.parametrize("size", [(5, 5), (4, 4), (3, 2), (1, 1)])
@@ -70,49 +69,3 @@ def test_a_residual_stage_computes_each_activation_once():
     kernels = [jnp.ones((3, 3, 8, 8))] * depth
     compiled = jax.jit(jax.grad(loss)).lower(kernels, jnp.ones((4, 8, 8, 8))).compile()
     assert len(re.findall(r" maximum\(", compiled.as_text())) == depth
-
-
-# --- pooling -------------------------------------------------------------------------------------
-
-SHAPES = [(2, 28, 28, 3), (2, 7, 7, 4), (1, 8, 5, 2), (1, 2, 1, 1), (1, 3, 4, 1)]
-
-
-def reference(x):
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_pooling_value_and_derivatives(shape):
-    keys = jax.random.split(jax.random.key(0), 3)
-    x, tangent = (jax.random.normal(key, shape) for key in keys[:2])  # no ties
-    cotangent = jax.random.normal(keys[2], jax.eval_shape(reference, x).shape)
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def derivatives(pool, x):
-        value, pull = jax.vjp(pool, x)
-        return jax.jvp(pool, (x,), (tangent,)), value, pull(cotangent)
-
-    (*exact, pulled), (*expected, expected_pulled) = (
-        derivatives(pool, x) for pool in (max_pool_3x3, reference)
-    )
-    chex.assert_trees_all_equal(exact, expected)
-    # An input that is the maximum of several windows adds up their cotangents in another order.
-    chex.assert_trees_all_close(pulled, expected_pulled, rtol=1e-6, atol=1e-6)
-
-
-def test_pooling_of_ties_shares_out_one_cotangent_a_window():
-    pulled = jax.jit(jax.grad(lambda x: jnp.sum(max_pool_3x3(x))))(jnp.zeros((1, 6, 6, 1)))
-    assert float(jnp.sum(pulled)) == 9.0  # 3x3 windows, each giving exactly one
-    assert set(np.unique(pulled)) <= {0.0, 1.0, 2.0, 4.0}
-
-
-def test_pooling_in_reverse_over_reverse():
-    x = jax.random.normal(jax.random.key(0), (1, 5, 5, 1))
-
-    def gradient_of_gradient(pool):
-        inner = jax.grad(lambda x: jnp.sum(pool(x) ** 3))
-        return jax.jit(jax.grad(lambda x: jnp.sum(inner(x) ** 2)))(x)
-
-    chex.assert_trees_all_close(
-        gradient_of_gradient(max_pool_3x3), gradient_of_gradient(reference), rtol=1e-5
-    )
