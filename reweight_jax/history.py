@@ -81,12 +81,15 @@ def alignment(epsilon_gradient: jax.Array, *, axis_name: str | None = None) -> j
     return values / jnp.where(scale == 0, jnp.ones_like(scale), scale)
 
 
-def history_means(history: History) -> dict[str, np.ndarray]:
-    """Returns {"visits": int [N], name: float [N, ...] mean over visits}, NaN before the first."""
-    visits = np.asarray(history.visits)
+def history_means(history: History, num_examples: int | None = None) -> dict[str, np.ndarray]:
+    """Returns {"visits": int [N], name: float [N, ...] mean over visits}, NaN before the first.
+
+    If `num_examples` is given, only of the first ones.
+    """
+    visits = np.asarray(history.visits)[:num_examples]
     means = {"visits": visits}
     for name, total in history.sums.items():
-        total = np.asarray(total)
+        total = np.asarray(total)[:num_examples]
         count = visits.reshape(-1, *[1] * (total.ndim - 1))
         means[name] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     return means

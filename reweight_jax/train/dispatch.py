@@ -15,6 +15,7 @@ from reweight_jax.errors import forward_mode
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.config import Experiment
 from reweight_jax.train.phases import SCHEDULES, Phase
+from reweight_jax.train.resident import shared_size
 from reweight_jax.train.selection import SELECTIONS, most_examples
 from reweight_jax.train.state import create_optimizer
 from reweight_jax.train.step import observe_step, train_step
@@ -40,7 +41,7 @@ def dispatches(
     observes = phase.remembers and "alignment" in experiment.remembered
     clean = splits.clean if method.needs_clean or observes else None
     resident = config.data.resident or phase.examples == "clean"
-    size = train.size if phase.examples == "clean" else most_examples(experiment)
+    size = shared_size(train.size) if phase.examples == "clean" else most_examples(experiment)
     m = clean and min(config.clean_batch_size, clean.size)
     # METHODS keeps a method, so that its id is not another's.
     key = (id(method), phase.schedule, phase.remembers, resident, size, n, m)
@@ -110,8 +111,9 @@ def _observer(experiment):
         axis_name=axis, is_shared=chunk % len(devices) == 0,
     )  # fmt: skip
     make = functools.partial(on_devices.steps_program, step_function, devices)
-    program = experiment.programs.once(make, "observe", size, chunk)
-    run = on_devices.bind_data(program, splits.calibration.in_memory(), None, devices)
+    calibration, most = splits.calibration.in_memory(), shared_size(size)
+    program = experiment.programs.once(make, "observe", most, chunk)
+    run = on_devices.bind_data(program, calibration, None, devices, size=most)
     rows_of = shuffled(splits.calibration.label, config.seed, "calibration")
 
     def due(step):

@@ -98,7 +98,7 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
             """Records the scores of `step`; returns whether they are the best of the training."""
             scores, confusion = evaluation.evaluate_splits(predict, splits, task, state)
             if phase.remembers:
-                means = history_means(state.history)
+                means = history_means(state.history, splits.train.size)
                 scores["weights"] = evaluation.weight_statistics(means, wrong)
             if all(record["step"] != step for record in writer.of_kind("eval")):
                 writer.write({"step": step, "kind": "eval", **scores})

@@ -10,6 +10,7 @@ from reweight_jax.data.examples import Examples, concatenate
 from reweight_jax.history import History, history_means
 from reweight_jax.labels.quality import JUDGED, Judgement, judge
 from reweight_jax.train import hosts
+from reweight_jax.train.resident import padded, shared_size
 from reweight_jax.train.step import beliefs
 
 LEARNS_FAST = 0.05  # share of the labels that the model believes now and did not on the mean
@@ -28,9 +29,10 @@ def what_is_known(experiment, state, split: str) -> dict[str, np.ndarray]:
         known["true_label"] = examples.true_label
     if experiment.ids is not None:
         known["id"] = experiment.ids[examples.index]
-    known |= history_means(state.history if split == "train" else state.calibration)
+    history = state.history if split == "train" else state.calibration
+    known |= history_means(history, examples.size)
     if split in state.review and np.asarray(state.review[split].visits)[0]:
-        reviewed = history_means(state.review[split])
+        reviewed = history_means(state.review[split], examples.size)
         known |= {name: values for name, values in reviewed.items() if name != "visits"}
     return known
 
@@ -62,20 +64,24 @@ def review(experiment, state, predict):
     for split, history in state.review.items():
         examples = getattr(experiment.splits, split)
         outputs = predict(state.params["model"], state.model_state, examples.inputs)
-        names = tuple(history.sums)
+        names, size = tuple(history.sums), len(history.visits)
         said = functools.partial(beliefs, experiment.task, names=names)
-        make, key = functools.partial(jax.jit, said), ("beliefs", examples.size, *names)
-        program = experiment.programs.once(make, *key)
-        values = program(outputs, examples.label)
+        make = functools.partial(jax.jit, said)
+        program = experiment.programs.once(make, "beliefs", size, *names)
+        values = program(
+            *(padded(array, size - examples.size) for array in (outputs, examples.label))
+        )
         sums = {name: jnp.asarray(values[name], jnp.float32) for name in history.sums}
-        reviewed[split] = History(np.ones(examples.size, np.int32), sums)
+        reviewed[split] = History(np.ones(size, np.int32), sums)
     return state.replace(review=reviewed)
 
 
 def margins(experiment, outputs, labels) -> np.ndarray:
     """Returns the margins of outputs [n, K] by the run's task, in one program."""
-    make = functools.partial(jax.jit, experiment.task.margin)
-    return np.asarray(experiment.programs.once(make, "margin", len(labels))(outputs, labels))
+    make, size = functools.partial(jax.jit, experiment.task.margin), shared_size(len(labels))
+    program = experiment.programs.once(make, "margin", size)
+    arrays = (padded(array, size - len(labels)) for array in (outputs, labels))
+    return np.asarray(program(*arrays))[: len(labels)]
 
 
 def to_settle(experiment, state, predict):
@@ -108,7 +114,7 @@ def more_believed(experiment, state, predict) -> float:
     asked = train.take(rows)
     outputs = predict(state.params["model"], state.model_state, asked.inputs)
     now = margins(experiment, outputs, asked.label) > 0
-    before = history_means(state.history)["margin"][rows] > 0
+    before = history_means(state.history, train.size)["margin"][rows] > 0
     return np.mean(now, where=known[rows]) - np.mean(before, where=known[rows])
 
 
@@ -161,10 +167,14 @@ def joins(experiment) -> bool:
 
 
 def most_examples(experiment) -> int:
-    """Returns the size of the largest set that a phase trains on, but for the clean set alone."""
+    """Returns the size of the largest set that a phase trains on, but for the clean set alone.
+
+    It is a `shared_size`.
+    """
     train, sets = experiment.splits.train, {phase.examples for phase in experiment.phases()}
     joined = joins(experiment) and sets - {"train", "clean"}
-    return train.size + (experiment.splits.clean.size if joined else 0)
+    more = experiment.splits.clean.size if joined else 0
+    return shared_size(shared_size(train.size) + more)
 
 
 # name -> (experiment, state) -> Examples.

@@ -12,6 +12,7 @@ import optax
 from reweight_jax.errors import UserError
 from reweight_jax.history import History, empty_history
 from reweight_jax.train import devices as on_devices
+from reweight_jax.train.resident import shared_size
 
 OPTIMIZERS = {
     "sgd": lambda schedule, momentum: optax.sgd(schedule, momentum=momentum or None),
@@ -71,6 +72,7 @@ def create_train_state(experiment, host_input: Any = None) -> TrainState:
     num_outputs, remembered = experiment.task.num_outputs, experiment.remembered
     observed = {name: s for name, s in remembered.items() if name not in ("weight", "alignment")}
     sizes = {"train": train.size} | ({"calibration": calibration.size} if calibration else {})
+    sizes = {name: shared_size(size) for name, size in sizes.items()}
     method_state = method.init(method_key, config, train, num_outputs, host_input=host_input)
     trained, kept = (method_state, ()) if method.trainable else ((), method_state)
     params = {"model": params, "method": trained}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from reweight_jax.data.examples import Examples
-from reweight_jax.train.resident import PaddedRows, resident, take
+from reweight_jax.train.resident import PaddedRows, resident, shared_size, take
 
 RNG = np.random.default_rng(0)
 
@@ -50,3 +50,12 @@ def test_what_is_padded():
     table = np.zeros((2, 3), np.float32)
     assert resident(examples(table), inputs=True, on_cpu=False)["inputs"] is table
     assert set(resident(examples(table), inputs=False, on_cpu=False)) == {"label"}
+
+
+def test_sizes_that_are_shared():
+    """By hand: steps of 1 up to 63, of 2 from 64 on, of 32 from 1,024, of 1,024 from 32,768."""
+    sizes = {0: 0, 1: 1, 63: 63, 64: 64, 65: 66, 127: 128, 1437: 1440, 1438: 1440, 50_000: 50_176}
+    assert {size: shared_size(size) for size in sizes} == sizes
+    for size in np.random.default_rng(0).integers(1, 10**7, 1000).tolist():
+        assert size <= shared_size(size) <= 1.032 * size
+        assert shared_size(shared_size(size)) == shared_size(size)
