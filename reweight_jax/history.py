@@ -84,7 +84,7 @@ def alignment(epsilon_gradient: jax.Array, *, axis_name: str | None = None) -> j
 def history_means(history: History, num_examples: int | None = None) -> dict[str, np.ndarray]:
     """Returns {"visits": int [N], name: float [N, ...] mean over visits}, NaN before the first.
 
-    If `num_examples` is given, only of the first ones.
+    `num_examples`: N, if the history has entries of more examples; None: it has not.
     """
     visits = np.asarray(history.visits)[:num_examples]
     means = {"visits": visits}

@@ -53,7 +53,11 @@ def _read_digits():
     image = np.pad(np.round(large).astype(np.uint8), ((0, 0), (2, 2), (2, 2)))[..., None]
     label = bunch.target.astype(np.int64)
     test = np.arange(len(label)) % 3 == 0
-    return {"train": Part(image[~test], label[~test]), "test": Part(image[test], label[test])}
+    parts = {"train": Part(image[~test], label[~test]), "test": Part(image[test], label[test])}
+    for part in parts.values():  # every caller has these arrays
+        part.inputs.setflags(write=False)
+        part.label.setflags(write=False)
+    return parts
 
 
 @functools.lru_cache(maxsize=1)  # a sweep reads the same set many times; the last one is kept

@@ -1,8 +1,7 @@
 """Max-pooling with a derivative that XLA computes fast in reverse and in forward mode.
 
-XLA differentiates `reduce_window(max)` into select-and-scatter, which takes a third of a LeNet step
-on a CPU, and its tangent into a reduction of pairs. The derivative of a maximum of three slices is
-two selects.
+XLA's derivative of `reduce_window(max)`, select-and-scatter, takes a third of a LeNet step on a
+CPU. The derivative of a maximum of three slices is two selects.
 """
 
 import jax

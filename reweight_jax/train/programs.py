@@ -1,6 +1,6 @@
 """Compiled programs, which the phases of a run share, and the runs of one kind in a process.
 
-So other seeds, and the folds of a cross-validation, compile nothing again: sets of nearly one size
+So other seeds, and most folds of a cross-validation, compile nothing again: sets of nearly one size
 are padded to one, see `resident.shared_size`. Two runs are of one kind if all that their programs
 are made of is equal and of this package. A function of the user's own may read what he changes
 between two runs, and a program that is there would not see it.

@@ -52,7 +52,7 @@ def resident(examples: Examples, *, inputs: bool, on_cpu: bool, size: int = 0) -
 
 
 def shared_size(size: int) -> int:
-    """Returns `size`, rounded up by 3% at most: sets of nearly one size share their programs."""
+    """Returns `size`, rounded up by 3% at most: most sets of nearly one size share programs."""
     step = 1 << max(0, size.bit_length() - 6)
     return -(-size // step) * step
 

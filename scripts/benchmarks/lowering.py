@@ -12,6 +12,7 @@ from reweight_jax.train import devices as on_devices
 from reweight_jax.train.config import Experiment
 from reweight_jax.train.dispatch import step_of
 from reweight_jax.train.resident import resident
+from reweight_jax.train.selection import most_examples
 from reweight_jax.train.state import create_train_state
 
 
@@ -37,7 +38,11 @@ def dispatch(experiment: Experiment, num_steps: int, state):
     if "alignment" in experiment.remembered:  # the method needs the clean set, or it is observed
         sets["clean"] = splits.clean
         sizes.append(min(config.clean_batch_size, splits.clean.size))
-    data = {name: resident(part, inputs=True, on_cpu=on_cpu) for name, part in sets.items()}
+    most = {"train": most_examples(experiment)}
+    data = {
+        name: resident(part, inputs=True, on_cpu=on_cpu, size=most.get(name, 0))
+        for name, part in sets.items()
+    }
     rows = [
         np.resize(np.arange(part.size, dtype=np.int32), (num_steps, size))
         for part, size in zip(sets.values(), sizes, strict=True)
