@@ -167,10 +167,7 @@ def joins(experiment) -> bool:
 
 
 def most_examples(experiment) -> int:
-    """Returns the size of the largest set that a phase trains on, but for the clean set alone.
-
-    It is a `shared_size`.
-    """
+    """Returns the `shared_size` of the largest set of a phase that has training examples."""
     train, sets = experiment.splits.train, {phase.examples for phase in experiment.phases()}
     joined = joins(experiment) and sets - {"train", "clean"}
     more = experiment.splits.clean.size if joined else 0

@@ -31,26 +31,22 @@ def dispatch(experiment: Experiment, num_steps: int, state):
     The batches are the first examples, the next ones, and so on.
     """
     config, splits = experiment.config, experiment.splits
-    sets, sizes = {"train": splits.train}, [config.batch_size]
-    on_cpu = on_devices.on_cpu(experiment.devices)
+    options = {"inputs": True, "on_cpu": on_devices.on_cpu(experiment.devices)}
     if not config.data.resident:
         raise UserError("config.data.resident: False; only resident data can be compiled with")
+
+    def rows_of(part, size):
+        return np.resize(np.arange(part.size, dtype=np.int32), (num_steps, size))
+
+    data = {"train": resident(splits.train, size=most_examples(experiment), **options)}
+    rows, clean_rows = rows_of(splits.train, config.batch_size), None
     if "alignment" in experiment.remembered:  # the method needs the clean set, or it is observed
-        sets["clean"] = splits.clean
-        sizes.append(min(config.clean_batch_size, splits.clean.size))
-    most = {"train": most_examples(experiment)}
-    data = {
-        name: resident(part, inputs=True, on_cpu=on_cpu, size=most.get(name, 0))
-        for name, part in sets.items()
-    }
-    rows = [
-        np.resize(np.arange(part.size, dtype=np.int32), (num_steps, size))
-        for part, size in zip(sets.values(), sizes, strict=True)
-    ]
+        data["clean"] = resident(splits.clean, **options)
+        clean_rows = rows_of(splits.clean, min(config.clean_batch_size, splits.clean.size))
     index = np.arange(len(experiment.devices), dtype=np.int32)
     step = step_of(experiment, _main_phase(experiment))
     program = on_devices.steps_program(step, experiment.devices)
-    return program, (state, data, rows[0], rows[1] if "clean" in sets else None, None, index)
+    return program, (state, data, rows, clean_rows, None, index)
 
 
 def lower_on_mesh(experiment: Experiment, mesh: jax.sharding.Mesh):

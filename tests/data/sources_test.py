@@ -44,6 +44,9 @@ def test_digits_are_the_scikit_learn_images():
         test.inputs[:, 3:27:3, 3:27:3, 0], np.round(bunch.images[::3] * 255 / 16).astype(np.uint8)
     )
     assert image[:, :2].max() == 0 and image[:, :, -2:].max() == 0
+    for array in (image, parts["train"].label, test.inputs, test.label):  # the next caller's too
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
 
 
 UNUSED = ("tensorflow_datasets", "tensorflow", "grain", "pandas", "array_record")
