@@ -4,7 +4,7 @@ For example:
 
     model = ReweightClassifier(random_state=0).fit(X, y, X_clean, y_clean)
     model.predict(X_new)
-    suspects = np.argsort(model.sample_weight_)  # least weight first: labels to check by hand
+    suspects = np.argsort(model.run_.examples["margin"])  # labels to check by hand first
 
 Both take the parameters of `reweight_jax.fit` that matter most, and the others as `fields`.
 """
