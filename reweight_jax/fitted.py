@@ -14,10 +14,10 @@ from reweight_jax.configs import default
 from reweight_jax.data.inputs import as_inputs, check_tokens, like_train
 from reweight_jax.data.splits import are_features
 from reweight_jax.errors import UserError, choose, one_line, prefix
-from reweight_jax.labels import report
 from reweight_jax.labels.suspects import suspects_table
 from reweight_jax.models import MODELS, NO_TOKENS, Model
 from reweight_jax.paths import expand
+from reweight_jax.records import judged
 from reweight_jax.records.workdir import Workdir, read_run, write_atomically
 from reweight_jax.sealed import read_npz
 from reweight_jax.tasks import TASKS, Task
@@ -46,9 +46,9 @@ class Fitted:
         that held it), and means over these visits: weight (1 is plain training), margin (above 0
         the model agrees with the label), and alignment (below 0 a step on it would have raised the
         clean loss; if the method has a clean gradient). NaN before the first visit. Also id and
-        true_label if they are known. Held-out examples that were drawn from the training set have
-        no entry; clean examples that were trained on too (config.data.clean_in_train) have theirs
-        last, with indices from N on.
+        true_label if they are known, and is_trusted, bool, if clean examples were trained on too
+        (config.data.clean_in_train): these have their entries last, with indices from N on.
+        Held-out examples that were drawn from the training set have no entry.
     """
 
     def __init__(self, workdir: str | os.PathLike, *, model: Any = None, devices=None):
@@ -106,13 +106,13 @@ class Fitted:
         false_discovery_rate, if they shall not be those of `config.labels`.
         """
         self._check_there()
-        *_, examples, judgement = report.judge_run(self.workdir, **rates)
+        *_, examples, judgement = judged.judge_run(self.workdir, **rates)
         return suspects_table(examples, judgement, self.classes)
 
     def report(self, path: str | os.PathLike, **rates: float) -> pathlib.Path:
         """Writes label_report.html as the file `path`, and returns it; `rates` as in `suspects`."""
         self._check_there()
-        path, (files, _) = expand(path), report.render(self.workdir, **rates)
+        path, (files, _) = expand(path), judged.render(self.workdir, **rates)
         write_atomically(path, files["label_report.html"])
         return path
 

@@ -9,9 +9,9 @@ from absl import flags
 
 from reweight_jax import cli
 from reweight_jax.errors import UserError
-from reweight_jax.labels import report
 from reweight_jax.labels.sections import plural
 from reweight_jax.paths import expand
+from reweight_jax.records import judged
 from reweight_jax.records.workdir import write_atomically
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
@@ -32,7 +32,7 @@ def main():
         "false_alarm_rate": _FALSE_ALARM_RATE.value,
         "false_discovery_rate": _FALSE_DISCOVERY_RATE.value,
     }
-    files, judgement = report.render(folder, **rates)
+    files, judgement = judged.render(folder, **rates)
     summary = judgement.summary
     output = cli.make_folder("--output", _OUTPUT.value or folder)
     for name, content in files.items():

@@ -11,9 +11,10 @@ by ; (or - if none does, and ?NAME if you cannot tell); or a number. Leave the c
 cannot tell: an example without an answer is left out.
 
 The second command reads the answers, writes the folder trusted/, and prints the command to train
-with it: of 40 answers or more, half become the calibration set. Trusted examples that the data has
-already stay. trusted/decisions.csv takes the new ones out of the training set
-(config.data.corrections), where their labels may be wrong; the data itself is not changed.
+with it: of 40 answers or more, half of each class, rounded down, become the calibration set.
+Trusted examples that the data has already stay. trusted/decisions.csv takes the new ones out of the
+training set (config.data.corrections), where their labels may be wrong; the data itself is not
+changed.
 
 To add to a trusted set, give what the printed command has, and --workdir=RUN, a finished run on the
 same data. Then only half of the examples are drawn at random. The others are those that the run was
@@ -46,13 +47,15 @@ from reweight_jax.data.trusted import (
     choose_rows,
     copy,
     files_of,
+    num_rows,
     read_data,
     uncertainty_of,
     write_trusted,
 )
 from reweight_jax.errors import UserError, prefix
 from reweight_jax.paths import expand, open_regular
-from reweight_jax.records.workdir import writing
+from reweight_jax.records.workdir import read_run, writing
+from reweight_jax.sealed import read_npz
 
 _CONFIG = cli.define_config("FILE.py or FILE.py:VARIANT")
 _NUM = flags.DEFINE_integer("num", 100, "How many examples to draw.", lower_bound=1)
@@ -84,7 +87,7 @@ def draw(config, arguments: list[str], num: int, output: str, workdir: str | Non
             "--workdir: the data has no trusted set; draw the first one at random, or give the "
             "run's, such as --config.data.clean_path"
         )
-    uncertainty = uncertainty_of(workdir, data) if workdir else None
+    uncertainty = uncertainty_in(workdir, data) if workdir else None
     with prefix("--num"):
         rows, drawn = choose_rows(data, num, uncertainty, config.seed)
     columns = {"index": train.index[rows]}
@@ -133,6 +136,21 @@ def draw(config, arguments: list[str], num: int, output: str, workdir: str | Non
     )
 
 
+def uncertainty_in(workdir: str, data) -> np.ndarray:
+    """Returns `uncertainty_of` the run in a folder; UserError if there is none on these data."""
+    folder = expand(workdir)
+    try:
+        saved, result = read_run(folder)
+        examples = read_npz(folder / "examples.npz", result)
+        return uncertainty_of(examples, tuple(saved["dataset"]["classes"]), data)
+    except UserError as error:
+        raise UserError(f"--workdir {error}") from None
+    except (FileNotFoundError, KeyError, TypeError) as error:
+        raise UserError(f"--workdir {workdir}: no finished run ({error})") from None
+    except ValueError as error:
+        raise UserError(f"--workdir {workdir}: {error}") from None
+
+
 @contextlib.contextmanager
 def new_folder(name: str):
     """Yields a folder that becomes `name` if nothing fails; UserError if `name` has files."""
@@ -157,8 +175,8 @@ def finish(config, arguments: list[str], answers: str, output: str) -> str:
     """Writes the trusted set to the folder `output`; returns what to tell the user."""
     data, table = read_data(config), read_table(expand(answers))
     train, index = data.splits.train, data.splits.train.index
-    size = index.max() + 1 if data.ids is None else len(data.ids)
-    rows = find_rows(table, train, index.max() + 1, data.classes, data.ids, size)
+    size = num_rows(data)
+    rows = find_rows(table, train, size, data.classes, data.ids, size)
     lines = [line for line, cell in enumerate(table.column("label")) if cell.strip()]
     if not lines:
         raise UserError(f"{table.path}: the column label is empty; fill it in")
@@ -185,9 +203,15 @@ def finish(config, arguments: list[str], answers: str, output: str) -> str:
     options = {name: f"{output}/{file}" for name, file in options.items()}
     before = [config.data.corrections] if config.data.corrections else []
     options["corrections"] = ",".join([*before, f"{output}/decisions.csv"])
-    is_other = np.any((label != train.label[rows]).reshape(len(rows), -1), axis=1)
+    is_other = label != train.label[rows]
+    if data.classes and label.ndim == 2:  # a tag that is not known does not differ
+        is_other &= (label >= 0) & (train.label[rows] >= 0)
+    is_other = is_other.reshape(len(rows), -1).any(axis=1)
     text = [f"{len(rows)} trusted examples: {output}"]
     text += [f"{name}: {len(part[0])} of them" for name, part in parts.items()]
+    if len(parts) == 1:
+        least = f"{MIN_ANSWERS} answers, and two of a class"
+        text.append(f"no calibration set, so no rate of false alarms: it takes {least}")
     text += [f"left out without an answer: {len(table.lines) - len(rows)}"]
     if is_random.any():
         share = is_other[is_random].mean()

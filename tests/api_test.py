@@ -44,6 +44,11 @@ def test_clean_examples_that_are_trained_on_come_last():
     run = quick(data={"clean_in_train": "always"})
     np.testing.assert_array_equal(run.examples["index"], np.arange(230))
     np.testing.assert_array_equal(run.examples["label"][200:], toy()[1][1])
+    np.testing.assert_array_equal(run.examples["is_trusted"], np.arange(230) >= 200)
+    table = run.suspects()  # after three steps, of trusted ones too, whose labels stay
+    rows = zip(table["index"], table["is_suspect"], table["action"], strict=True)
+    trusted = [(suspect, action) for index, suspect, action in rows if index >= 200]
+    assert {action for _, action in trusted} == {"keep"} and any(s for s, _ in trusted)
 
 
 def test_held_out_examples_have_no_entry():

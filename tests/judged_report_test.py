@@ -7,7 +7,7 @@ import pytest
 from commands import assert_one_line, command
 
 from reweight_jax import UserError, fit, load
-from reweight_jax.labels import report
+from reweight_jax.records import judged
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_the_report_is_a_file(workdir, tmp_path):
 
 
 def test_what_a_run_writes_is_what_its_folder_renders(workdir):
-    for name, content in report.render(workdir)[0].items():
+    for name, content in judged.render(workdir)[0].items():
         assert (workdir / name).read_bytes() == content
 
 

@@ -134,7 +134,7 @@ def find_rows(
         seen[index] = line
         written = plain_text(table.cells[id_column][line]) if id_column else ""
         true_id = "" if ids is None else str(ids[index])
-        if written and written != true_id.encode(errors="replace").decode():
+        if written and plain(written) != plain(true_id):
             in_data = f"is {true_id!r}" if true_id else "has no name"
             raise UserError(
                 f"{table.at(line, id_column)}: {written!r}, but row {index} of the data {in_data}; "
@@ -180,7 +180,8 @@ def label_texts(labels: np.ndarray, classes: tuple) -> list[str]:
 
 def label_parser(classes: tuple, labels: np.ndarray) -> Callable[[str], Any]:
     """Returns text -> a label like a row of `labels`; it raises ValueError for any other text."""
-    known = {str(name): k for k, name in enumerate(classes)}
+    known = {plain(name): k for k, name in enumerate(classes)}
+    known |= {str(name): k for k, name in enumerate(classes)}
 
     def parse_class(text):
         return _find(known, text, "no class")
@@ -218,6 +219,11 @@ def parse_cell(table: Table, line: int, column: str, parse: Callable[[str], Any]
 def plain_text(cell: str) -> str:
     """Returns what a cell holds that may have been written by `guarded`."""
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
+def plain(name: Any) -> str:
+    """Returns a name as files in UTF-8 have it: a file name need not be valid text."""
+    return str(name).encode(errors="replace").decode()
 
 
 def guarded(text: str) -> str:

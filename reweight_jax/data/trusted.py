@@ -15,7 +15,6 @@ from reweight_jax.data.splits import load
 from reweight_jax.data.tables import FILE_COLUMN, find_label_columns, read_table
 from reweight_jax.errors import UserError
 from reweight_jax.paths import expand
-from reweight_jax.sealed import DamagedError, read_npz, read_sealed
 
 SOURCES = ("npz", "csv", "image_folder")
 RANDOM, UNCERTAIN = "random", "uncertain"
@@ -41,6 +40,16 @@ def read_data(config) -> Data:
         )
     fields.update(WHOLE)
     return load(config, config.seed)
+
+
+def num_rows(data: Data) -> int:
+    """Returns the number of rows of the source's training part, with those that were dropped."""
+    later = [
+        data.starts[part] for part in ("clean", "calibration", "hyper_val") if part in data.starts
+    ]
+    if later:
+        return min(later)
+    return data.splits.train.index.max() + 1 if data.ids is None else len(data.ids)
 
 
 def files_of(fields, data: Data) -> list[pathlib.Path] | None:
@@ -86,33 +95,35 @@ def choose_rows(
     return rows[order], drawn[order]
 
 
-def uncertainty_of(workdir: str, data: Data) -> np.ndarray:
+def uncertainty_of(examples: dict[str, np.ndarray], classes: tuple, data: Data) -> np.ndarray:
     """Returns how unsure a run was of each training example, float [N]; -inf if it did not see it.
 
-    Minus the distance of the mean margin from 0, at which two labels are equally probable (of tags
-    the nearest one); of numbers, how far the prediction was off.
+    Minus the distance of the mean margin from 0, at which two labels are equally probable (of the
+    known tags the nearest one); of numbers, how far the prediction was off.
+
+    Args:
+      examples: index, label and margin of the run's training examples.
+      classes: of the run, as in `Data`.
+      data: of `read_data`.
+
+    Raises:
+      ValueError: the run had other labels.
     """
-    folder, train = expand(workdir), data.splits.train
-    try:
-        classes = read_sealed(folder / "config.json")["dataset"]["classes"]
-        examples = read_npz(folder / "examples.npz", read_sealed(folder / "result.json"))
-        index, label, margin = (examples[name] for name in ("index", "label", "margin"))
-    except DamagedError as error:
-        raise UserError(f"--workdir {error}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--workdir {workdir}: no finished run ({error})") from None
+    train = data.splits.train
+    index, label, margin = (examples[name] for name in ("index", "label", "margin"))
     unsure = np.where(np.isnan(margin), -np.inf, -np.abs(margin) if classes else -margin)
-    unsure = unsure if unsure.ndim == 1 else unsure.max(axis=1)
+    if unsure.ndim > 1:
+        unsure = np.where(label >= 0, unsure, -np.inf).max(axis=1)
     there = dict(zip(train.index.tolist(), range(train.size), strict=True))
     found = np.full(train.size, -np.inf)
-    given, before = label_texts(train.label, data.classes), label_texts(label, tuple(classes))
+    given, before = label_texts(train.label, data.classes), label_texts(label, classes)
     for position, row in enumerate(index.tolist()):
         if row not in there:
             continue  # dropped since, or a clean example that was trained on
         if given[there[row]] != before[position]:
-            raise UserError(
-                f"--workdir {workdir}: row {row} had the label {before[position]!r}, but here it "
-                f"has {given[there[row]]!r}; the run had other data, or labels with injected noise"
+            raise ValueError(
+                f"row {row} had the label {before[position]!r}, but here it has "
+                f"{given[there[row]]!r}; the run had other data, or labels with injected noise"
             )
         found[there[row]] = unsure[position]
     return found

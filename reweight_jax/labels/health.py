@@ -194,8 +194,6 @@ def _has_learnt_nothing(trusted, task, result):
         return None
     label, answer = map(np.concatenate, zip(*given, strict=True))
     if task == "classification":
-        if len(np.unique(label)) < 2:  # of which one answer is right for all
-            return None
         error, constant = np.mean(answer != label), 1 - np.bincount(label).max() / len(label)
         text = f"is wrong on {error:.1%} of the trusted examples, and one class for all would be"
         text += f" on {constant:.1%}"
@@ -206,7 +204,7 @@ def _has_learnt_nothing(trusted, task, result):
         text += f" {constant:.4g}"
     else:  # of several tags most are off, and a good model may be no better than none
         return None
-    if error < constant:
+    if error < constant or constant == 0:  # 0: one answer is right for all
         return None
     return (
         f"The model has learnt nothing: it {text}. Try another config.learning_rate, train for "

@@ -1,23 +1,19 @@
-"""label_report.html: one file, without a network, to look at the suspects and to decide.
-
-`render` makes it and suspects.csv from the folder of a finished run, without its data.
-"""
+"""label_report.html: one file, without a network, to look at the suspects and to decide."""
 
 import base64
 import hashlib
 import html
 import importlib.resources
 import math
-import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from reweight_jax.data.corrections import plain
 from reweight_jax.data.examples import map_inputs
-from reweight_jax.errors import UserError, prefix
-from reweight_jax.labels import quality, sections
+from reweight_jax.labels import sections
 from reweight_jax.labels.calibrated import scores
 from reweight_jax.labels.shown import page_json, shown_inputs
 from reweight_jax.labels.suspects import (
@@ -26,77 +22,22 @@ from reweight_jax.labels.suspects import (
     suspects_csv,
     suspects_table,
 )
-from reweight_jax.sealed import read_npz, read_sealed
 
 MAX_BYTES = 4_800_000  # of the whole file
 MAX_CARD_BYTES = 20_000  # of what is shown of one example's inputs
+MAX_TEXT_BYTES = 3_000_000  # of what is shown of the labels: many tags may leave room for fewer
 NUM_CARDS = 200
 
 
-def judge_run(
-    folder: pathlib.Path,
-    *,
-    false_alarm_rate: float | None = None,
-    false_discovery_rate: float | None = None,
-) -> tuple[dict, dict, dict, quality.Judgement]:
-    """Returns (config, result, examples, judgement), read from the folder of a finished run.
+def listed(examples: dict, judgement: Any) -> np.ndarray:
+    """Returns the positions of the examples that the page lists, worst first: int, at most 200.
 
-    Args:
-      folder: of the run. Read are config.json, result.json, examples.npz and calibration.npz.
-      false_alarm_rate, false_discovery_rate: of `quality.judge`; None: those of the config. A
-        false-alarm rate that is given sets the other one to 0, if that is not given too.
-
-    Raises:
-      UserError: a file is missing or damaged, or a rate cannot be used.
+    Trusted examples that were trained on are not among them: their labels are not to be decided on.
     """
-    folder = pathlib.Path(folder)
-    config, result = (_read(read_sealed, folder / f"{name}.json") for name in ("config", "result"))
-    if false_discovery_rate is None and false_alarm_rate is not None:
-        false_discovery_rate = 0.0
-    rates = {"false_alarm_rate": false_alarm_rate, "false_discovery_rate": false_discovery_rate}
-    examples = _read(read_npz, folder / "examples.npz", result)
-    calibration = _read(read_npz, folder / "calibration.npz", result, missing=None)
-    try:
-        labels = config.get("labels", {})
-        rates = {name: labels.get(name) if rate is None else rate for name, rate in rates.items()}
-        rates = {name: rate for name, rate in rates.items() if rate is not None}
-        facts = config["dataset"]
-        if config["task"] not in quality.JUDGED:
-            raise UserError(
-                f"{folder}: labels of the task {config['task']!r} are not judged, only those of "
-                f"{', '.join(quality.JUDGED)}"
-            )
-        options = {"task": config["task"], "num_outputs": facts["num_outputs"]}
-        options["classes"] = facts["classes"]
-        with prefix(str(folder)):
-            judgement = quality.judge(examples, calibration, **options, **rates)
-        return config, result, examples, judgement
-    except (AttributeError, KeyError, IndexError, TypeError) as error:
-        raise UserError(f"{folder}: a run of another version, or damaged ({error!r})") from None
-
-
-def render(
-    folder: pathlib.Path, **rates: float | None
-) -> tuple[dict[str, bytes], quality.Judgement]:
-    """Returns the `pages` of a finished run and the judgement in them.
-
-    Args:
-      folder: of the run. Read are suspect_inputs.npz and what `judge_run` reads.
-      **rates: as in `judge_run`.
-
-    Raises:
-      UserError: a file is missing or damaged, or a rate cannot be used.
-    """
-    folder = pathlib.Path(folder)
-    config, result, examples, judgement = judge_run(folder, **rates)
-    suspects = _read(read_npz, folder / "suspect_inputs.npz", result, missing={})
-    rows = suspects.pop("row", None)
-    nested = {name.partition(".")[2]: array for name, array in suspects.items() if "." in name}
-    inputs = nested or suspects.get("input")
-    try:
-        return pages(config, result, examples, judgement, inputs, rows), judgement
-    except (KeyError, IndexError, TypeError) as error:
-        raise UserError(f"{folder}: a run of another version, or damaged ({error!r})") from None
+    order = judgement.order
+    if "is_trusted" in examples:
+        order = order[~examples["is_trusted"][order]]
+    return order[:NUM_CARDS]
 
 
 def pages(config, result, examples, judgement, inputs, rows) -> dict[str, bytes]:
@@ -144,39 +85,40 @@ def report_html(
       classes: names of the classes or tags; () for regression.
       columns: names of the features, if the inputs are a table.
       inputs: array [R, ...] or dict of arrays, of the examples `rows`; None: none are shown.
-      rows: int [R], positions in `examples` of those that are listed; the worst R <= 200 are
-        listed first. None without `inputs`: the 200 worst.
+      rows: int [R], positions in `examples`. Of the examples that are `listed`, inputs are shown of
+        those that are among them.
       title: of the page.
       health: sentences for its head, after the judgement's notes.
       result: the contents of result.json, for the table of scores.
     """
-    if inputs is None or rows is None:
-        inputs, rows = None, judgement.order[:NUM_CARDS]
-    else:
-        rank = np.empty(len(judgement.order), np.int64)
-        rank[judgement.order] = np.arange(len(rank))
-        places = np.argsort(rank[rows], kind="stable")[:NUM_CARDS]
-        rows, inputs = rows[places], map_inputs(lambda a: np.asarray(a)[places], inputs)
+    listed_rows = listed(examples, judgement)
+    cards = _cards(examples, judgement, listed_rows, task)
+    cards = cards[: np.searchsorted(np.cumsum([len(page_json(c)) for c in cards]), MAX_TEXT_BYTES)]
+    listed_rows = listed_rows[: len(cards)]
     parts = {
         "title": html.escape(title),
         "summary": sections.summary(examples, judgement, health),
         "sections": _sections(examples, judgement, classes, task, result),
-        "num_cards": str(len(rows)),
-        "rest": _rest(judgement, rows),
+        "num_cards": str(len(cards)),
+        "rest": _rest(judgement, listed_rows),
         "margin_meaning": sections.MARGINS.get(task, ""),
         "style": _resource("report.css"),
         "script": _resource("report.js"),
     }
-    cards = _cards(examples, judgement, rows, task)
-    content = {"key": _key(examples), "task": task, "classes": [str(name) for name in classes]}
+    content = {"key": _key(examples), "task": task, "classes": [plain(name) for name in classes]}
     page = _resource("report_template.html")
     parts["policy"] = _policy(parts["style"], parts["script"])
     used = len(page) + len(page_json(content | {"cards": cards}))
     used += sum(len(text.encode(errors="replace")) for text in parts.values())
     room = min(MAX_BYTES - used, MAX_CARD_BYTES * len(cards))
-    shown = [[]] * len(cards) if inputs is None else shown_inputs(inputs, columns, max_bytes=room)
-    for card, blocks in zip(cards, shown, strict=True):
-        card["inputs"] = blocks
+    for card in cards:
+        card["inputs"] = []
+    if inputs is not None and rows is not None:
+        _, places, saved = np.intersect1d(listed_rows, rows, return_indices=True)
+        inputs = map_inputs(lambda array: np.asarray(array)[saved], inputs)
+        shown = shown_inputs(inputs, columns, max_bytes=room) if len(saved) else []
+        for place, blocks in zip(places, shown, strict=True):
+            cards[place]["inputs"] = blocks
     parts["data"] = page_json(content | {"cards": cards})
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], page)
 
@@ -218,7 +160,7 @@ def _cards(examples, judgement, rows, task):
     for i, row in enumerate(rows.tolist()):
         card = {"index": int(examples["index"][row]), "suspect": bool(is_suspect[i])}
         if "id" in examples:
-            card["id"] = str(examples["id"][row])
+            card["id"] = plain(examples["id"][row])
         card |= {name: values[i] for name, values in texts.items()}
         card |= {name: _number(values, row) for name, values in numbers.items()}
         cards.append(card | {"action": what[i]})
@@ -263,12 +205,3 @@ def _policy(style, script):
 
 def _resource(name):
     return (importlib.resources.files(__package__) / name).read_text(encoding="utf-8")
-
-
-def _read(reader, path, *arguments, missing=...):
-    try:
-        return reader(path, *arguments)
-    except FileNotFoundError:
-        if missing is not ...:
-            return missing
-        raise UserError(f"{path.parent}: no finished run ({path.name} is missing)") from None

@@ -54,7 +54,7 @@ def finish(
     if splits.calibration is not None:
         tables["calibration.npz"] = what_is_known(experiment, state, "calibration")
     if judgement:
-        rows = judgement.order[: report.NUM_CARDS]
+        rows = report.listed(known, judgement)
         inputs = map_inputs(lambda array: array[rows], splits.train.inputs)
         named = inputs if isinstance(inputs, dict) else {}
         named = {f"input.{name}": array for name, array in named.items()} or {"input": inputs}

@@ -20,11 +20,15 @@ SAMPLE = 10_000  # training examples that tell
 def what_is_known(experiment, state, split: str) -> dict[str, np.ndarray]:
     """Returns what is known of each example of a split, "train" or "calibration", one entry each.
 
-    index, label, true_label and id if they are known, visits, and means: over the visits in
-    training, or, if the labels were reviewed, what the review says.
+    index, label, is_trusted if clean examples are trained on too, true_label and id if they are
+    known, visits, and means: over the visits in training, or, if the labels were reviewed, what the
+    review says.
     """
-    examples = getattr(experiment.splits, split)
+    examples, clean = getattr(experiment.splits, split), experiment.splits.clean
     known = {"index": examples.index, "label": examples.label}
+    is_trusted = np.isin(examples.index, [] if clean is None else clean.index)
+    if is_trusted.any():
+        known["is_trusted"] = is_trusted
     if examples.true_label is not None:
         known["true_label"] = examples.true_label
     if experiment.ids is not None:

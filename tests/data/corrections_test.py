@@ -312,6 +312,16 @@ def test_digits(tmp_path):
     assert sizes == [before.train.size - 1, 10, 100] and row not in after.train.index
 
 
+def test_names_that_are_no_text(tmp_path):
+    label = np.resize(["cat", "a\udcff"], 4)
+    parts = parts_of(4, label, id=np.array(["0.png", "\udcff.png", "2.png", "3.png"]))
+    rows = ["1,?.png,a?,drop,", "2,2.png,cat,relabel,a?"]  # as suspects.csv and the page write them
+    path = write(tmp_path / "d.csv", rows, "index,id,given_label,decision,new_label")
+    data = corrected(path, parts)
+    assert data.corrections == {"dropped": 1, "relabelled": 1}
+    assert names(data, data.splits.train) == ["cat", "a\udcff", "a\udcff"]
+
+
 def test_fit_takes_corrections(tmp_path):
     from reweight_jax import fit  # the trainer, which the rest of this file does not need
 

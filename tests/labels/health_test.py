@@ -270,3 +270,6 @@ def test_predictions_that_are_no_better_than_their_mean(shift, is_said):
     given |= {"label": label, "suggested_label": label + shift, "margin": -np.ones(20)}
     sentences = said(trusted={"clean": given}, config=config(task="regression"))
     assert any("RMSE of 0.5 on" in s and "one of 0.5" in s for s in sentences) == is_said
+    given["label"][:] = 5.0  # of one value, no answer is better than it
+    sentences = said(trusted={"clean": given}, config=config(task="regression"))
+    assert not any("learnt nothing" in s for s in sentences)

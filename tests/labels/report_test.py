@@ -1,67 +1,18 @@
 """label_report.html: one file of bounded size that loads nothing and that no name can break."""
 
 import base64
-import html.parser
 import io
-import json
 
 import numpy as np
 import pytest
 from PIL import Image
+from report_page import Page, examples_of
 
-from reweight_jax.errors import UserError
 from reweight_jax.labels import quality, report, sections
 from reweight_jax.labels.shown import shown_inputs
-from reweight_jax.sealed import seal
+from reweight_jax.labels.suspects import suspects_table
 
 EVIL = ("</script><script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "<!--", "a&b'c")
-
-
-class Page(html.parser.HTMLParser):
-    """What a browser would make of the page: its elements, its text, its scripts."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.text, self.scripts, self.styles = [], [], [], []
-        self._inside = ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        self._inside = tag
-
-    def handle_endtag(self, tag):
-        self._inside = ""
-
-    def handle_data(self, data):
-        kind = {"script": self.scripts, "style": self.styles}.get(self._inside, self.text)
-        kind.append(data)
-
-    @property
-    def data(self):
-        return json.loads(self.scripts[0])
-
-
-def examples_of(size=400, num_classes=4, seed=0, share=0.3):
-    """Examples whose model is right about nearly all labels, of which some are wrong."""
-    rng = np.random.default_rng(seed)
-
-    def quantities(truth, label):
-        z = rng.normal(size=(len(truth), num_classes))
-        z[np.arange(len(truth)), truth] += 6
-        log_probability = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
-        others = log_probability.copy()
-        others[np.arange(len(truth)), label] = -np.inf
-        margin = log_probability[np.arange(len(truth)), label] - others.max(axis=1)
-        return {"label": label, "margin": margin, "log_probability": log_probability}
-
-    truth = rng.integers(0, num_classes, size)
-    label = np.where(rng.random(size) < share, (truth + 1) % num_classes, truth)
-    examples = quantities(truth, label) | {"true_label": truth, "index": np.arange(size) + 5}
-    examples |= {"visits": np.full(size, 9), "weight": rng.random(size), "alignment": label - truth}
-    calibration = rng.integers(0, num_classes, 100)
-    return examples, quantities(calibration, calibration)
 
 
 def make(inputs=None, rows=None, classes=("a", "b", "c", "d"), examples=None, **options):
@@ -189,12 +140,57 @@ def test_text_tokens_and_features():
 
 def test_inputs_stay_with_their_examples():
     _, judged = make()
-    rows = np.sort(judged.order[:50])  # in another order than the judgement's
+    # As saved at another rate: not the worst ones at this rate, and in another order.
+    rows = np.sort(judged.order[100:300])
     page, _ = make(np.array([f"row {row}" for row in rows]), rows)
     cards = Page(page).data["cards"]
-    assert [card["inputs"][0]["text"] for card in cards] == [
-        f"row {row}" for row in judged.order[:50]
+    assert [card["index"] - 5 for card in cards] == judged.order[:200].tolist()
+    assert not any(card["inputs"] for card in cards[:100])
+    assert [card["inputs"][0]["text"] for card in cards[100:]] == [
+        f"row {row}" for row in judged.order[100:200]
     ]
+    page, _ = make(np.array(["none"]), judged.order[-1:])
+    assert not any(card["inputs"] for card in Page(page).data["cards"])
+
+
+def test_names_that_are_no_text_are_as_in_the_csv():
+    examples, calibration = examples_of()
+    examples["id"] = np.array(["\udcff.png"] * 400)
+    page, _ = make(classes=("a\udcff", "b", "c", "d"), examples=(examples, calibration))
+    data = Page(page).data
+    assert data["classes"][0] == "a?" and data["cards"][0]["id"] == "?.png"
+
+
+def test_trusted_examples_are_not_listed():
+    examples, calibration = examples_of()
+    examples["is_trusted"] = np.arange(400) >= 350
+    page, judged = make(examples=(examples, calibration))
+    assert judged.is_suspect[350:].sum() > 5
+    cards = Page(page).data["cards"]
+    order = [row for row in judged.order.tolist() if row < 350]
+    assert [card["index"] - 5 for card in cards] == order[:200]
+    table = suspects_table(examples, judged, ("a", "b", "c", "d"))
+    actions = dict(zip(table["index"], table["action"], strict=True))
+    assert {actions[row + 5] for row in range(350, 400)} == {"keep"}
+    assert [actions[row + 5] == "keep" for row in range(350)] == (~judged.is_suspect[:350]).tolist()
+
+
+def test_many_tags_leave_room_for_fewer_examples():
+    size, num_tags = 250, 3_000
+    rng = np.random.default_rng(0)
+    label = np.where(rng.random((size, num_tags)) < 0.01, rng.integers(0, 2, (size, num_tags)), -1)
+    label[:, 0] = 1
+    margin = np.where(label < 0, 0, rng.normal(size=label.shape))
+    examples = {"index": np.arange(size), "label": label, "margin": margin}
+    examples |= {"visits": np.ones(size, int), "weight": np.ones(size)}
+    judged = quality.judge(examples, None, task="multi_label", num_outputs=num_tags)
+    pictures, rows = rng.integers(0, 256, (200, 32, 32, 3), np.uint8), judged.order[:200]
+    options = {"task": "multi_label", "classes": tuple(map(str, range(num_tags)))}
+    page = report.report_html(examples, judged, inputs=pictures, rows=rows, **options)
+    cards = Page(page).data["cards"]
+    assert len(page) < 5e6 and 50 < len(cards) < 200
+    assert f"The {len(cards)} most suspicious labels" in page
+    assert all("image" in card["inputs"][0] for card in cards)
 
 
 def test_multi_label_and_regression():
@@ -215,57 +211,3 @@ def test_multi_label_and_regression():
     judged = quality.judge(examples, None, task="regression", num_outputs=1)
     card = Page(report.report_html(examples, judged, task="regression")).data["cards"][0]
     assert (card["given"], card["suggested"], card["action"]) == ("30.5", "3.25", "relabel")
-
-
-@pytest.fixture
-def run_folder(tmp_path):
-    examples, calibration = examples_of()
-    np.savez(tmp_path / "examples.npz", **examples)
-    np.savez(tmp_path / "calibration.npz", **calibration)
-    inputs = {"input.t": np.array(["text"] * 20), "input.x": np.zeros((20, 3))}
-    np.savez(tmp_path / "suspect_inputs.npz", row=np.arange(20), **inputs)
-    facts = {"classes": ["a", "b", "c", "d"], "num_outputs": 4, "columns": []}
-    labels = {"false_alarm_rate": 0.05, "false_discovery_rate": 0.1}
-    config = {"name": "mine", "task": "classification", "labels": labels, "dataset": facts}
-    (tmp_path / "config.json").write_text(json.dumps(seal(config)))
-    (tmp_path / "result.json").write_text(json.dumps(seal({})))
-    return tmp_path
-
-
-def test_a_finished_run_is_rendered_from_its_folder(run_folder):
-    content, judged = report.render(run_folder)
-    assert set(content) == {"suspects.csv", "label_report.html"}
-    assert len(content["suspects.csv"].splitlines()) == 401
-    parsed = Page(content["label_report.html"].decode())
-    assert "false-discovery rate" in " ".join(parsed.text)
-    assert [block["name"] for block in parsed.data["cards"][0]["inputs"]] == ["t", "x"]
-    flagged = content["suspects.csv"].count(b",True,")
-    assert flagged == judged.summary["num_suspects"]
-    other, _ = report.render(run_folder, false_alarm_rate=0.3)
-    assert "30% (false-alarm rate)" in " ".join(Page(other["label_report.html"].decode()).text)
-    assert other["suspects.csv"].count(b",True,") > flagged
-    # The decisions of one report are those of the other.
-    assert Page(other["label_report.html"].decode()).data["key"] == parsed.data["key"]
-
-
-def test_what_is_missing_or_damaged_is_named(run_folder):
-    with pytest.raises(UserError, match="false_alarm_rate: 2"):
-        report.render(run_folder, false_alarm_rate=2.0)
-    for name in ("calibration.npz", "suspect_inputs.npz"):  # as of a run that has none
-        (run_folder / name).unlink()
-    parsed = Page(report.render(run_folder)[0]["label_report.html"].decode())
-    assert "No calibration examples" in " ".join(parsed.text)
-    assert len(parsed.data["cards"]) == 200
-    (run_folder / "examples.npz").write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"examples\.npz: is damaged"):
-        report.render(run_folder)
-    (run_folder / "examples.npz").unlink()
-    with pytest.raises(UserError, match=r"no finished run \(examples\.npz is missing\)"):
-        report.render(run_folder)
-    result = seal({"files": {"examples.npz": "0"}})
-    (run_folder / "result.json").write_text(json.dumps(result))
-    with pytest.raises(UserError, match=r"examples\.npz: is damaged, .* \(it is missing\)"):
-        report.render(run_folder)
-    (run_folder / "result.json").unlink()
-    with pytest.raises(UserError, match=r"no finished run \(result\.json is missing\)"):
-        report.render(run_folder)

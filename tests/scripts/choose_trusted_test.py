@@ -12,8 +12,10 @@ from commands import ROOT, assert_one_line, command
 from PIL import Image
 
 from reweight_jax.configs import own_data
+from reweight_jax.data.examples import Data, Examples, Splits
 from reweight_jax.data.splits import load
 from reweight_jax.data.tables import read_table
+from reweight_jax.data.trusted import uncertainty_of
 from reweight_jax.sealed import seal
 
 CLASSES = ("cat", "dog", "owl")
@@ -181,13 +183,20 @@ def test_a_table_of_files_and_tags(photos):
     answers = iter(["wet;red", "-", "?odd", "", "odd", "red", "red", "red", "red"])
     rows = fill_in(photos, lambda row: next(answers))
     assert {row["given_label"] for row in rows} == {"red;?wet;?odd"}
-    _, data = finish(photos)
+    lines, data = finish(photos)
     expected = [[1, 1, 0], [0, 0, 0], [0, 0, -1], [0, 0, 1], *[[1, 0, 0]] * 4]
     np.testing.assert_array_equal(data.splits.clean.label, expected)
     names = read_table(photos / "trusted/clean.csv").cells["file"]
     for row, name in zip([row for row in rows if row["label"]], names, strict=True):
         assert (photos / "trusted" / name).samefile(photos / "lists" / row["id"])
     assert data.splits.train.size == 120 - 8
+    # Only of red the given label is known: three answers have it not.
+    assert lines[1:5] == [
+        "clean: 8 of them",
+        "no calibration set, so no rate of false alarms: it takes 40 answers, and two of a class",
+        "left out without an answer: 1",
+        "given labels that differ, of those drawn at random, equally many of each: 38%",
+    ]
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
@@ -268,6 +277,33 @@ def test_what_a_run_is_unsure_of(tmp_path, monkeypatch):
         start(tmp_path, *DATA, "--workdir=other", "--output=x"),
         "the run had other data, or labels with injected noise",
     )
+
+
+def test_an_unknown_tag_is_not_what_a_run_is_unsure_of():
+    label = np.array([[1, 0, -1], [1, 0, 1], [0, 1, 0], [-1, -1, -1]])
+    examples = {"index": np.arange(4), "label": label}
+    examples["margin"] = np.array([[9, 7, 0], [9, 9, -0.5], [9, 8, 9], [0, 0, 0]])
+    train = Examples(np.zeros((4, 2), np.float32), label, None, np.arange(4))
+    data = Data(Splits(train), ("a", "b", "c"), 3)
+    np.testing.assert_array_equal(
+        uncertainty_of(examples, data.classes, data), [-7, -0.5, -8, -np.inf]
+    )
+
+
+def test_an_answer_for_a_row_that_was_dropped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [f"{i}.5,{'xy'[i % 2]}" for i in range(8)]
+    (tmp_path / "t.csv").write_text("\n".join(["a,label", *lines, ""]))
+    draw(tmp_path, "csv", "t.csv", "--num=8")
+    fill_in(tmp_path, lambda row: row["given_label"])
+    (tmp_path / "drop.csv").write_text("index,decision,new_label\n7,drop,\n")  # the last one
+    options = ["--config=configs/own_data.py:csv", "--config.data.path=t.csv"]
+    options += ["--config.data.corrections=drop.csv", "--finish=to_label/to_label.csv"]
+    assert_one_line(
+        start(tmp_path, *options, "--output=trusted"),
+        "column index: 7 is not in the training set any more; a correction before this one drops",
+    )
+    assert not (tmp_path / "trusted").exists()
 
 
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path):
