@@ -66,8 +66,9 @@ def fit(
         "multi_label", 0 or 1 [N, K], and -1 or NaN if missing; "regression", floats [N] or [N, D].
       clean: the trusted examples, likewise. `method="reweight"` needs them. "confident", for
         classification, is not the paper: the data.num_clean training examples of which five plain
-        trainings on the others are most certain (`reweight_jax.confident`). It is for those who
-        cannot check a label, and gives no p-values.
+        trainings on the others are most certain (`reweight_jax.confident`; 100 of them if it is not
+        given). It is for those who cannot check a label, gives no p-values, and makes the five
+        trainings again in each call, also where `workdir` has the finished run.
       calibration: more trusted examples, which no gradient sees.
       hyper_val: held-out examples to choose the best step by, with labels as bad as train's.
       test: test examples.

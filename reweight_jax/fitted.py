@@ -4,6 +4,7 @@ import collections
 import os
 import pathlib
 import shutil
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -11,7 +12,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from reweight_jax.configs import default
-from reweight_jax.data.inputs import as_inputs, check_tokens, like_train
+from reweight_jax.data.inputs import (
+    as_inputs,
+    check_tokens,
+    like_train,
+    table_names,
+    take_columns,
+)
 from reweight_jax.data.splits import are_features
 from reweight_jax.errors import UserError, choose, one_line, prefix
 from reweight_jax.labels.suspects import suspects_table
@@ -91,6 +98,8 @@ class Fitted:
           UserError: inputs unlike the training set's, or a step whose checkpoint cannot be read.
         """
         with prefix("predict"):
+            if not (batch_size is None or (isinstance(batch_size, Integral) and batch_size > 0)):
+                raise ValueError(f"batch_size: {batch_size!r}; must be a whole number above 0")
             inputs = in_order(inputs, self.columns, "inputs")
             as_floats = are_features(self.columns, self.config)
             inputs = as_inputs(inputs, "inputs", as_floats=as_floats)
@@ -203,7 +212,7 @@ def column_names(table: Any, name: str) -> tuple[str, ...]:
 
     Raises ValueError, with the `name` of the table, if two columns have one name.
     """
-    names = _names(table)
+    names = table_names(table)
     _check_once(names, names, name)
     return names
 
@@ -213,7 +222,7 @@ def in_order(table: Any, columns: tuple[str, ...], name: str) -> Any:
 
     Raises ValueError, with the `name` of the table, if one of them is missing or is there twice.
     """
-    names = _names(table)
+    names = table_names(table)
     if not columns or not names:
         return table
     place = {column: i for i, column in enumerate(names)}
@@ -221,12 +230,7 @@ def in_order(table: Any, columns: tuple[str, ...], name: str) -> Any:
         if column not in place:
             raise ValueError(f"{name}: lacks the column {column}, which the training set has")
     _check_once(columns, names, name)
-    return table.iloc[:, [place[column] for column in columns]]
-
-
-def _names(table):
-    is_table = hasattr(table, "iloc") and hasattr(table, "columns")
-    return tuple(map(str, table.columns)) if is_table else ()
+    return take_columns(table, [place[column] for column in columns])
 
 
 def _check_once(columns, names, name):

@@ -93,6 +93,8 @@ class _Reweight(BaseEstimator):
         """Trains on X, floats, y and `clean`, a pair of these or None."""
         fields = dict(self.fields or {})
         data = {"standardize": self.standardize} | dict(fields.pop("data", {}))
+        for name in data.keys() & {"classes", "num_classes"}:
+            raise ValueError(f"fields: data: {name}: the classes are those of y and y_clean")
         hidden = (self.hidden,) if isinstance(self.hidden, Integral) else tuple(self.hidden)
         options = {
             "clean": clean and (self._named(clean[0]), clean[1]),

@@ -53,6 +53,36 @@ def test_pandas_columns_are_taken_by_their_names():
         quick(None, (frame, series), clean=(clean[["height"]], clean_y))
 
 
+@pytest.mark.parametrize("library", ["polars", "pyarrow"])
+def test_columns_of_other_tables_are_taken_by_their_names(library):
+    module = pytest.importorskip(library)
+    make = {"polars": "DataFrame", "pyarrow": "table"}[library]
+    (x, y, _), (clean_x, clean_y) = toy()
+
+    def table(x, names=("width", "height")):
+        return getattr(module, make)({name: x[:, "wh".index(name[0])] for name in names})
+
+    options = {"clean": (table(clean_x, ("height", "width")), clean_y)}
+    run = quick(None, (table(x), y), **options, **PLAIN)
+    assert run.columns == ("width", "height")
+    np.testing.assert_allclose(run.predict(x), plain_probabilities(), rtol=1e-5)
+    np.testing.assert_array_equal(run.predict(table(x, ("height", "width"))), run.predict(x))
+    with pytest.raises(UserError, match="predict: inputs: lacks the column height"):
+        run.predict(table(x, ["width"]))
+
+
+def test_numbers_of_other_forms_are_those_of_the_usual_one():
+    (x, y, _), (clean_x, clean_y) = toy()
+    swapped, half = (
+        quick(None, (x.astype(dtype), y), clean=(clean_x.astype(dtype), clean_y), **PLAIN)
+        for dtype in (">f4", np.float16)
+    )
+    np.testing.assert_allclose(swapped.predict(x), plain_probabilities(), rtol=1e-5)
+    assert half.predict(x[:1]).shape == (1, 2)
+    with pytest.raises(UserError, match="predict: inputs: row 1 is too large for float16"):
+        half.predict(np.array([[0, 1], [0, 1e6]], np.float32))
+
+
 def test_whole_numbers_with_names_are_features_and_no_tokens():
     pd = pytest.importorskip("pandas")
     (x, y, _), (clean_x, clean_y) = toy()
@@ -221,6 +251,7 @@ def test_numbers_of_numpy_are_taken(tmp_path):
         (np.ones((0, 2)), r"predict: inputs: is empty, \(0, 2\)"),
         ([["a", "b"]], "predict: inputs: is <U1; must be numbers"),
         ([[1.0, np.nan]], "predict: inputs: row 0 has a value that is missing"),
+        (np.ma.array([[1.0, 9]], mask=[[0, 1]]), "predict: inputs: row 0 has a value that is miss"),
         ({"x": np.ones((1, 2))}, "predict: inputs: must be a dict of arrays if and only if the"),
         (np.ones((1, 2), np.uint8), "predict: inputs: is uint8, but the training set is float32"),
     ],

@@ -76,6 +76,11 @@ def test_a_prediction_does_not_depend_on_the_rows_beside_it(toy_run):
     np.testing.assert_allclose(many[600:], many[:200], rtol=1e-6)
     np.testing.assert_allclose(toy_run.predict(x[7:8]), many[7:8], rtol=1e-5)
     np.testing.assert_allclose(toy_run.predict(x[:3], batch_size=2), many[:3], rtol=1e-5)
+    for size in (0, -1, 2.0):
+        with pytest.raises(
+            UserError, match="predict: batch_size: .*; must be a whole number above"
+        ):
+            toy_run.predict(x, batch_size=size)
     np.testing.assert_allclose(many.sum(1), 1, rtol=1e-6)
     many[0] = 0  # an array of the user's own
 

@@ -15,6 +15,8 @@ from whole_runs import train_undrawn
 
 from reweight_jax import fit, load
 from reweight_jax.configs import own_data
+from reweight_jax.data.files import read_inputs
+from reweight_jax.errors import UserError
 
 ONE = jax.devices()[:1]
 SMALL = {"num_steps": 30, "batch_size": 20, "learning_rate": 0.1, "method": "baseline"}
@@ -158,6 +160,13 @@ def test_no_name_in_the_predictions_is_a_formula():
         *("id,prediction,p(=1+1),p(-2)", "'=a,'=1+1,0.9,0.1", "b,'=1+1,0.2,-0.5"),
         *("id,prediction", "a,0.5"),
     ], shown
+
+
+def test_images_for_a_model_of_four_channels_are_an_npz(tmp_path):
+    like = np.zeros((1, 8, 8, 4), np.uint8)
+    Image.fromarray(like[0]).save(tmp_path / "0.png")
+    with pytest.raises(UserError, match="0.png: images, .* trained on 4 channels; give an npz"):
+        read_inputs(tmp_path / "0.png", own_data.get_config().data, like)
 
 
 def test_mistakes_are_one_line(tmp_path):

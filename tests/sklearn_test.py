@@ -138,6 +138,7 @@ def test_without_a_clean_set_reweighting_is_refused(noisy):
         ({"fields": {"optimiser": "adam"}}, slice(None), "did you mean optimizer"),
         ({"model": 3}, slice(None), "model: int is not a Flax"),
         ({"fields": {"seed": 1}}, slice(None), "fields: seed is set by the parameters of Rewei"),
+        ({"fields": {"data": {"classes": (1, 0)}}}, slice(None), "classes: the classes are those"),
         ({}, slice(0, 20), "inconsistent numbers of samples"),
     ],
 )

@@ -143,6 +143,10 @@ def read_inputs(
         raise UserError(f"{path}: give an npz or CSV file, an image, or a folder of images")
     if isinstance(like, dict) or len(like.shape) != 4 or like.dtype != np.uint8:
         raise UserError(f"{path}: images, but the model was not trained on images")
+    if like.shape[-1] not in (1, 3):
+        raise UserError(
+            f"{path}: images, but the model was trained on {like.shape[-1]} channels; give an npz"
+        )
     opened = images.open_images({"input": paths}, fields.image_size, False, like.shape[1:])
     return opened["input"], np.array(ids)
 

@@ -23,7 +23,11 @@ def _digest(examples) -> str:
     digest = hashlib.blake2b(digest_size=16)
     count = min(SAMPLED_LAZY if is_lazy(examples.inputs) else SAMPLED, examples.size)
     rows = np.linspace(0, examples.size - 1, count).astype(int)
-    for array in (examples.label, *(inputs[rows] for inputs in arrays_of(examples.inputs))):
+    arrays = [inputs[rows] for inputs in arrays_of(examples.inputs)]
+    if isinstance(examples.inputs, dict):  # in whatever order
+        arrays = [examples.inputs[name][rows] for name in sorted(examples.inputs)]
+        digest.update(repr(sorted(examples.inputs)).encode())
+    for array in (examples.label, *arrays):
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -165,8 +165,18 @@ def part_paths(fields, what: str) -> dict[str, pathlib.Path]:
                     f"config.data.{split_field(split)}: {path} is config.data."
                     f"{split_field(other)} too; the parts must be different"
                 )
+            if any(_is_inside(*pair) for pair in ((path, taken), (taken, path))):
+                raise UserError(
+                    f"config.data.{split_field(split)}: {path} and config.data."
+                    f"{split_field(other)}, {taken}: one lies in the other, where folders are "
+                    "classes; move it out"
+                )
         paths[split] = path
     return paths
+
+
+def _is_inside(path, folder):
+    return pathlib.Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def split_field(split: str) -> str:

@@ -26,7 +26,7 @@ def as_inputs(inputs: Any, name: str, *, trains: bool = False, as_floats: bool =
         if not inputs:
             raise ValueError(f"{name}: an empty dict; it must have at least one array")
         for key, array in inputs.items():
-            if hasattr(array, "columns"):
+            if table_names(array):
                 raise ValueError(f"{name}.{key}: a table in a dict; give an array (.to_numpy())")
         result = {
             str(key): _as_array(array, f"{name}.{key}", trains) for key, array in inputs.items()
@@ -46,6 +46,22 @@ def as_inputs(inputs: Any, name: str, *, trains: bool = False, as_floats: bool =
     if any(0 in shape for shape in shapes):
         raise ValueError(f"{name}: is empty, {shapes[0]}")
     return result
+
+
+def table_names(table: Any) -> tuple[str, ...]:
+    """Returns the names of the columns of a table of pandas, polars or pyarrow; () of others."""
+    if not (hasattr(table, "iloc") or hasattr(table, "select")):
+        return ()
+    names = getattr(table, "column_names", None)  # of pyarrow, whose columns are arrays
+    return tuple(map(str, getattr(table, "columns", ()) if names is None else names))
+
+
+def take_columns(table: Any, places: list[int]) -> Any:
+    """Returns a table that has `table_names` with only the columns at these places, in order."""
+    if hasattr(table, "iloc"):
+        return table.iloc[:, places]
+    names = table_names(table)
+    return table.select([names[place] for place in places])
 
 
 def check_tokens(inputs: Inputs, vocabulary: int, name: str) -> None:
@@ -73,7 +89,11 @@ def like_train(inputs: Inputs, train: Inputs, name: str, train_name: str = "trai
     if inputs.dtype != train.dtype:
         if train.dtype.kind != "f" or inputs.dtype.kind not in "fi":
             raise ValueError(f"{name}: is {inputs.dtype}, but {train_name} is {train.dtype}")
-        inputs = inputs.astype(train.dtype)
+        with np.errstate(over="ignore"):  # of float16, reported below
+            inputs = inputs.astype(train.dtype)
+        is_bad = ~np.isfinite(inputs).all(axis=tuple(range(1, inputs.ndim)))
+        if is_bad.any():
+            raise ValueError(f"{name}: row {is_bad.argmax()} is too large for {train.dtype}")
     row, train_row = inputs.shape[1:], train.shape[1:]
     if row != train_row:
         raise ValueError(f"{name}: a row has shape {row}, but in {train_name} it has {train_row}")
@@ -108,6 +128,9 @@ def as_float32(array: np.ndarray, name: str, what: str, *, trains: bool = False)
 
 
 def _as_array(values, name, trains=False, as_floats=False):
+    if np.ma.is_masked(values):
+        row = np.argwhere(np.ma.getmaskarray(values))[0][0]
+        raise ValueError(f"{name}: row {row} has a value that is missing")
     array = np.asarray(values, order="C")  # a sum over rows depends on how they lie in memory
     if array.ndim == 0:
         raise ValueError(f"{name}: not an array with one row per example: {type(values).__name__}")
@@ -121,6 +144,7 @@ def _as_array(values, name, trains=False, as_floats=False):
             raise ValueError(f"{name}: not numbers ({error}); encode them as numbers") from None
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name}: is {array.dtype}; must be numbers")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # JAX has no other
     if as_floats and array.dtype.kind in "iu":
         array = array.astype(np.float64)
     if array.dtype.kind == "f":

@@ -5,7 +5,7 @@ import numpy as np
 from reweight_jax.data import corrupt
 from reweight_jax.data.corrections import correct
 from reweight_jax.data.examples import Data, Examples, Part, Splits, arrays_of
-from reweight_jax.data.inputs import as_inputs, like_train
+from reweight_jax.data.inputs import as_inputs, like_train, table_names
 from reweight_jax.data.randomness import generator
 from reweight_jax.data.sources import DATASETS, LABELS_ARE_RIGHT
 from reweight_jax.data.targets import encode, listed
@@ -115,7 +115,7 @@ def are_features(columns, config) -> bool:
 
 def _columns(names, table):
     """Names of a table's columns, which a DataFrame has itself."""
-    return tuple(names) or tuple(str(name) for name in getattr(table, "columns", ()))
+    return tuple(names) or table_names(table)
 
 
 def _number(inputs, labels, is_known):

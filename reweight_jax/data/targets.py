@@ -125,6 +125,8 @@ def listed(names) -> str:
 
 def class_values(name, label):
     """Returns labels [N] as int64, bool or str; ValueError if that is not what they are."""
+    if np.ma.is_masked(label):
+        raise ValueError(f"{name}: row {np.ma.getmaskarray(label).argmax()} {MISSING}")
     array = _without_column(np.asarray(label))
     if array.ndim != 1:
         raise ValueError(
@@ -172,6 +174,10 @@ def _of_objects(name, array):
 def _numbers(name, label, what):
     """Returns float64 of the same shape; missing values become NaN."""
     array = np.asarray(label)
+    if array.ndim == 0 or array.dtype.kind in "mMc":  # dates, durations, complex numbers
+        raise ValueError(f"{name}: is {array.dtype} {array.shape}; must be {what} per example")
+    if np.ma.is_masked(label):
+        array = np.where(np.ma.getmaskarray(label), np.nan, array)
     if array.dtype.kind == "O":
         flat = [np.nan if _is_missing(value) else value for value in array.ravel()]
         array = np.array(flat, dtype=object).reshape(array.shape)

@@ -23,7 +23,9 @@ def test_the_same_data_has_the_same_fingerprint(data):
     before = fingerprint(splits(x, y))
     assert set(before) == {"train", "clean"} and len(before["train"]) == 32
     assert fingerprint(splits(np.asfortranarray(x), y.copy())) == before
-    assert fingerprint(splits({"a": x}, y))["train"] == before["train"]
+    named = fingerprint(splits({"a": x, "b": x + 1}, y))
+    assert fingerprint(splits({"b": x + 1, "a": x}, y)) == named  # in another order
+    assert fingerprint(splits({"b": x, "a": x + 1}, y)) != named
 
 
 def test_any_label_changes_it_and_only_that_of_its_split(data):

@@ -104,6 +104,7 @@ def test_the_order_of_examples_does_not_matter():
             r"different types: train_label <U1, num_classes 2 \(0: from the labels\) int64",
         ),
         ({"train": [0, 1]}, 10**9, "num_classes: 1000000000; must be in 2..100000"),
+        ({"train": np.ma.array([0, 1, 1], mask=[0, 0, 1])}, 0, "row 2 has no label"),
     ],
 )
 def test_labels_that_are_no_classes(labels, num_classes, message):
@@ -132,6 +133,12 @@ def test_tags(train, expected):
     assert labels["train"].dtype == np.int32
     np.testing.assert_array_equal(labels["train"], expected)
     assert classes == tuple(range(num_outputs)) and num_outputs == len(expected[0])
+
+
+def test_masked_tags_are_unknown():
+    label = np.ma.array([[0, 1], [1, 1]], mask=[[0, 0], [1, 0]])
+    labels, *_ = encode("multi_label", {"train": label})
+    np.testing.assert_array_equal(labels["train"], [[0, 1], [-1, 1]])
 
 
 def test_tags_have_names():
@@ -182,6 +189,13 @@ def test_values(train, expected, num_outputs):
         ({"train": ["1", "two"]}, r"train_label: row 1 is \['two'\]; must be a number"),
         ({"train": np.zeros((2, 3, 4))}, r"train_label: shape \(2, 3, 4\); regression needs"),
         ({"train": [1, 2], "test": [[1, 2]]}, r"test_label: a row has shape \(2,\)"),
+        ({"train": np.ma.array([1, 2], mask=[0, 1])}, "train_label: row 1 is missing"),
+        (
+            {"train": np.array(["2020-01-01", "NaT"], "M8[D]")},
+            "train_label: is datetime64.*must be",
+        ),
+        ({"train": np.array([1, 2j])}, "train_label: is complex128 .*must be a number per example"),
+        ({"train": "label"}, r"train_label: is <U5 \(\); must be a number per example"),
     ],
 )
 def test_labels_that_are_no_values(labels, message):
