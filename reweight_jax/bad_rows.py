@@ -40,7 +40,7 @@ def replace_rows(batch: Any, is_bad: jax.Array, *, axis_name: str | None = None)
     """Returns the batch with a copy of its first good row, or zeros, in place of each bad one.
 
     Args:
-      batch: pytree; only its arrays [n, ...] of numbers change.
+      batch: pytree; only its arrays [n, ...] of numbers or bools change.
       is_bad: bool [n], or [] False, which changes nothing.
       axis_name: device axis over which the batch is split, or None. The good row may be another
         device's; one row is all that the devices communicate.
@@ -54,20 +54,22 @@ def replace_rows(batch: Any, is_bad: jax.Array, *, axis_name: str | None = None)
         is_first &= device == jax.lax.pmin(has_good, axis_name)
 
     def replaced(leaf):
-        if not _has_rows(leaf, len(is_bad), jnp.number):
+        is_mask = _has_rows(leaf, len(is_bad), jnp.bool_)
+        if not is_mask and not _has_rows(leaf, len(is_bad), jnp.number):
             return leaf
 
         def along(rows):
             return rows.reshape(-1, *[1] * (leaf.ndim - 1))
 
-        row = jnp.sum(jnp.where(along(is_first), leaf, 0), axis=0, dtype=leaf.dtype)
+        dtype = jnp.int32 if is_mask else leaf.dtype  # there is no sum of bools over devices
+        row = jnp.sum(jnp.where(along(is_first), leaf, 0), axis=0, dtype=dtype)
         row = row if axis_name is None else jax.lax.psum(row, axis_name)
-        return jnp.where(along(is_bad), row, leaf)
+        return jnp.where(along(is_bad), row.astype(leaf.dtype), leaf)
 
     return jax.tree.map(replaced, batch)
 
 
 def _has_rows(leaf, n, kind):
-    """Whether it is an array [n, ...] of numbers of a kind; anything else may be in a batch too."""
+    """Whether it is an array [n, ...] of a kind of numbers; anything else may be in a batch too."""
     is_array = hasattr(leaf, "dtype") and jnp.shape(leaf)[:1] == (n,)
     return is_array and jnp.issubdtype(leaf.dtype, kind)

@@ -46,6 +46,22 @@ def test_the_step_is_that_of_the_batch_without_the_row(method, value):
     assert np.isnan(metrics["losses"][BAD]) and np.isnan(metrics["epsilon_gradient"][BAD])
 
 
+def test_a_mask_is_replaced_with_its_row():
+    x = np.array([[1.0, 2.0], [np.nan, 1.0], [0.0, 1.0]], np.float32)
+    mask = np.array([[True, True], [False, False], [True, False]])
+
+    def loss_fn(params, batch):  # 0 / 0 of a row whose mask is empty
+        squares = (batch["x"] * params[None]) ** 2 * batch["mask"]
+        return squares.sum(1) / batch["mask"].sum(1), None
+
+    params, clean = jnp.ones(2), {"x": x[:1], "mask": mask[:1]}
+    step = functools.partial(step_from_params, loss_fn)
+    state, metrics = step(params, {"x": x, "mask": mask}, clean)
+    expected, _ = step(params, {"x": x[::2], "mask": mask[::2]}, clean)
+    chex.assert_trees_all_close(state.params, expected.params, rtol=1e-6)
+    assert metrics["weights"][1] == 0
+
+
 @both_methods
 def test_the_weights_without_a_step(method):
     batch, clean = batches(NETWORK, 8, 4)
@@ -170,7 +186,7 @@ def test_the_losses_are_asked_only_if_a_row_is_not_finite():
     assert replace_rows(integers, bad_rows(losses, integers)) is integers
 
 
-def test_rows_of_numbers_are_replaced():
+def test_rows_of_numbers_and_flags_are_replaced():
     batch = {
         "float": np.float32([[1, 2], [np.nan, 3], [4, 5]]),
         "image": np.uint8([[200], [7], [255]]),
@@ -178,7 +194,7 @@ def test_rows_of_numbers_are_replaced():
         "label": np.int32([3, -1, 5]),
     }
     got = jax.jit(replace_rows)(batch, np.array([False, True, False]))
-    expected = jax.tree.map(lambda x: x[[0, 0, 2]], batch) | {"flag": batch["flag"]}
+    expected = jax.tree.map(lambda x: x[[0, 0, 2]], batch)
     chex.assert_trees_all_equal(got, jax.tree.map(jnp.asarray, expected))
     chex.assert_trees_all_equal_dtypes(got, jax.tree.map(jnp.asarray, expected))
 

@@ -56,6 +56,15 @@ def test_an_output_file_is_one_that_can_be_written(monkeypatch, tmp_path):
         ),
         ([CONFIG, "--config.epsilon_over=("], ["config.epsilon_over: '('"]),
         ([CONFIG, "--config.epsilon_over=no"], ["config.epsilon_over: 'no' matches none", "/bias"]),
+        (
+            [
+                CONFIG,
+                "--config.epsilon_over=no",
+                "--config.method=baseline",
+                "--config.observe_alignment",
+            ],
+            ["config.epsilon_over: 'no' matches none"],
+        ),
         ([CONFIG, "--config.data.clean_in_train=x"], ["clean_in_train", "always, baselines"]),
         ([CONFIG, "--config.data.name=svhn"], ["config.data.name", "'svhn'", "digits"]),
         ([CONFIG, "--config.data.num_clean=60"], ["config.data.num_clean", "class"]),

@@ -9,6 +9,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import threading
 import warnings
 import zlib
 from collections.abc import Callable, Collection
@@ -26,6 +27,11 @@ from reweight_jax.trees import by_path
 
 KEEP = 3  # the last one, and two to fall back on; those of `Checkpoints.keep` besides
 SLACK = 1_000_000  # bytes of a checkpoint that are not of its arrays, and of what follows it
+
+# Orbax numbers the saves of a process, and its threads ask for the number of the last one. So runs
+# in several threads save one after the other, and not in the background.
+_saving = threading.Lock()
+_going_on: list["Checkpoints"] = []
 
 
 class Restored(NamedTuple):
@@ -67,10 +73,12 @@ class Checkpoints:
     def __enter__(self):
         self._threads = contextlib.ExitStack()
         self._threads.enter_context(orbax_threads.quiet())
+        _going_on.append(self)
         return self
 
     def __exit__(self, *exception):
         with self._threads:
+            _going_on.remove(self)
             if self._manager:
                 with _writing(self._folder):
                     self._manager.close()
@@ -93,8 +101,14 @@ class Checkpoints:
         record = {"step": int(state.step), "config": config, "metrics": metrics}
         record = seal(record | {"digests": digests(state)})
         args = {"state": ocp.args.StandardSave(state), "record": ocp.args.JsonSave(record)}
-        with _writing(self._folder):
+        with _writing(self._folder), _saving:
+            others = [run for run in _going_on if run is not self and run._manager]
+            for run in others:
+                with contextlib.suppress(Exception):  # the run's own thread gets it too
+                    run._manager.wait_until_finished()
             self._manager.save(int(state.step), args=ocp.args.Composite(**args))
+            if others:
+                self._manager.wait_until_finished()
 
     def _check_space(self, num_bytes):
         # Orbax's threads cannot go on from a disk that gets full.

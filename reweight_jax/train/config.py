@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from reweight_jax import models
-from reweight_jax.data.examples import Data, Splits, arrays_of, concatenate, map_inputs
+from reweight_jax.data.examples import (
+    Data,
+    LazyInputs,
+    Splits,
+    arrays_of,
+    concatenate,
+    map_inputs,
+)
 from reweight_jax.data.fingerprint import fingerprint
 from reweight_jax.data.inputs import check_tokens
 from reweight_jax.data.splits import CLEAN_MISSING, load
@@ -80,6 +87,8 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
         if CLEAN_IN_TRAIN[config.data.clean_in_train](method):
             splits = splits._replace(train=concatenate(splits.train, splits.clean))
         splits = splits._replace(clean=splits.clean.in_memory())
+    if config.data.resident:
+        splits = splits._replace(train=splits.train.in_memory())
     of_phases = [phase.method for phase in phases_of(config, splits.train.size)]
     if splits.clean is None and any(m.needs_clean or m.trains_on_clean for m in of_phases):
         raise UserError(CLEAN_MISSING)
@@ -118,7 +127,7 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
         if model is not None:
             _check_state(built, sample, config.batch_size // len(devices), devices)
     check_sizes(config, splits.train, params, devices)
-    if config.epsilon_over and method.needs_clean:
+    if config.epsilon_over and "alignment" in remembered:
         with prefix("config.epsilon_over"):
             select_params({"model": params, "method": ()}, config.epsilon_over)
     if config.epsilon_method == "layerwise" and method.needs_clean:
@@ -243,6 +252,8 @@ def build_model(
     is_table = not isinstance(sample, dict) and sample.ndim == 2 and sample.dtype.kind == "f"
     if config.data.standardize and is_table:
         mean, deviation = np.zeros(sample.shape[1]), np.ones(sample.shape[1])
+        if isinstance(inputs, LazyInputs):
+            raise UserError("config.data.standardize: the inputs are streamed; standardise them")
         if inputs is not None:
             mean, deviation = models.mean_and_deviation(inputs)
         built = models.standardized(built, mean, deviation)

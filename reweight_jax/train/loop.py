@@ -128,7 +128,7 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
                 kept = {name: getattr(state, name) for name in KEPT}
                 state = on_devices.place_state(begin.replace(**kept), devices)
             for end, dispatch in dispatches(experiment, phase, step, state, stack):
-                step, (state, step_metrics) = end, dispatch(state)
+                step, (state, step_metrics), dispatch = end, dispatch(state), None  # frees its data
                 log.write_due()  # the previous interval, while an accelerator computes the next
                 is_last = step == phase.stop
                 log.add(step, step_metrics, due=step % config.log_every_steps == 0 or is_last)

@@ -146,10 +146,12 @@ def kept(experiment, state) -> Examples:
 def relabelled(experiment, state) -> Examples:
     """Returns all training examples, with other labels than those not kept, and the clean ones.
 
-    Those not kept are left out if the model is no better judge: if it contradicts right labels.
+    Those not kept are left out if the model is no better judge: if it contradicts right labels, or
+    if its predictions, those of a regression, are not remembered (config.remember_megabytes).
     """
     judgement, train = judge_labels(experiment, state), experiment.splits.train
-    if judgement.summary["contradicted"]:
+    is_unknown = experiment.config.task == "regression" and "prediction" not in state.history.sums
+    if judgement.summary["contradicted"] or is_unknown:
         return kept(experiment, state)
     keep = judgement.keep.reshape(-1, *judgement.keep.shape[1:] or [1] * (train.label.ndim - 1))
     label = np.where(keep, train.label, judgement.suggested_label).astype(train.label.dtype)

@@ -8,9 +8,10 @@ from judged_runs import affine_model, examples, experiment, last_state
 from whole_runs import ONE_DEVICE, saved, without_times
 
 from reweight_jax import UserError, load
-from reweight_jax.data.examples import Part
+from reweight_jax.data.examples import LazyInputs, Part
 from reweight_jax.data.splits import make_data
 from reweight_jax.records.workdir import Workdir
+from reweight_jax.train import devices as on_devices
 from reweight_jax.train import evaluate, loop, outputs, selection
 from reweight_jax.train.config import make_experiment
 
@@ -18,7 +19,11 @@ TASK = "classification"
 
 
 def run(splits, workdir, **fields):
-    made = experiment(splits, TASK, **fields)
+    return run_task(TASK, splits, workdir, **fields)
+
+
+def run_task(task, splits, workdir, **fields):
+    made = experiment(splits, task, **fields)
     return loop.train(made, workdir, progress=False, draw=False)
 
 
@@ -134,3 +139,41 @@ def test_many_classes_have_no_confusion_matrix(tmp_path, monkeypatch):
     assert "confusion" not in result and "test_accuracy" in result["last"]
     assert '"confusion"' not in (tmp_path / "many" / "metrics.jsonl").read_text()
     assert run(splits, tmp_path / "many", compare_plain=True)["plain"]["step"] == 18
+
+
+def test_wrong_values_are_dropped_if_no_others_are_remembered(tmp_path):
+    splits = [examples("regression", 40, 0, wrong=0.3), examples("regression", 8, 1)]
+    splits += [None, None, examples("regression", 20, 2)]
+    results = [
+        run_task("regression", splits, tmp_path / retrain, retrain=retrain, remember_megabytes=0)
+        for retrain in ("drop", "relabel")
+    ]
+    assert results[0]["retrained"] == results[1]["retrained"]
+    whole = run_task("regression", splits, tmp_path / "plain", compare_plain=True)
+    assert whole["plain"]["test_rmse"] != results[1]["retrained"]["test_rmse"]
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_lazy_inputs_are_read_if_they_are_to_be_resident(standardize, tmp_path):
+    splits = [examples(TASK, 24, 0), examples(TASK, 8, 1)]
+    fields = {"data.standardize": standardize}
+    usual = run(splits, tmp_path / "a", **fields)
+    splits[0] = splits[0]._replace(inputs=LazyInputs(splits[0].inputs))
+    lazy = run(splits, tmp_path / "b", **fields)
+    assert without_times(lazy) == without_times(usual)
+    if standardize:
+        with pytest.raises(UserError, match="config.data.standardize: the inputs are streamed"):
+            experiment(splits, TASK, **fields, **{"data.resident": False})
+
+
+def test_a_phase_does_not_keep_the_data_of_the_one_before(tmp_path, monkeypatch):
+    bind, alive = on_devices.bind_data, []
+
+    def counted(*arguments, **options):
+        alive.append(sum(array.shape == (24, 4) for array in jax.live_arrays()))
+        return bind(*arguments, **options)
+
+    monkeypatch.setattr(on_devices, "bind_data", counted)
+    splits = examples(TASK, 24, 0), examples(TASK, 24, 1)  # `shared_size` leaves 24 as it is
+    run(splits, tmp_path, compare_plain=True, retrain="drop", **{"data.clean_in_train": "never"})
+    assert len(alive) == 3 and alive[1:] == [alive[0]] * 2

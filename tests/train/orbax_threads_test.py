@@ -5,9 +5,13 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
+from toy_fits import quick
 
 from reweight_jax.train.orbax_threads import quiet, uninterrupted
+
+EVERY = ("eval_every_steps", "checkpoint_every_steps")
 
 
 def test_the_hook_comes_back_in_whatever_order_runs_end():
@@ -78,3 +82,25 @@ orbax_threads.end_process(7)
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.slow
+def test_runs_in_several_threads_save_without_each_other():
+    def result(seed):
+        run = quick(seed=seed, num_steps=40, log_every_steps=5, **dict.fromkeys(EVERY, 5))
+        return run.result["last"], run.examples["margin"]
+
+    alone, together = [result(seed) for seed in range(3)], {}
+    threads = [
+        threading.Thread(target=lambda seed=seed: together.update({seed: result(seed)}))
+        for seed in range(3)
+    ]
+    for thread in threads:
+        thread.daemon = True  # a failure must not keep the tests from ending
+        thread.start()
+    for thread in threads:
+        thread.join(300)
+    assert sorted(together) == [0, 1, 2]
+    for seed, (last, margin) in enumerate(alone):
+        assert together[seed][0] == last
+        np.testing.assert_array_equal(together[seed][1], margin)
