@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from reweight_jax.data.inputs import table_names
+
 FOLDS = 5
 
 
@@ -50,4 +52,8 @@ def take_rows(inputs: Any, rows: np.ndarray) -> Any:
     """Returns some rows of inputs in any form that `fit` takes."""
     if isinstance(inputs, dict):
         return {name: take_rows(array, rows) for name, array in inputs.items()}
-    return inputs.iloc[rows] if hasattr(inputs, "iloc") else np.asarray(inputs)[rows]
+    if hasattr(inputs, "iloc"):
+        return inputs.iloc[rows]
+    if table_names(inputs):  # of pyarrow or polars
+        return inputs.take(rows) if hasattr(inputs, "take") else inputs[rows]
+    return np.asarray(inputs)[rows]

@@ -209,8 +209,9 @@ def finish(config, arguments: list[str], answers: str, output: str) -> str:
     is_other = is_other.reshape(len(rows), -1).any(axis=1)
     text = [f"{len(rows)} trusted examples: {output}"]
     text += [f"{name}: {len(part[0])} of them" for name, part in parts.items()]
-    if len(parts) == 1:
+    if len(parts) == 1 and data.splits.calibration is None:
         least = f"{MIN_ANSWERS} answers, and two of a class"
+        least = least if is_random.all() else "an answer to an example that was drawn at random"
         text.append(f"no calibration set, so no rate of false alarms: it takes {least}")
     text += [f"left out without an answer: {len(table.lines) - len(rows)}"]
     if is_random.any():

@@ -14,6 +14,7 @@ A label is the name of a class; the tags that hold, separated by ;, with ?NAME f
 known (multi_label); a number, or several separated by ; (regression).
 """
 
+import collections
 import difflib
 import os
 import pathlib
@@ -180,7 +181,8 @@ def label_texts(labels: np.ndarray, classes: tuple) -> list[str]:
 
 def label_parser(classes: tuple, labels: np.ndarray) -> Callable[[str], Any]:
     """Returns text -> a label like a row of `labels`; it raises ValueError for any other text."""
-    known = {plain(name): k for k, name in enumerate(classes)}
+    written = collections.Counter(map(plain, classes))
+    known = {plain(name): k for k, name in enumerate(classes) if written[plain(name)] == 1}
     known |= {str(name): k for k, name in enumerate(classes)}
 
     def parse_class(text):

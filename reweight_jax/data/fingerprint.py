@@ -6,22 +6,29 @@ import numpy as np
 
 from reweight_jax.data.examples import Splits, arrays_of, is_lazy
 
-SAMPLED = 1_000  # rows of inputs; images on a disk are read and decoded for it
-SAMPLED_LAZY = 50
+SAMPLED = 1_000  # rows of inputs in memory
+SAMPLED_LAZY = 50  # of any: images on a disk are read and decoded for it
 
 
 def fingerprint(splits: Splits) -> dict[str, str]:
     """Returns a digest of each split: all of its labels, and inputs of rows evenly spread over it.
 
-    An input that changed is noticed only if it is one of up to 1,000 rows, or of 50 that are read
-    from a disk one by one; a label always, and so is an example more, less or in another place.
+    Of inputs in memory there is also one named SPLIT_rows, of more rows. An input that changed is
+    noticed only if it is one of up to 1,000 rows, or of 50 that are read from a disk one by one; a
+    label always, and so is an example more, less or in another place.
     """
-    return {name: _digest(part) for name, part in splits._asdict().items() if part is not None}
+    parts = {name: part for name, part in splits._asdict().items() if part is not None}
+    digests = {name: _digest(part, SAMPLED_LAZY) for name, part in parts.items()}
+    return digests | {
+        f"{name}_rows": _digest(part, SAMPLED)
+        for name, part in parts.items()
+        if not is_lazy(part.inputs)
+    }
 
 
-def _digest(examples) -> str:
+def _digest(examples, most) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    count = min(SAMPLED_LAZY if is_lazy(examples.inputs) else SAMPLED, examples.size)
+    count = min(most, examples.size)
     rows = np.linspace(0, examples.size - 1, count).astype(int)
     arrays = [inputs[rows] for inputs in arrays_of(examples.inputs)]
     if isinstance(examples.inputs, dict):  # in whatever order

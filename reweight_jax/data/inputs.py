@@ -52,8 +52,8 @@ def table_names(table: Any) -> tuple[str, ...]:
     """Returns the names of the columns of a table of pandas, polars or pyarrow; () of others."""
     if not (hasattr(table, "iloc") or hasattr(table, "select")):
         return ()
-    names = getattr(table, "column_names", None)  # of pyarrow, whose columns are arrays
-    return tuple(map(str, getattr(table, "columns", ()) if names is None else names))
+    is_arrow = not hasattr(table, "iloc") and hasattr(table, "column_names")  # columns: its arrays
+    return tuple(map(str, table.column_names if is_arrow else getattr(table, "columns", ())))
 
 
 def take_columns(table: Any, places: list[int]) -> Any:

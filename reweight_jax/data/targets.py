@@ -94,6 +94,8 @@ def encode_tags(labels, num_classes, tags):
     for tag in tags:
         if ";" in tag:
             raise ValueError(f"tag {tag!r}: must not contain ';', which separates tags")
+        if "?" + tag in tags:
+            raise ValueError(f"tag {'?' + tag!r}: is how {tag!r} is written if it is not known")
     num_tags = encoded["train"].shape[1]
     return encoded, tuple(tags) or tuple(range(num_tags)), num_tags
 
@@ -126,7 +128,7 @@ def listed(names) -> str:
 def class_values(name, label):
     """Returns labels [N] as int64, bool or str; ValueError if that is not what they are."""
     if np.ma.is_masked(label):
-        raise ValueError(f"{name}: row {np.ma.getmaskarray(label).argmax()} {MISSING}")
+        raise ValueError(f"{name}: row {np.argwhere(np.ma.getmaskarray(label))[0][0]} {MISSING}")
     array = _without_column(np.asarray(label))
     if array.ndim != 1:
         raise ValueError(

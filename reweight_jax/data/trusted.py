@@ -43,7 +43,10 @@ def read_data(config) -> Data:
 
 
 def num_rows(data: Data) -> int:
-    """Returns the number of rows of the source's training part, with those that were dropped."""
+    """Returns the number of rows of the source's training part, with those that were dropped.
+
+    Of data without names, the last rows are not counted if these were dropped.
+    """
     later = [
         data.starts[part] for part in ("clean", "calibration", "hyper_val") if part in data.starts
     ]

@@ -69,7 +69,8 @@ def judge(
     Args:
       examples: label [N, ...], margin float [N] ([N, K] for multi_label; NaN if never visited), and
         if remembered log_probability float [N, K] (classification), prediction (regression) and
-        alignment float [N].
+        alignment float [N]. If there is is_trusted, bool [N], labels that are known to be right:
+        they are no suspects, and count for nothing.
       calibration: label and margin of n trusted examples that no gradient saw; None if there are
         none.
       task: a name in `reweight_jax.tasks.TASKS`.
@@ -99,6 +100,8 @@ def judge(
     if not seen.all():
         reason = "in no batch, or have no known tag" if task == "multi_label" else "in no batch"
         notes.append(f"{np.sum(~seen):,} of {len(score):,} examples are not judged: {reason}.")
+    trusted = examples.get("is_trusted", np.zeros(len(score), bool))
+    seen &= ~trusted
     rule, rate, rate_90, by, believed = "margin", None, None, "all", 0.0
     contradicted = False
     if num_calibration and seen.any():
@@ -138,6 +141,7 @@ def judge(
     if task == "regression":  # a distance has no sign
         helpful = examples["alignment"] > 0 if "alignment" in examples else ~suspect
         keep = ~suspect if num_calibration else helpful
+    keep[trusted] = True
     if finds_wrong is False:
         keep = np.ones_like(keep)
     summary = {"num_examples": len(score), "num_calibration": num_calibration}

@@ -27,8 +27,8 @@ def suspects_table(examples: dict, judgement: Any, classes: tuple) -> dict[str, 
       alignment, weight, visits, action. Labels are names; those of multi_label are the tags
       present, separated by ;, with ?NAME for a tag that is not known. Those of regression are
       numbers, or several separated by ;. action is relabel for a suspect with another suggested
-      label, drop for a suspect without one, else keep; it is keep for what is trusted. The margin
-      of multi_label is the lowest of the known tags. A quantity that is not known is NaN.
+      label, drop for a suspect without one, else keep. The margin of multi_label is the lowest of
+      the known tags. A quantity that is not known is NaN.
     """
     order = judgement.order
     given, suggested = examples["label"][order], judgement.suggested_label[order]
@@ -49,10 +49,7 @@ def suspects_table(examples: dict, judgement: Any, classes: tuple) -> dict[str, 
     for name, values in numbers.items():
         missing = values is None
         table[name] = [np.nan] * len(order) if missing else np.asarray(values)[order].tolist()
-    doubted = judgement.is_suspect
-    if "is_trusted" in examples:
-        doubted = doubted & ~examples["is_trusted"]
-    table["action"] = actions(given, suggested, doubted[order]).tolist()
+    table["action"] = actions(given, suggested, judgement.is_suspect[order]).tolist()
     return table
 
 

@@ -78,10 +78,12 @@ class Checkpoints:
 
     def __exit__(self, *exception):
         with self._threads:
-            _going_on.remove(self)
-            if self._manager:
-                with _writing(self._folder):
-                    self._manager.close()
+            try:
+                if self._manager:
+                    with _writing(self._folder):
+                        self._manager.close()
+            finally:
+                _going_on.remove(self)
 
     def keep(self, steps: Collection[int | None]) -> None:
         """Keeps the checkpoints of `steps` from now on, in place of those named before."""
@@ -102,7 +104,7 @@ class Checkpoints:
         record = seal(record | {"digests": digests(state)})
         args = {"state": ocp.args.StandardSave(state), "record": ocp.args.JsonSave(record)}
         with _writing(self._folder), _saving:
-            others = [run for run in _going_on if run is not self and run._manager]
+            others = [run for run in list(_going_on) if run is not self and run._manager]
             for run in others:
                 with contextlib.suppress(Exception):  # the run's own thread gets it too
                     run._manager.wait_until_finished()

@@ -253,7 +253,10 @@ def build_model(
     if config.data.standardize and is_table:
         mean, deviation = np.zeros(sample.shape[1]), np.ones(sample.shape[1])
         if isinstance(inputs, LazyInputs):
-            raise UserError("config.data.standardize: the inputs are streamed; standardise them")
+            raise UserError(
+                "config.data.standardize: True, but the inputs are streamed; standardise them "
+                "yourself and set it to False, or set config.data.resident=True"
+            )
         if inputs is not None:
             mean, deviation = models.mean_and_deviation(inputs)
         built = models.standardized(built, mean, deviation)

@@ -44,7 +44,7 @@ def dispatches(
     size = shared_size(train.size) if phase.examples == "clean" else most_examples(experiment)
     m = clean and min(config.clean_batch_size, clean.size)
     # METHODS keeps a method, so that its id is not another's.
-    key = (id(method), phase.schedule, phase.remembers, resident, size, n, m)
+    key = (id(method), phase.schedule, phase.remembers, resident, size, n, m, clean and clean.size)
     make = functools.partial(on_devices.steps_program, step_of(experiment, phase), devices)
     program = experiment.programs.once(make, "steps", *key)
     run = on_devices.bind_data(program, train, clean, devices, resident=resident, size=size)

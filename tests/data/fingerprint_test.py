@@ -21,11 +21,14 @@ def data():
 def test_the_same_data_has_the_same_fingerprint(data):
     x, y = data
     before = fingerprint(splits(x, y))
-    assert set(before) == {"train", "clean"} and len(before["train"]) == 32
+    assert set(before) == {"train", "clean", "train_rows", "clean_rows"}
+    assert len(before["train"]) == len(before["train_rows"]) == 32
     assert fingerprint(splits(np.asfortranarray(x), y.copy())) == before
     named = fingerprint(splits({"a": x, "b": x + 1}, y))
     assert fingerprint(splits({"b": x + 1, "a": x}, y)) == named  # in another order
     assert fingerprint(splits({"b": x, "a": x + 1}, y)) != named
+    lazy = fingerprint(splits(LazyInputs(x), y))
+    assert lazy == {name: before[name] for name in ("train", "clean")}
 
 
 def test_any_label_changes_it_and_only_that_of_its_split(data):

@@ -237,3 +237,5 @@ def test_a_name_that_looks_the_same_is_the_same_class():
 def test_a_tag_may_not_have_what_separates_tags():
     with pytest.raises(ValueError, match="tag 'cat;big': must not contain ';'"):
         encode("multi_label", {"train": np.ones((3, 1))}, tags=("cat;big",))
+    with pytest.raises(ValueError, match=r"tag '\?cat': is how 'cat' is written if it is not"):
+        encode("multi_label", {"train": np.ones((3, 2))}, tags=("?cat", "cat"))

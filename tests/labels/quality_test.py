@@ -98,6 +98,23 @@ def test_a_small_case_by_hand():
     np.testing.assert_allclose(summary["rate_90"], scipy.stats.beta.ppf(0.9, 1, 3))
 
 
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_what_is_trusted_counts_for_nothing(calibrated):
+    rng = np.random.default_rng(5)
+    calibration = drawn(rng, (25, 25), (3, 3)) if calibrated else None
+    examples = drawn(rng, (150, 150), (3, 3))
+    examples["margin"][::3] -= 6
+    alone = judge(examples, calibration)
+    trusted = classes([0, 1, 0], [-9, -9, 9])  # the model contradicts two of them
+    together = {name: np.concatenate([examples[name], trusted[name]]) for name in trusted}
+    judged = judge(together | {"is_trusted": np.arange(303) >= 300}, calibration)
+    np.testing.assert_array_equal(judged.is_suspect, [*alone.is_suspect, *[False] * 3])
+    np.testing.assert_array_equal(judged.keep, [*alone.keep, *[True] * 3])
+    assert judged.summary["wrong"] == alone.summary["wrong"]
+    if calibrated:
+        np.testing.assert_array_equal(judged.p_value, [*alone.p_value, 1, 1, 1])
+
+
 def test_without_log_probabilities_the_other_class_is_unknown():
     judged = judge(classes([0, 1, 1], [1, -1, np.nan]), None)
     np.testing.assert_array_equal(judged.suggested_label, [0, -1, 1])

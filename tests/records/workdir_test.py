@@ -175,6 +175,18 @@ def test_a_part_of_the_data_that_is_gone_or_new_is_refused(more, digits_config, 
             check(old.content)
 
 
+def test_a_digest_of_many_rows_is_compared_where_both_have_it(digits_config, tmp_path):
+    digests = {"train": 1}, {"train": 1, "train_rows": 2}, {"train": 1, "train_rows": 3}
+    lazy, read, other = (
+        Workdir(tmp_path, digits_config(), FACTS | {"fingerprint": each}) for each in digests
+    )
+    for old, new in ((lazy, read), (read, lazy), (lazy, other)):
+        new.check(old.content, 6)
+        new.check_checkpoint(old.content)
+    with pytest.raises(UserError, match="holds a run with other data"):
+        other.check(read.content, 6)
+
+
 def test_a_process_that_does_not_write_leaves_nothing(digits_config, tmp_path):
     folder = Workdir(tmp_path / "run", digits_config(), FACTS, writes=False)
     folder.write("a.txt", "text")

@@ -162,7 +162,9 @@ def test_lazy_inputs_are_read_if_they_are_to_be_resident(standardize, tmp_path):
     lazy = run(splits, tmp_path / "b", **fields)
     assert without_times(lazy) == without_times(usual)
     if standardize:
-        with pytest.raises(UserError, match="config.data.standardize: the inputs are streamed"):
+        with pytest.raises(
+            UserError, match="config.data.standardize: True, but the inputs are stre"
+        ):
             experiment(splits, TASK, **fields, **{"data.resident": False})
 
 
@@ -177,3 +179,25 @@ def test_a_phase_does_not_keep_the_data_of_the_one_before(tmp_path, monkeypatch)
     splits = examples(TASK, 24, 0), examples(TASK, 24, 1)  # `shared_size` leaves 24 as it is
     run(splits, tmp_path, compare_plain=True, retrain="drop", **{"data.clean_in_train": "never"})
     assert len(alive) == 3 and alive[1:] == [alive[0]] * 2
+
+
+@pytest.mark.parametrize("retrain", ["drop", "relabel"])
+def test_trusted_examples_keep_their_labels_in_retraining(retrain, tmp_path, monkeypatch):
+    """Also those that were trained on, and that the model contradicts."""
+    select, chosen = selection.SELECTIONS[retrain], []
+
+    def recorded(*arguments):
+        chosen.append(select(*arguments))
+        return chosen[-1]
+
+    monkeypatch.setitem(selection.SELECTIONS, retrain, recorded)
+    clean = examples(TASK, 8, 1)
+    clean = clean._replace(label=(clean.label + 1) % 3)
+    fields = {"method": "baseline", "data.clean_in_train": "always", "retrain": retrain}
+    splits = examples(TASK, 24, 0, wrong=0.3), clean, examples(TASK, 6, 2)
+    run(splits, tmp_path, num_steps=60, **fields)
+    label = dict(zip(chosen[0].index.tolist(), chosen[0].label.tolist(), strict=True))
+    assert [label[index] for index in clean.index.tolist()] == clean.label.tolist()
+    with np.load(tmp_path / "examples.npz") as arrays:
+        assert arrays["is_trusted"].sum() == 8
+        assert arrays["margin"][arrays["is_trusted"]].min() < 0
