@@ -181,7 +181,7 @@ def test_a_phase_does_not_keep_the_data_of_the_one_before(tmp_path, monkeypatch)
     assert len(alive) == 3 and alive[1:] == [alive[0]] * 2
 
 
-@pytest.mark.parametrize("retrain", ["drop", "relabel"])
+@pytest.mark.parametrize("retrain", ["drop", pytest.param("relabel", marks=pytest.mark.slow)])
 def test_trusted_examples_keep_their_labels_in_retraining(retrain, tmp_path, monkeypatch):
     """Also those that were trained on, and that the model contradicts."""
     select, chosen = selection.SELECTIONS[retrain], []
