@@ -6,7 +6,8 @@ import pytest
 from toy_fits import PAPERS, QUIET
 
 from reweight_jax import UserError, fit
-from reweight_jax.confident import confident_rows
+from reweight_jax.confident import confident_rows, take_rows
+from reweight_jax.data.inputs import table_names
 
 SMALL = QUIET | PAPERS | {"devices": jax.devices()[:1], "batch_size": 20}
 SMALL |= {"num_steps": 40, "learning_rate": 0.05, "model_fields": {"hidden": (8,)}}
@@ -31,6 +32,17 @@ def test_the_surest_of_each_class_that_also_win():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_rows_of_a_table_are_a_table(library):
+    module = pytest.importorskip(library)
+    columns = {"age": np.arange(5), "sum": np.arange(5) * 10}
+    table = module.table(columns) if library == "pyarrow" else module.DataFrame(columns)
+    taken = take_rows(table, np.array([3, 1]))
+    assert table_names(taken) == ("age", "sum")
+    np.testing.assert_array_equal(np.asarray(taken), [[3, 30], [1, 10]])
+    np.testing.assert_array_equal(take_rows([[1, 2], [3, 4]], np.array([1])), [[3, 4]])
+
+
 def test_under_uniform_noise_it_helps_without_a_trusted_set():
     """On the mean of three draws: one of 400 points scatters by 0.03, and with rounding too."""
     accuracy = []

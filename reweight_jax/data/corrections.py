@@ -135,7 +135,7 @@ def find_rows(
         seen[index] = line
         written = plain_text(table.cells[id_column][line]) if id_column else ""
         true_id = "" if ids is None else str(ids[index])
-        if written and plain(written) != plain(true_id):
+        if written and in_utf8(written) != in_utf8(true_id):
             in_data = f"is {true_id!r}" if true_id else "has no name"
             raise UserError(
                 f"{table.at(line, id_column)}: {written!r}, but row {index} of the data {in_data}; "
@@ -181,8 +181,8 @@ def label_texts(labels: np.ndarray, classes: tuple) -> list[str]:
 
 def label_parser(classes: tuple, labels: np.ndarray) -> Callable[[str], Any]:
     """Returns text -> a label like a row of `labels`; it raises ValueError for any other text."""
-    written = collections.Counter(map(plain, classes))
-    known = {plain(name): k for k, name in enumerate(classes) if written[plain(name)] == 1}
+    written = collections.Counter(map(in_utf8, classes))
+    known = {in_utf8(name): k for k, name in enumerate(classes) if written[in_utf8(name)] == 1}
     known |= {str(name): k for k, name in enumerate(classes)}
 
     def parse_class(text):
@@ -223,7 +223,7 @@ def plain_text(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
-def plain(name: Any) -> str:
+def in_utf8(name: Any) -> str:
     """Returns a name as files in UTF-8 have it: a file name need not be valid text."""
     return str(name).encode(errors="replace").decode()
 

@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from reweight_jax.data.examples import Splits, arrays_of, is_lazy
+from reweight_jax.data.examples import Splits, is_lazy
 
 SAMPLED = 1_000  # rows of inputs in memory
 SAMPLED_LAZY = 50  # of any: images on a disk are read and decoded for it
@@ -30,11 +30,10 @@ def _digest(examples, most) -> str:
     digest = hashlib.blake2b(digest_size=16)
     count = min(most, examples.size)
     rows = np.linspace(0, examples.size - 1, count).astype(int)
-    arrays = [inputs[rows] for inputs in arrays_of(examples.inputs)]
-    if isinstance(examples.inputs, dict):  # in whatever order
-        arrays = [examples.inputs[name][rows] for name in sorted(examples.inputs)]
-        digest.update(repr(sorted(examples.inputs)).encode())
-    for array in (examples.label, *arrays):
+    inputs = examples.inputs if isinstance(examples.inputs, dict) else {"": examples.inputs}
+    arrays = {name: inputs[name][rows] for name in sorted(inputs)}  # their order says nothing
+    digest.update(repr([*arrays]).encode())
+    for array in (examples.label, *arrays.values()):
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

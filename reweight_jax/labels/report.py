@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from reweight_jax.data.corrections import plain
+from reweight_jax.data.corrections import in_utf8
 from reweight_jax.data.examples import map_inputs
 from reweight_jax.labels import sections
 from reweight_jax.labels.calibrated import scores
@@ -105,7 +105,7 @@ def report_html(
         "style": _resource("report.css"),
         "script": _resource("report.js"),
     }
-    content = {"key": _key(examples), "task": task, "classes": [plain(name) for name in classes]}
+    content = {"key": _key(examples), "task": task, "classes": [in_utf8(name) for name in classes]}
     page = _resource("report_template.html")
     parts["policy"] = _policy(parts["style"], parts["script"])
     used = len(page) + len(page_json(content | {"cards": cards}))
@@ -160,7 +160,7 @@ def _cards(examples, judgement, rows, task):
     for i, row in enumerate(rows.tolist()):
         card = {"index": int(examples["index"][row]), "suspect": bool(is_suspect[i])}
         if "id" in examples:
-            card["id"] = plain(examples["id"][row])
+            card["id"] = in_utf8(examples["id"][row])
         card |= {name: values[i] for name, values in texts.items()}
         card |= {name: _number(values, row) for name, values in numbers.items()}
         cards.append(card | {"action": what[i]})

@@ -4,7 +4,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from judged_runs import affine_model, examples, experiment, last_state
+from judged_runs import affine_model, examples, experiment, last_state, run
 from whole_runs import ONE_DEVICE, saved, without_times
 
 from reweight_jax import UserError, load
@@ -16,15 +16,6 @@ from reweight_jax.train import evaluate, loop, outputs, selection
 from reweight_jax.train.config import make_experiment
 
 TASK = "classification"
-
-
-def run(splits, workdir, **fields):
-    return run_task(TASK, splits, workdir, **fields)
-
-
-def run_task(task, splits, workdir, **fields):
-    made = experiment(splits, task, **fields)
-    return loop.train(made, workdir, progress=False, draw=False)
 
 
 @pytest.mark.parametrize("size", [10, 3])
@@ -145,11 +136,11 @@ def test_wrong_values_are_dropped_if_no_others_are_remembered(tmp_path):
     splits = [examples("regression", 40, 0, wrong=0.3), examples("regression", 8, 1)]
     splits += [None, None, examples("regression", 20, 2)]
     results = [
-        run_task("regression", splits, tmp_path / retrain, retrain=retrain, remember_megabytes=0)
+        run(splits, tmp_path / retrain, "regression", retrain=retrain, remember_megabytes=0)
         for retrain in ("drop", "relabel")
     ]
     assert results[0]["retrained"] == results[1]["retrained"]
-    whole = run_task("regression", splits, tmp_path / "plain", compare_plain=True)
+    whole = run(splits, tmp_path / "plain", "regression", compare_plain=True)
     assert whole["plain"]["test_rmse"] != results[1]["retrained"]["test_rmse"]
 
 
