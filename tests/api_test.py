@@ -70,6 +70,15 @@ def test_predict_is_the_mlp_of_the_checkpoint_on_standardised_features(toy_run):
     np.testing.assert_allclose(toy_run.predict(x), expected, atol=1e-5)
 
 
+def test_bytes_are_standardised_like_the_numbers_they_are():
+    x = np.random.default_rng(0).integers(0, 256, (200, 6)).astype(np.uint8)
+    of_bytes, of_floats = (
+        quick(None, (table, toy()[0][1]), clean=(table[:30], toy()[1][1]), data={"num_hyper_val": 20})
+        for table in (x, x.astype(np.float32))
+    )
+    np.testing.assert_allclose(of_bytes.predict(x), of_floats.predict(np.float32(x)), atol=1e-5)
+
+
 def test_a_prediction_does_not_depend_on_the_rows_beside_it(toy_run):
     x = np.tile(toy()[0][0], (4, 1))  # more than one batch of 500
     many = toy_run.predict(x)

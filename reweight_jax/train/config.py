@@ -258,7 +258,8 @@ def build_model(
                 "yourself and set it to False, or set config.data.resident=True"
             )
         if inputs is not None:
-            mean, deviation = models.mean_and_deviation(inputs)
+            unit = 255 if inputs.dtype == np.uint8 else 1  # the model has them scaled to 0..1
+            mean, deviation = (x / unit for x in models.mean_and_deviation(inputs))
         built = models.standardized(built, mean, deviation)
     return models.with_matmul_precision(built, config.model.matmul_precision)
 
