@@ -21,8 +21,9 @@ from reweight_jax.data.inputs import (
 )
 from reweight_jax.data.splits import are_features
 from reweight_jax.errors import UserError, choose, one_line, prefix
+from reweight_jax.labels.sections import PHASES
 from reweight_jax.labels.suspects import suspects_table
-from reweight_jax.models import MODELS, NO_TOKENS, Model
+from reweight_jax.models import MODELS, OF_TOKENS, Model
 from reweight_jax.paths import expand
 from reweight_jax.records import judged
 from reweight_jax.records.workdir import Workdir, read_run, write_atomically
@@ -32,9 +33,6 @@ from reweight_jax.train.checkpoints import read_model
 from reweight_jax.train.config import build_model, sample_of
 from reweight_jax.train.evaluate import compile_predict
 from reweight_jax.train.programs import Programs, kind_of
-
-PHASES = ("last", "best", "warm_up", "unsettled", "judge", "finetuned_last", "finetuned_best")
-PHASES += ("plain", "retrained")
 
 
 class Fitted:
@@ -104,7 +102,7 @@ class Fitted:
             as_floats = are_features(self.columns, self.config)
             inputs = as_inputs(inputs, "inputs", as_floats=as_floats)
             inputs = like_train(inputs, self.sample, "inputs", "the training set")
-            if self.config.model.name not in NO_TOKENS:
+            if self.config.model.name in OF_TOKENS:
                 check_tokens(inputs, self._facts["vocabulary"], "inputs")
         return self._predict(*self._restore(step), inputs, batch_size)
 

@@ -19,7 +19,7 @@ from reweight_jax.records.workdir import write_atomically
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
 _INPUT = flags.DEFINE_string("input", None, "npz, CSV or image file, or a folder of images.")
 _OUTPUT = flags.DEFINE_string("output", "predictions.csv", "CSV file to write.")
-_STEP = flags.DEFINE_enum("step", "last", api.PHASES, "Which step of the run predicts.")
+_STEP = flags.DEFINE_enum("step", "last", list(api.PHASES), "Which step of the run predicts.")
 # Parsing the flag runs the file, which may add a model to MODELS.
 cli.define_config("The run's config file, if that is what defines its model.")
 

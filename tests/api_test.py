@@ -73,7 +73,9 @@ def test_predict_is_the_mlp_of_the_checkpoint_on_standardised_features(toy_run):
 def test_bytes_are_standardised_like_the_numbers_they_are():
     x = np.random.default_rng(0).integers(0, 256, (200, 6)).astype(np.uint8)
     of_bytes, of_floats = (
-        quick(None, (table, toy()[0][1]), clean=(table[:30], toy()[1][1]), data={"num_hyper_val": 20})
+        quick(
+            None, (table, toy()[0][1]), clean=(table[:30], toy()[1][1]), data={"num_hyper_val": 20}
+        )
         for table in (x, x.astype(np.float32))
     )
     np.testing.assert_allclose(of_bytes.predict(x), of_floats.predict(np.float32(x)), atol=1e-5)

@@ -44,19 +44,11 @@ def contradicts(calibration: np.ndarray) -> bool:
 
 
 def border(score: np.ndarray, calibration: np.ndarray) -> float:
-    """Returns the margin above which a label is believed: 0, or less if calibration says so.
+    """Returns the margin, at most 0, above which a label is believed by a model that `contradicts`.
 
-    A model that `contradicts` many right labels would lose them with a border of 0. Then it is
-    where the share of the training scores below it exceeds that of the calibration scores most, as
-    the statistic of Kolmogorov and Smirnov has it: below it wrong labels are denser than right
-    ones.
-
-    Args:
-      score: float [N], margins of the training labels.
-      calibration: float [n], those of right labels.
+    It is where the share of the training scores [N] below it exceeds that of the calibration scores
+    [n] most (Kolmogorov and Smirnov): below it wrong labels are denser than right ones.
     """
-    if not contradicts(calibration):
-        return 0.0
     values = np.unique(np.concatenate([score, calibration]))
     below = [np.searchsorted(np.sort(of), values) / len(of) for of in (score, calibration)]
     lowest_kept = values[np.argmax(below[0] - below[1])]
@@ -145,10 +137,7 @@ class Reference:
         More than in nine of ten draws of as many right ones and of a calibration set; an
         approximation if weighted. None if there are too few calibration examples to say.
         """
-        if self.by == "weighted":
-            sizes = [(len(self.p_value), int(conformal.effective_number(self.weight)))]
-        else:
-            sizes = [(len(p), len(own)) for p, own, _ in self._by_group()]
+        sizes = [(len(p), int(conformal.effective_number(w))) for p, _, w in self._by_group()]
         num_labels, num_calibration = np.transpose(sizes)
         if not conformal.num_below(LOW, num_calibration.min()):
             return None
@@ -208,10 +197,9 @@ class Reference:
 def _right_labels(label, score, calibration_label, calibration_score, num_outputs):
     """An estimate of how many labels of each class are right, float [K].
 
-    Those with a positive margin, divided by the share of right labels that have one. Of a class
-    with 5 calibration examples this is its share among them, smoothed by two examples with the
-    share of all classes; of others the latter. The wrong labels that background noise heaps up in
-    one class have negative margins; a hard class has fewer positive ones.
+    Those with a positive margin, divided by the share of right labels that have one: of a class
+    with 5 calibration examples its share among them, smoothed by two examples with the share of all
+    classes; of others the latter.
     """
     looks_right = calibration_score > 0
     found, all_of, right = (
@@ -223,12 +211,10 @@ def _right_labels(label, score, calibration_label, calibration_score, num_output
 
 
 def _shifted_shares(right, calibration_counts):
-    """The shares of `right`, numbers of right labels [K]; None if those of calibration are close.
+    """The shares of `right`, numbers of labels [K]; None if those of calibration are close.
 
     Their distance must be above SHIFT and above that of 1,000 random draws. If calibration has
-    equally many examples of each class, which is no random draw, it is enough that one class has
-    more than FACTOR times its share there: so many times more false alarms than promised there
-    could be.
+    equally many examples of each class, it is enough that one has FACTOR times its share there.
     """
     n, present = calibration_counts.sum(), calibration_counts > 0
     if not right.sum() or not n:

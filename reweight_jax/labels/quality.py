@@ -31,16 +31,15 @@ class Judgement(NamedTuple):
     Attributes:
       label_quality: float [N] in 0..1, low for suspect labels; NaN if an example was in no batch.
         A sigmoid of the margin; for regression exp(-distance in standardised units).
-      suggested_label: like the labels. classification: the class with the highest mean
-        log-probability, of a suspect the highest other than its label; if that was not remembered,
-        the given label if its margin is not negative, else -1. multi_label: tags whose margin is
-        negative are flipped. regression: the prediction.
+      suggested_label: like the labels. classification: the class of the highest mean
+        log-probability, of a suspect another than its label; if that was not remembered, the given
+        label, or -1 if its margin is negative. multi_label: tags of a negative margin are flipped.
+        regression: the prediction.
       p_value: float [N], the conformal p-value of 'this label is right'; None without calibration.
       is_suspect: bool [N].
-      keep: bool [N] ([N, K] for multi_label), what to train on: the labels that the model believes,
-        of a positive margin, or one above `calibrated.border`; all of them if the calibration set
-        gives no reason to think that any are wrong (`Reference.finds_wrong_labels`). regression:
-        those not suspect; without calibration those of a positive mean alignment, if it is known.
+      keep: bool [N] ([N, K] for multi_label), what to train on: margins above 0 (or
+        `calibrated.border`); all, unless `Reference.finds_wrong_labels`. regression: those not
+        suspect; without calibration those of a positive mean alignment, if it is known.
       order: int [N], positions of the examples, worst first: by p-value, then by score.
       summary: a dict for JSON.
     """
@@ -87,23 +86,23 @@ def judge(
     from scipy.special import expit
 
     if task not in JUDGED:
-        raise ValueError(f"task: unknown name {task!r}; valid: {', '.join(JUDGED)}")
+        raise ValueError(f"task: labels of {task!r} are not judged, only of {', '.join(JUDGED)}")
     if not 0 < false_alarm_rate < 1:
         raise ValueError(f"false_alarm_rate: {false_alarm_rate:g} must be between 0 and 1")
     if not 0 <= false_discovery_rate < 1:
         raise ValueError(f"false_discovery_rate: {false_discovery_rate:g} must be 0..1, below 1")
     label, score = np.asarray(examples["label"]), scores(examples)
-    seen = ~np.isnan(score)
+    size, seen, notes = len(score), ~np.isnan(score), []
     num_calibration = int(np.sum(~np.isnan(scores(calibration)))) if calibration else 0
-    notes, p_value, suspect, wrong = [], None, np.zeros(len(score), bool), None
-    finds_wrong = None
+    summary = {"num_examples": size, "num_calibration": num_calibration, "rule": "margin"}
+    summary |= {"rate": None, "rate_90": None, "by": "all", "wrong": None, "num_suspects": 0}
+    summary |= {"finds_wrong": None, "notes": notes, "border": 0.0, "contradicted": False}
     if not seen.all():
         reason = "in no batch, or have no known tag" if task == "multi_label" else "in no batch"
-        notes.append(f"{np.sum(~seen):,} of {len(score):,} examples are not judged: {reason}.")
-    trusted = examples.get("is_trusted", np.zeros(len(score), bool))
+        notes.append(f"{np.sum(~seen):,} of {size:,} examples are not judged: {reason}.")
+    trusted = examples.get("is_trusted", np.zeros(size, bool))
     seen &= ~trusted
-    rule, rate, rate_90, by, believed = "margin", None, None, "all", 0.0
-    contradicted = False
+    p_value, suspect = None, np.zeros(size, bool)
     if num_calibration and seen.any():
         discovers = false_discovery_rate > 0
         rule = "false_discovery_rate" if discovers else "false_alarm_rate"
@@ -112,23 +111,21 @@ def judge(
         smallest = rate / 10 if discovers else rate
         of_calibration = calibration, task, num_outputs, smallest
         reference = Reference(label[seen], score[seen], *of_calibration)
-        p_value = np.ones(len(score))
+        p_value = np.ones(size)
         p_value[seen] = reference.p_value
         flag = conformal.benjamini_hochberg if discovers else np.less_equal
         suspect[seen] = flag(reference.p_value, rate)
-        by, wrong = reference.by, reference.share_wrong()
-        finds_wrong = reference.finds_wrong_labels()
-        rate_90 = None if discovers else reference.rate_bound(rate)
+        summary |= {"rule": rule, "rate": rate, "by": reference.by}
+        summary |= {"rate_90": None if discovers else reference.rate_bound(rate)}
+        summary |= {"wrong": reference.share_wrong(), "finds_wrong": reference.finds_wrong_labels()}
         notes += reference.notes(rate, discovers, bool(suspect.any()), classes)
-        if task == "classification":
-            contradicted = contradicts(reference.score)
-            believed = border(score[seen], reference.score)
-        if contradicted:
+        if task == "classification" and contradicts(reference.score):
+            summary |= {"border": border(score[seen], reference.score), "contradicted": True}
             notes.append(
                 f"The model contradicts {np.mean(reference.score <= 0):.0%} of the calibration "
                 "examples, whose labels are right: do not relabel by it."
             )
-    else:
+    elif not num_calibration:
         suspect[seen] = plain_threshold(score[seen], task, num_outputs)
         notes.append(
             "No calibration examples: no p-values, no rate of false alarms, and no estimate of how "
@@ -137,17 +134,14 @@ def judge(
     # A NaN is sorted last; among equal examples the first one comes first.
     order = np.lexsort((score,) if p_value is None else (score, p_value))
     suggested = _suggested_label(examples, seen, suspect, task)
-    keep = np.asarray(examples["margin"]) > believed
+    keep = np.asarray(examples["margin"]) > summary["border"]
     if task == "regression":  # a distance has no sign
         helpful = examples["alignment"] > 0 if "alignment" in examples else ~suspect
         keep = ~suspect if num_calibration else helpful
     keep[trusted] = True
-    if finds_wrong is False:
+    if summary["finds_wrong"] is False:
         keep = np.ones_like(keep)
-    summary = {"num_examples": len(score), "num_calibration": num_calibration}
-    summary |= {"rule": rule, "rate": rate, "rate_90": rate_90, "by": by, "wrong": wrong}
-    summary |= {"num_suspects": int(suspect.sum()), "finds_wrong": finds_wrong, "notes": notes}
-    summary |= {"border": believed, "contradicted": contradicted}
+    summary["num_suspects"] = int(suspect.sum())
     if task == "classification":
         summary |= _counts(label, suggested, suspect, num_outputs)
     quality = np.exp(score) if task == "regression" else expit(score)

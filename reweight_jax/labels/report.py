@@ -6,7 +6,6 @@ import html
 import importlib.resources
 import math
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,9 +22,9 @@ from reweight_jax.labels.suspects import (
     suspects_table,
 )
 
-MAX_BYTES = 4_800_000  # of the whole file
-MAX_CARD_BYTES = 20_000  # of what is shown of one example's inputs
-MAX_TEXT_BYTES = 3_000_000  # of what is shown of the labels: many tags may leave room for fewer
+MAX_BYTES = 4_400_000  # of labels and pictures; what else a page has is far below 600 kB
+MAX_TEXT_BYTES = 1_900_000  # of the labels: many tags may leave room for fewer
+MAX_CARD_BYTES = 20_000  # of the pictures of one example
 NUM_CARDS = 200
 
 
@@ -40,94 +39,52 @@ def listed(examples: dict, judgement: Any) -> np.ndarray:
     return order[:NUM_CARDS]
 
 
-def pages(config, result, examples, judgement, inputs, rows) -> dict[str, bytes]:
-    """Returns suspects.csv and label_report.html: name -> content.
-
-    `config` is the content of config.json; the other arguments are those of `report_html`.
-    """
-    classes, columns = (tuple(config["dataset"][name]) for name in ("classes", "columns"))
-    page = report_html(
-        examples,
-        judgement,
-        task=config["task"],
-        classes=classes,
-        columns=columns,
-        inputs=inputs,
-        rows=rows,
-        title=f"Label report: {config['name']}",
-        health=result.get("health", ()),
-        result=result,
-    )
-    table = suspects_csv(suspects_table(examples, judgement, classes))
-    # A file name need not be valid text.
-    return {"suspects.csv": table, "label_report.html": page.encode(errors="replace")}
-
-
-def report_html(
-    examples: dict,
-    judgement: Any,
-    *,
-    task: str,
-    classes: tuple = (),
-    columns: tuple[str, ...] = (),
-    inputs: Any = None,
-    rows: np.ndarray | None = None,
-    title: str = "Label report",
-    health: Sequence[str] = (),
-    result: dict | None = None,
-) -> str:
-    """Returns the report as one HTML page of at most 5 MB that loads nothing.
+def pages(config, result, examples, judgement, inputs=None, rows=None) -> dict[str, bytes]:
+    """Returns suspects.csv and label_report.html, one page that loads nothing: name -> content.
 
     Args:
+      config, result: the contents of config.json and result.json.
       examples: the arrays of examples.npz.
       judgement: the `quality.Judgement` of these examples.
-      task: a key of TASKS.
-      classes: names of the classes or tags; () for regression.
-      columns: names of the features, if the inputs are a table.
       inputs: array [R, ...] or dict of arrays, of the examples `rows`; None: none are shown.
-      rows: int [R], positions in `examples`. Of the examples that are `listed`, inputs are shown of
-        those that are among them.
-      title: of the page.
-      health: sentences for its head, after the judgement's notes.
-      result: the contents of result.json, for the table of scores.
+      rows: int [R], positions in `examples`; inputs are shown of those that are `listed`.
     """
-    listed_rows = listed(examples, judgement)
+    facts, task, listed_rows = config["dataset"], config["task"], listed(examples, judgement)
+    classes, columns = tuple(facts["classes"]), tuple(facts["columns"])
     cards = _cards(examples, judgement, listed_rows, task)
-    cards = cards[: np.searchsorted(np.cumsum([len(page_json(c)) for c in cards]), MAX_TEXT_BYTES)]
-    listed_rows = listed_rows[: len(cards)]
-    parts = {
-        "title": html.escape(title),
-        "summary": sections.summary(examples, judgement, health),
-        "sections": _sections(examples, judgement, classes, task, result),
-        "num_cards": str(len(cards)),
-        "rest": _rest(judgement, listed_rows),
-        "margin_meaning": sections.MARGINS.get(task, ""),
-        "style": _resource("report.css"),
-        "script": _resource("report.js"),
-    }
-    content = {"key": _key(examples), "task": task, "classes": [in_utf8(name) for name in classes]}
-    page = _resource("report_template.html")
-    parts["policy"] = _policy(parts["style"], parts["script"])
-    used = len(page) + len(page_json(content | {"cards": cards}))
-    used += sum(len(text.encode(errors="replace")) for text in parts.values())
-    room = min(MAX_BYTES - used, MAX_CARD_BYTES * len(cards))
-    for card in cards:
-        card["inputs"] = []
+    sizes = np.cumsum([len(page_json(card)) for card in cards])
+    sizes = sizes[sizes < MAX_TEXT_BYTES]
+    cards, listed_rows = cards[: len(sizes)], listed_rows[: len(sizes)]
     if inputs is not None and rows is not None:
         _, places, saved = np.intersect1d(listed_rows, rows, return_indices=True)
         inputs = map_inputs(lambda array: np.asarray(array)[saved], inputs)
-        shown = shown_inputs(inputs, columns, max_bytes=room) if len(saved) else []
+        each = (MAX_BYTES - sizes.max(initial=0)) // max(len(sizes), 1)
+        each = min(each, MAX_CARD_BYTES)
+        shown = shown_inputs(inputs, columns, max_bytes=each) if len(saved) else ()
         for place, blocks in zip(places, shown, strict=True):
             cards[place]["inputs"] = blocks
-    parts["data"] = page_json(content | {"cards": cards})
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], page)
-
-
-def _sections(examples, judgement, classes, task, result):
+    data = {"key": _key(examples), "task": task, "classes": list(map(in_utf8, classes))}
     tables = sections.per_class(examples, judgement, classes, task)
     tables += sections.scores(result, task)
-    heat = sections.heat_map(judgement.summary.get("pairs") or [], classes)
-    return f'<div class="columns"><div>{tables}</div>{heat}</div>'
+    heat = sections.heat_map(judgement.summary.get("pairs", ()), classes)
+    style, script = _resource("report.css"), _resource("report.js")
+    parts = {
+        "title": html.escape(f"Label report: {config['name']}"),
+        "summary": sections.summary(examples, judgement, result.get("health", ())),
+        "sections": f'<div class="columns"><div>{tables}</div>{heat}</div>',
+        "num_cards": str(len(cards)),
+        "rest": _rest(judgement, listed_rows),
+        "margin_meaning": sections.MARGINS[task],
+        "style": style,
+        "script": script,
+        "policy": _policy(style, script),
+        "data": page_json(data | {"cards": cards}),
+    }
+    page = _resource("report_template.html")
+    page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], page)
+    table = suspects_csv(suspects_table(examples, judgement, classes))
+    # A file name need not be valid text.
+    return {"suspects.csv": table, "label_report.html": page.encode(errors="replace")}
 
 
 def _rest(judgement, rows):
@@ -158,7 +115,7 @@ def _cards(examples, judgement, rows, task):
     what = actions(given, suggested, is_suspect).tolist()
     cards = []
     for i, row in enumerate(rows.tolist()):
-        card = {"index": int(examples["index"][row]), "suspect": bool(is_suspect[i])}
+        card = {"index": int(examples["index"][row]), "suspect": bool(is_suspect[i]), "inputs": []}
         if "id" in examples:
             card["id"] = in_utf8(examples["id"][row])
         card |= {name: values[i] for name, values in texts.items()}

@@ -10,16 +10,17 @@ import numpy as np
 NUM_HEAT_CLASSES, NUM_CLASS_ROWS = 12, 200
 FEW_CLASSES = 20  # up to here a table has them in their own order
 MAIN_SCORES = {"classification": "accuracy", "multi_label": "macro_f1", "regression": "rmse"}
+# Of the scores in result.json, in the order of the tables.
 PHASES = {
-    "plain": "plain training",
+    "last": "last step",
+    "best": "best step",
     "warm_up": "after the warm-up",
     "unsettled": "before settling",
-    "last": "this run, last step",
     "judge": "the judge of the labels",
-    "best": "this run, best step",
-    "retrained": "retrained, labels mended",
-    "finetuned_last": "fine-tuned from the last step",
-    "finetuned_best": "fine-tuned from the best step",
+    "finetuned_last": "fine-tuned from last",
+    "finetuned_best": "fine-tuned from best",
+    "plain": "plain training",
+    "retrained": "retrained with mended labels",
 }
 SPLITS = {"calibration": "calibration", "hyper_val": "hyper-validation", "test": "test"}
 MARGINS = {
@@ -127,20 +128,16 @@ def is_wrong(examples: dict) -> np.ndarray:
     return differs.reshape(len(differs), -1).any(axis=1)
 
 
-def scores(result: dict | None, task: str) -> str:
+def scores(result: dict, task: str) -> str:
     """Returns the main score of each phase in `result` (of result.json) as a table, or ""."""
-    score = MAIN_SCORES.get(task, "loss")
-    phases = {n: v for n, v in (result or {}).items() if isinstance(v, dict) and "step" in v}
-    names = [n for n in PHASES if n in phases] + [n for n in phases if n not in PHASES]
-    splits = [s for s in SPLITS if any(f"{s}_{score}" in v for v in phases.values())]
+    score, names = MAIN_SCORES[task], [name for name in PHASES if name in result]
+    splits = [s for s in SPLITS if any(f"{s}_{score}" in result[name] for name in names)]
     if not splits:
         return ""
-    shown = ("{:.1%}" if score in ("accuracy", "macro_f1") else "{:.4g}").format
-    rows = []
+    shown, rows = ("{:.4g}" if score == "rmse" else "{:.1%}").format, []
     for name in names:
-        values = [phases[name].get(f"{split}_{score}") for split in splits]
-        cells = ["" if value is None else shown(value) for value in values]
-        rows.append([html.escape(PHASES.get(name, name)), *cells])
+        values = [result[name].get(f"{split}_{score}") for split in splits]
+        rows.append([PHASES[name], *("" if value is None else shown(value) for value in values)])
     title = {"macro_f1": "Macro F1", "rmse": "RMSE"}.get(score, score.capitalize())
     return _section(title, _table(["model", *(SPLITS[split] for split in splits)], rows))
 
@@ -178,7 +175,6 @@ def per_class(examples: dict, judgement: Any, classes: tuple, task: str) -> str:
 
 def heat_map(pairs: list[dict], classes: tuple) -> str:
     """Returns the pairs given -> suggested of the suspects as a table of buttons, or ""."""
-    pairs = [pair for pair in pairs if pair["count"] and pair["suggested"] >= 0]
     if not pairs:
         return ""
     involved, counts = Counter(), {}

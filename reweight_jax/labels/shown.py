@@ -20,7 +20,7 @@ def shown_inputs(inputs, columns: tuple[str, ...] = (), *, max_bytes: int) -> li
         [R, H, W] and [R, H, W, C] are pictures, and so is [R, C, H, W] with 1 or 3 channels;
         strings are text, integers [R, L] token ids, and other numbers [R, D] features.
       columns: names of the features.
-      max_bytes: of all blocks together in `page_json`. Pictures get what the others leave.
+      max_bytes: of the pictures of one example.
 
     Returns:
       Blocks as JSON: {"name"} if there are several inputs, and one of {"image": data URI, "small"},
@@ -29,23 +29,15 @@ def shown_inputs(inputs, columns: tuple[str, ...] = (), *, max_bytes: int) -> li
     is_dict = isinstance(inputs, dict)
     arrays = dict(list(inputs.items())[:NUM_INPUTS]) if is_dict else {"": inputs}
     arrays = {str(name): np.asarray(array) for name, array in arrays.items()}
-    size = len(next(iter(arrays.values())))
-    others = {
-        name: _blocks(array, columns, NUM_CHARACTERS // len(arrays))
-        for name, array in arrays.items()
-        if not _is_picture(array)
-    }
-    num_pictures = size * (len(arrays) - len(others))
-    each = (max_bytes - len(page_json(others))) // max(num_pictures, 1)
-    shown = [[] for _ in range(size)]
+    each = max_bytes // max(1, sum(map(_is_picture, arrays.values())))
+    shown = []
     for name, array in arrays.items():
-        if name in others:
-            blocks = others[name]
+        if _is_picture(array):
+            blocks = [_picture(pixels, each) for pixels in _pixels(array)]
         else:
-            blocks = [_picture(pixels, each - 100) for pixels in _pixels(array)]
-        for i, block in enumerate(blocks):
-            shown[i].append({"name": name} | block if is_dict else block)
-    return shown
+            blocks = _blocks(array, columns, NUM_CHARACTERS // len(arrays))
+        shown.append([{"name": name} | block if is_dict else block for block in blocks])
+    return list(map(list, zip(*shown, strict=True)))
 
 
 def page_json(content) -> str:
@@ -61,24 +53,20 @@ def _is_picture(array):
 def _blocks(array, columns, num_characters):
     """The blocks of an array that is no picture."""
     if array.dtype.kind not in "buif":
-        texts = [str(value) for value in (array if array.ndim == 1 else array.tolist())]
-        return [_cut({"text": text}, "text", num_characters) for text in texts]
+        texts = array if array.ndim == 1 else array.tolist()
+        return [_cut("text", str(text), num_characters) for text in texts]
     rows = array.reshape(len(array), -1)
     if array.ndim == 2 and array.dtype.kind in "iu" and not columns:
-        return [_cut({"tokens": row}, "tokens", NUM_TOKENS) for row in rows.tolist()]
+        return [_cut("tokens", row, NUM_TOKENS) for row in rows.tolist()]
     names = columns if len(columns) == rows.shape[1] else range(rows.shape[1])
-    names = [str(name)[:80] for name in names[: NUM_FEATURES + 1]]
-    blocks = []
-    for row in rows:
-        values = [f"{value:.4g}" for value in row[: NUM_FEATURES + 1].tolist()]
-        pairs = [list(pair) for pair in zip(names, values, strict=False)]
-        more = {"more": len(row) - NUM_FEATURES} if len(row) > NUM_FEATURES else {}
-        blocks.append({"features": pairs[:NUM_FEATURES]} | more)
+    blocks = [_cut("features", row, NUM_FEATURES) for row in rows.tolist()]
+    for block in blocks:
+        pairs = zip(names, block["features"], strict=False)
+        block["features"] = [[str(name)[:80], f"{value:.4g}"] for name, value in pairs]
     return blocks
 
 
-def _cut(block, key, length):
-    whole = block[key]
+def _cut(key, whole, length):
     more = {"more": len(whole) - length} if len(whole) > length else {}
     return {key: whole[:length]} | more
 

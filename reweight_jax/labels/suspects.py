@@ -22,13 +22,8 @@ def suspects_table(examples: dict, judgement: Any, classes: tuple) -> dict[str, 
       classes: names of the classes or tags; () for regression.
 
     Returns:
-      name -> list of N values, in this order: index (row in the data), id (left out if the data has
-      no names), given_label, suggested_label, label_quality, p_value, is_suspect, margin,
-      alignment, weight, visits, action. Labels are names; those of multi_label are the tags
-      present, separated by ;, with ?NAME for a tag that is not known. Those of regression are
-      numbers, or several separated by ;. action is relabel for a suspect with another suggested
-      label, drop for a suspect without one, else keep. The margin of multi_label is the lowest of
-      the known tags. A quantity that is not known is NaN.
+      name -> list of N values; docs/labels.md says what each means. id is left out if the data has
+      no names; labels are as `label_texts` writes them; a quantity that is not known is NaN.
     """
     order = judgement.order
     given, suggested = examples["label"][order], judgement.suggested_label[order]

@@ -36,7 +36,6 @@ OF_TOKENS = ("auto", "transformer")  # names of those that take token ids, if th
 TAKES = {factory: ("images [N, H, W, C]", "fiu", (4,)) for factory in MODELS.values()}
 TAKES[MODELS["mlp"]] = ("numbers [N, ...]", "bfiu", range(2, 9))
 TAKES[MODELS["transformer"]] = ("ints [N, T]", "iu", (2,))
-NO_TOKENS = ("own", *(name for name in MODELS if name != "transformer"))
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 MATMUL_PRECISIONS = ("default", "high", "highest")
 

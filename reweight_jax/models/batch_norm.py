@@ -10,11 +10,9 @@ import jax.numpy as jnp
 class BatchNorm(nn.BatchNorm):
     """`flax.linen.BatchNorm` over all axes but the last, equal to it but for rounding.
 
-    In training it computes x * factor + shift, with a factor and a shift for each feature. So a
-    tangent is dx * factor + x * dfactor + dshift, and the gradient needs two sums over the batch
-    instead of three. Every operation on the vectors of a layer costs a TPU the same, however short
-    they are. Its compiler joins those that read the sums, but none that share a variance: so each
-    of them computes its own.
+    In training it is x * factor + shift: the gradient needs two sums over the batch, not three.
+    A TPU's compiler joins short operations that read the sums, but none that share a variance, so
+    each computes its own.
     """
 
     @nn.compact

@@ -14,10 +14,9 @@ from jax.experimental.xla_metadata import set_xla_metadata
 def materialize(x: jax.Array) -> jax.Array:
     """Returns `x`, computed once however many operations read it.
 
-    XLA:CPU fuses the elementwise operations that made a convolution's input into the transposition
-    for its kernel's gradient. In a residual stage these reach back to the first block: each kernel
-    gradient recomputes all normalised sums before it, which was more than half of a ResNet-32 step.
-    XLA does not fuse across a computation that it must not inline.
+    XLA:CPU would fuse what made a convolution's input into its kernel's gradient: in a residual
+    stage all sums before it, more than half of a ResNet-32 step. It does not fuse across a
+    computation that it must not inline.
     """
     with set_xla_metadata(inlineable="false"):
         return jax.jit(jax.lax.optimization_barrier)(x)  # XLA would see through `lambda x: x`
@@ -32,11 +31,9 @@ def conv_general_dilated(image, kernel, strides, padding, **settings) -> jax.Arr
     """Computes `jax.lax.conv_general_dilated` for `flax.linen.Conv`, faster for one channel.
 
     [N, H, W, C] and [h, w, C, F] -> [N, H', W', F]. XLA:CPU gathers the patches of a one-channel
-    image element by element: LeNet's first layer took as long as its second, with a twelfth of the
-    arithmetic. Here the shifted images, one plane for each position in the window, are copied in
-    whole rows, and convolution is one matrix product. Forward pass, tangent and kernel gradient
-    share the planes. Padding other than "SAME", strides or dilations beyond one, and several
-    channels are left to `jax.lax`.
+    image element by element. Here the shifted images, one plane for each position in the window,
+    are copied in whole rows, and convolution is one matrix product. Other padding than "SAME",
+    strides, dilations and several channels are left to `jax.lax`.
     """
     dilations = (settings.get("lhs_dilation") or (), settings.get("rhs_dilation") or ())
     is_plain = {*strides, *dilations[0], *dilations[1]} == {1} and padding == "SAME"

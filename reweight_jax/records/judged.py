@@ -37,11 +37,6 @@ def judge_run(
         rates = {name: labels.get(name) if rate is None else rate for name, rate in rates.items()}
         rates = {name: rate for name, rate in rates.items() if rate is not None}
         facts = config["dataset"]
-        if config["task"] not in quality.JUDGED:
-            raise UserError(
-                f"{folder}: labels of the task {config['task']!r} are not judged, only those of "
-                f"{', '.join(quality.JUDGED)}"
-            )
         options = {"task": config["task"], "num_outputs": facts["num_outputs"]}
         options["classes"] = facts["classes"]
         with prefix(str(folder)):

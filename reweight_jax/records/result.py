@@ -6,6 +6,8 @@ import math
 import re
 import statistics
 
+from reweight_jax.labels.sections import PHASES
+
 PACKAGES = ("jax", "flax", "optax", "numpy")
 WEIGHT_ROWS = {
     "mean weights, right against wrong labels, AUC": "mean_auc",
@@ -138,19 +140,10 @@ def _score_rows(result):
     split = "test" if "test_loss" in result["last"] else chosen_by
     if f"{split}_{score}" not in result["last"]:
         return
-    names = {
-        "last": "last step",
-        "best": f"best on {chosen_by} (step {result['best']['step']})",
-        "warm_up": "after the warm-up",
-        "unsettled": "before settling",
-        "judge": "the judge of the labels",
-        "finetuned_last": "fine-tuned from last",
-        "finetuned_best": "fine-tuned from best",
-        "plain": "plain training",
-        "retrained": "retrained with mended labels",
-    }
-    for name, text in names.items():
+    for name, text in PHASES.items():
         if name in result:
+            if name == "best":
+                text = f"best on {chosen_by} (step {result['best']['step']})"
             value = result[name][f"{split}_{score}"]
             value = f"{value:.2%}" if score in PERCENT else f"{value:.4g}"
             yield f"{split} {score}, {text}", value

@@ -7,7 +7,7 @@ import pytest
 from drawn_labels import classes, drawn, judge
 
 from reweight_jax.labels import quality
-from reweight_jax.labels.calibrated import border
+from reweight_jax.labels.calibrated import border, contradicts
 
 
 def test_unweighted_calibration_would_break_the_rate():
@@ -40,8 +40,9 @@ def test_the_border_is_below_zero_only_if_right_labels_are_clearly_contradicted(
     # A binomial test at 5% against 0.75: of 30 at least 18 must be right, of 100 at least 68.
     for n, right in ((30, 18), (100, 68), (19, 0)):
         margins = np.r_[np.ones(right), -np.ones(n - right)]
-        assert border(np.linspace(-3, 3, 50), margins) == 0
-    assert border(np.linspace(-3, 3, 50), np.r_[np.ones(67), -np.ones(33)]) < 0
+        assert not contradicts(margins)
+    poor = np.r_[np.ones(67), -np.ones(33)]
+    assert contradicts(poor) and border(np.linspace(-3, 3, 50), poor) < 0
 
 
 def test_the_border_is_where_the_shares_below_it_differ_most():

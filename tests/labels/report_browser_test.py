@@ -60,11 +60,10 @@ def open_page(browser, folder: pathlib.Path, task="classification", **arrays):
     judged = quality.judge(examples, None, task=task, num_outputs=3)
     pixels = np.random.default_rng(0).integers(0, 256, (size, 8, 8), dtype=np.uint8)
     classes = () if task == "regression" else CLASSES
-    page = report.report_html(
-        examples, judged, task=task, classes=classes, inputs=pixels, rows=np.arange(size)
-    )
+    config = {"name": "", "task": task, "dataset": {"classes": classes, "columns": ()}}
+    pages = report.pages(config, {}, examples, judged, pixels, np.arange(size))
     path = folder / "label_report.html"
-    path.write_text(page)
+    path.write_bytes(pages["label_report.html"])
     browser.get(path.as_uri())
     return path
 
