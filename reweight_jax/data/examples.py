@@ -1,8 +1,8 @@
 """What a data set is here: inputs and labels with one row per example, in named splits."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 
@@ -41,6 +41,14 @@ class LazyInputs:
             raise ValueError(f"axis: {axis}; only whole rows can be taken")
         return LazyInputs(*self._sources, rows=self._rows[rows])
 
+    def min(self):
+        """Returns the smallest number, of which not all are in memory at once."""
+        return min(self[i : i + 1_000].min() for i in range(0, len(self), 1_000))
+
+    def max(self):
+        """Returns the largest number."""
+        return max(self[i : i + 1_000].max() for i in range(0, len(self), 1_000))
+
     def __array__(self, dtype=None, copy=None):
         # numpy would otherwise quietly read all of them, one by one.
         raise TypeError("lazy inputs are not read as a whole; index them")
@@ -50,21 +58,9 @@ Array = np.ndarray | LazyInputs
 Inputs = Array | dict[str, Array]
 
 
-def map_inputs(function: Callable, *inputs: Inputs) -> Any:
-    """Applies `function` to the array, or to each array of a dict."""
-    if isinstance(inputs[0], dict):
-        return {name: function(*(each[name] for each in inputs)) for name in inputs[0]}
-    return function(*inputs)
-
-
-def arrays_of(inputs: Inputs) -> list[Array]:
-    """Returns the arrays of `inputs`: itself, or the values of the dict."""
-    return list(inputs.values()) if isinstance(inputs, dict) else [inputs]
-
-
 def is_lazy(inputs: Inputs) -> bool:
     """Returns whether any of the arrays is read only when it is indexed."""
-    return any(isinstance(array, LazyInputs) for array in arrays_of(inputs))
+    return any(isinstance(array, LazyInputs) for array in jax.tree.leaves(inputs))
 
 
 class Part(NamedTuple):
@@ -104,13 +100,11 @@ class Examples(NamedTuple):
 
     def take(self, rows: np.ndarray) -> "Examples":
         """Returns the examples of `rows`, int [b], in their order; lazy inputs stay unread."""
-        true_label = None if self.true_label is None else self.true_label[rows]
-        inputs = map_inputs(lambda array: array.take(rows, axis=0), self.inputs)
-        return Examples(inputs, self.label[rows], true_label, self.index[rows])
+        return jax.tree.map(lambda array: array.take(rows, axis=0), self)
 
     def in_memory(self) -> "Examples":
         """Returns the same examples with all inputs read; for sets that are small."""
-        return self._replace(inputs=map_inputs(lambda array: array[:], self.inputs))
+        return jax.tree.map(lambda array: array[:], self)
 
 
 class Splits(NamedTuple):
@@ -143,10 +137,6 @@ def concatenate(first: Examples, second: Examples) -> Examples:
             return np.concatenate([a, b])
         return LazyInputs(a, b)
 
-    is_known = first.true_label is not None and second.true_label is not None
-    return Examples(
-        map_inputs(join, first.inputs, second.inputs),
-        np.concatenate([first.label, second.label]),
-        np.concatenate([first.true_label, second.true_label]) if is_known else None,
-        np.concatenate([first.index, second.index]),
-    )
+    if first.true_label is None or second.true_label is None:
+        first, second = (part._replace(true_label=None) for part in (first, second))
+    return jax.tree.map(join, first, second)

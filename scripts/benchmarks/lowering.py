@@ -6,7 +6,6 @@ import math
 import jax
 import numpy as np
 
-from reweight_jax.data.examples import map_inputs
 from reweight_jax.errors import UserError
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.config import Experiment
@@ -19,7 +18,7 @@ from reweight_jax.train.state import create_train_state
 def lower_dispatch(experiment: Experiment, num_steps: int):
     """Returns the lowered dispatch of `num_steps` steps of a run's first phase."""
     devices = experiment.devices
-    state = jax.eval_shape(lambda: create_train_state(experiment))
+    state = _initial(experiment)
     program, arguments = dispatch(experiment, num_steps, state)
     sharding = jax.sharding.SingleDeviceSharding(devices[0]) if len(devices) == 1 else None
     return program.lower(*_abstract(arguments, sharding))
@@ -56,7 +55,7 @@ def lower_on_mesh(experiment: Experiment, mesh: jax.sharding.Mesh):
     experiment is one of a single device: the compiler adds the collectives.
     """
     config, splits = experiment.config, experiment.splits
-    state = jax.eval_shape(lambda: create_train_state(experiment))
+    state = _initial(experiment)
     whole = jax.NamedSharding(mesh, jax.P())
     shardings = jax.tree.map(lambda _: whole, state)
     shardings = shardings.replace(
@@ -68,7 +67,7 @@ def lower_on_mesh(experiment: Experiment, mesh: jax.sharding.Mesh):
         if size % mesh.shape["data"]:
             raise UserError(f"--mesh: {size} examples of a batch over {mesh.shape['data']} devices")
         rows = np.zeros(size, np.int32)
-        inputs = map_inputs(lambda array: array[rows], examples.inputs)
+        inputs = jax.tree.map(lambda array: array[rows], examples.inputs)
         taken = {"inputs": inputs, "label": examples.label[rows], "row": rows, "place": rows}
         return _abstract(taken, jax.NamedSharding(mesh, jax.P("data")))
 
@@ -82,6 +81,12 @@ def lower_on_mesh(experiment: Experiment, mesh: jax.sharding.Mesh):
     )
     state = jax.tree.map(_abstract, state, shardings)
     return step.lower(state, batch(splits.train, config.batch_size), clean_batch)
+
+
+def _initial(experiment):
+    read = experiment.method.host_input
+    host_input = read(experiment.config) if read else None
+    return jax.eval_shape(lambda: create_train_state(experiment, host_input))
 
 
 def _main_phase(experiment):

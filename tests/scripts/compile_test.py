@@ -8,9 +8,17 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from commands import ROOT
 from hlo import Module
+from lowering import lower_dispatch
+
+from reweight_jax.configs import own_data
+from reweight_jax.data.examples import Part
+from reweight_jax.data.splits import make_data
+from reweight_jax.methods import METHODS
+from reweight_jax.train.config import make_experiment
 
 TPU = """HloModule jit_run
 
@@ -88,6 +96,17 @@ def test_a_program_that_was_really_compiled():
     module = Module(jax.jit(run).lower(jnp.ones((8, 8))).compile().as_text())
     assert [turns for turns, _ in module.loops()] == [7]
     assert module.kernels()[1] > 7 * 8 * 8 * 4
+
+
+def test_a_method_that_reads_a_file_is_lowered(monkeypatch):
+    x, label = np.zeros((8, 2), np.float32), np.arange(8) % 2
+    method = METHODS["s_model_conf"]._replace(host_input=lambda config: [[3, 1], [0, 4]])
+    monkeypatch.setitem(METHODS, "s_model_conf", method)
+    config = own_data.get_config()
+    config.method, config.batch_size = "s_model_conf", 4
+    data = make_data({"train": Part(x, label)}, config, 0)
+    made = make_experiment(config, data, devices=jax.devices()[:1])
+    assert "dot" in lower_dispatch(made, 1).as_text()
 
 
 def compile_for(*arguments):
