@@ -24,10 +24,7 @@ VARIANTS += tuple(f"{variant}-short" for variant in VARIANTS) + ("cifar10-small"
 
 def get_config(variant: str = "cifar10"):
     if variant not in VARIANTS:
-        raise ValueError(
-            "configs/cifar_background_flip.py: no variant "
-            f"{variant!r}; valid: {', '.join(VARIANTS)}"
-        )
+        raise ValueError(f"no variant {variant!r}; valid: {', '.join(VARIANTS)}")
     dataset, short = variant.removesuffix("-short"), variant.endswith("-short")
     config = cifar_uniform_flip.get_config(dataset)
     config.name, config.variant = "cifar_background_flip", variant

@@ -27,9 +27,7 @@ VARIANTS = ("cifar10", "cifar100", "cifar10-small", "digits")
 
 def get_config(variant: str = "cifar10"):
     if variant not in VARIANTS:
-        raise ValueError(
-            f"configs/cifar_uniform_flip.py: no variant {variant!r}; valid: {', '.join(VARIANTS)}"
-        )
+        raise ValueError(f"no variant {variant!r}; valid: {', '.join(VARIANTS)}")
     config = default.get_config()
     config.name, config.variant = "cifar_uniform_flip", variant
     config.num_steps = 60_000

@@ -19,9 +19,7 @@ from reweight_jax.configs import default
 
 def get_config(variant: str = "mnist"):
     if variant not in ("mnist", "digits"):
-        raise ValueError(
-            f"configs/mnist_imbalance.py: no variant {variant!r}; valid: mnist, digits"
-        )
+        raise ValueError(f"no variant {variant!r}; valid: mnist, digits")
     config = default.get_config()
     config.name, config.variant = "mnist_imbalance", variant
     config.data.name = variant

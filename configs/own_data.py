@@ -36,9 +36,7 @@ VARIANTS = ("npz", "csv", "image_folder")
 
 def get_config(variant: str = "npz"):
     if variant not in VARIANTS:
-        raise ValueError(
-            f"configs/own_data.py: no variant {variant!r}; valid: {', '.join(VARIANTS)}"
-        )
+        raise ValueError(f"no variant {variant!r}; valid: {', '.join(VARIANTS)}")
     config = default.get_config()
     config.name, config.variant = "own_data", variant
     config.num_steps = 2_000

@@ -1,26 +1,29 @@
 """Training from Python on your own model and arrays."""
 
+import contextlib
 import difflib
 import inspect
 import os
-import shutil
 import tempfile
 import weakref
 from typing import Any
 
+import jax
 import numpy as np
 
-from reweight_jax.confident import FOLDS, confident_rows, take_rows
+from reweight_jax.confident import FOLDS, confident_rows
 from reweight_jax.configs import own_data
 from reweight_jax.data.examples import Part
+from reweight_jax.data.inputs import as_inputs, table_names
 from reweight_jax.data.splits import make_data
 from reweight_jax.data.targets import encode_classes
 from reweight_jax.errors import UserError, prefix
 from reweight_jax.fitted import PHASES as PHASES
 from reweight_jax.fitted import Fitted as Fitted
-from reweight_jax.fitted import column_names, in_order
+from reweight_jax.fitted import in_order
 from reweight_jax.records.workdir import LATER
 from reweight_jax.train import loop
+from reweight_jax.train.checks import check_config
 from reweight_jax.train.config import make_experiment
 
 # Fields of config.data that say what to read from a disk, which `fit` does not do.
@@ -106,16 +109,13 @@ def fit(
     with prefix("fit"):
         data = make_data(parts, config, config.seed, source="fit")
         experiment = make_experiment(config, data, model, devices)
-    temporary = tempfile.mkdtemp(prefix="reweight_jax_") if workdir is None else None
-    try:
-        loop.train(experiment, temporary or workdir, progress=progress, draw=plots)
-        run = Fitted(temporary or workdir, model=model, devices=experiment.devices)
-    except BaseException:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    if temporary:
-        weakref.finalize(run, shutil.rmtree, temporary, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        if workdir is None:
+            temporary = tempfile.TemporaryDirectory("", "reweight_jax_", ignore_cleanup_errors=True)
+            workdir = stack.enter_context(temporary)
+        loop.train(experiment, workdir, progress=progress, draw=plots)
+        run = Fitted(workdir, model=model, devices=experiment.devices)
+        weakref.finalize(run, stack.pop_all().close)  # the temporary folder goes with the run
     return run
 
 
@@ -140,9 +140,15 @@ def _confident(name, model, train, config, devices, fields):
     """The pair (inputs, labels) of the training examples that plain training is most certain of."""
     if name != "confident" or config.task != "classification":
         raise UserError(f'fit: clean: {name!r}; must be a pair, or "confident" for classification')
+    check_config(config)  # before five trainings
     with prefix("fit"):
         encoded, classes, _ = encode_classes({"train": train.label}, config.data.num_classes, ())
+        as_floats = bool(table_names(train.inputs)) and model in (None, "auto", "mlp")
+        inputs = as_inputs(train.inputs, "train_input", trains=True, as_floats=as_floats)
     code, data = encoded["train"], fields.get("data", {})
+    count = data.get("num_clean", 100)
+    if not count:
+        raise UserError('fit: data: num_clean: 0; clean="confident" needs at least 1')
     if len(code) < FOLDS:
         raise UserError(f'fit: clean="confident": {len(code)} examples; needs at least {FOLDS}')
     usual = own_data.get_config().data
@@ -152,20 +158,21 @@ def _confident(name, model, train, config, devices, fields):
             raise UserError(f'fit: data: {field} cannot be used with clean="confident"')
     left_out = LATER - {"num_steps"} | {"data", "observe_alignment"}
     plain = {n: v for n, v in fields.items() if n not in left_out}
-    of_folds = {n: v for n, v in data.items() if n in OF_ITS_FOLDS}
-    plain |= {"data": of_folds | {"num_classes": len(classes), "num_clean": 0}}
+    plain["data"] = {n: v for n, v in data.items() if n in OF_ITS_FOLDS}
+    plain["data"] |= {"num_classes": len(classes), "num_clean": 0}
     plain |= {"method": "baseline", "seed": config.seed, "devices": devices}
 
-    def predict(rows, held_out):
-        part = take_rows(train.inputs, rows), code[rows]
-        run = fit(model, part, progress=False, plots=False, **plain)
-        return run.predict(take_rows(train.inputs, held_out))
+    def taken(rows):
+        return jax.tree.map(lambda array: array[rows], inputs)
 
-    count = data.get("num_clean", 100)
+    def predict(rows, held_out):
+        run = fit(model, (taken(rows), code[rows]), progress=False, plots=False, **plain)
+        return run.predict(taken(held_out))
+
     rows = confident_rows(predict, code, len(classes), count, config.seed)
     if not len(rows):
         raise UserError('fit: clean="confident": plain training agrees with no label')
-    return take_rows(train.inputs, rows), take_rows(train.label, rows)
+    return taken(rows), np.array(classes)[code[rows]]
 
 
 def _parts(given: dict) -> dict[str, Part]:
@@ -179,7 +186,7 @@ def _parts(given: dict) -> dict[str, Part]:
         names = f"{name}_input", f"{name}_label"
         with prefix("fit"):
             if name == "train":
-                columns = tuple(map(column_names, pair, names))
+                columns = tuple(map(table_names, pair))
                 # The name of a single column of labels is of no account.
                 columns = columns[0], columns[1] if len(columns[1]) > 1 else ()
             parts[name] = Part(*map(in_order, pair, columns, names))

@@ -1,11 +1,8 @@
 """A stand-in for a trusted set, if there is none: what plain training is most certain of."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-
-from reweight_jax.data.inputs import table_names
 
 FOLDS = 5
 
@@ -46,14 +43,3 @@ def confident_rows(
         members = np.flatnonzero(agrees & (label == k))
         chosen.append(members[np.argsort(-own[members], kind="stable")][: -(-count // num_classes)])
     return np.sort(np.concatenate(chosen))
-
-
-def take_rows(inputs: Any, rows: np.ndarray) -> Any:
-    """Returns some rows of inputs in any form that `fit` takes."""
-    if isinstance(inputs, dict):
-        return {name: take_rows(array, rows) for name, array in inputs.items()}
-    if hasattr(inputs, "iloc"):
-        return inputs.iloc[rows]
-    if table_names(inputs):  # of pyarrow or polars
-        return inputs.take(rows) if hasattr(inputs, "take") else inputs[rows]
-    return np.asarray(inputs)[rows]

@@ -12,13 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from reweight_jax.configs import default
-from reweight_jax.data.inputs import (
-    as_inputs,
-    check_tokens,
-    like_train,
-    table_names,
-    take_columns,
-)
+from reweight_jax.data.inputs import as_inputs, check_tokens, like_train, table_names, take_columns
 from reweight_jax.data.splits import are_features
 from reweight_jax.errors import UserError, choose, one_line, prefix
 from reweight_jax.labels.sections import PHASES
@@ -205,16 +199,6 @@ def _predictor(model: Model, task: Task) -> Model:
     return model._replace(apply=apply)
 
 
-def column_names(table: Any, name: str) -> tuple[str, ...]:
-    """Returns the names of a DataFrame's columns; () for anything else.
-
-    Raises ValueError, with the `name` of the table, if two columns have one name.
-    """
-    names = table_names(table)
-    _check_once(names, names, name)
-    return names
-
-
 def in_order(table: Any, columns: tuple[str, ...], name: str) -> Any:
     """Returns a DataFrame with the training set's columns in their order; anything else unchanged.
 
@@ -223,16 +207,10 @@ def in_order(table: Any, columns: tuple[str, ...], name: str) -> Any:
     names = table_names(table)
     if not columns or not names:
         return table
-    place = {column: i for i, column in enumerate(names)}
+    place, counts = {column: i for i, column in enumerate(names)}, collections.Counter(names)
     for column in columns:
         if column not in place:
             raise ValueError(f"{name}: lacks the column {column}, which the training set has")
-    _check_once(columns, names, name)
-    return take_columns(table, [place[column] for column in columns])
-
-
-def _check_once(columns, names, name):
-    counts = collections.Counter(names)
-    for column in columns:
         if counts[column] > 1:
             raise ValueError(f"{name}: two columns have the name {column}")
+    return take_columns(table, [place[column] for column in columns])

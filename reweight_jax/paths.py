@@ -26,9 +26,3 @@ def open_regular(path: str | os.PathLike, mode: str = "rb", **options):
         code, what = (errno.EISDIR, "a folder") if is_folder else (errno.EINVAL, "no regular file")
         raise OSError(code, what, str(path))
     return open(path, mode, **options)
-
-
-def place(path: str | os.PathLike) -> tuple[int, int]:
-    """Returns (device, inode) of a folder, another one's differ; OSError if it is not there."""
-    status = os.stat(path)
-    return status.st_dev, status.st_ino

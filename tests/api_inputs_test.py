@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from toy_fits import PLAIN, quick, toy
 
-from reweight_jax import UserError
+from reweight_jax import Model, UserError
+from reweight_jax.data.examples import LazyInputs
 
 
 @functools.cache
@@ -180,6 +181,33 @@ def test_tokens_train_a_transformer():
     assert np.mean(run.predict(tokens).argmax(1) == label) > 0.9
     with pytest.raises(UserError, match=r"predict: inputs: token ids 0..9; must be in 0..8"):
         run.predict(np.arange(5, 10)[None] % 10 * [[0, 1, 1, 1, 1]])
+
+
+def test_lazy_inputs_are_taken_wherever_arrays_are():
+    rng = np.random.default_rng(0)
+    tokens, x, label = (
+        rng.integers(0, 9, (40, 5)).astype(np.int32),
+        rng.random((40, 2)),
+        toy()[0][1],
+    )
+    fields = PLAIN | {
+        "num_steps": 1,
+        "model_fields": {"features": 8, "num_heads": 1, "hidden": (4,)},
+    }
+    affine = Model(
+        lambda key, inputs: ({"w": np.zeros((2, 2), np.float32)}, {}),
+        lambda params, state, inputs, *, train, key: (inputs["a"] @ params["w"], state),
+    )
+    for train, test in (
+        (LazyInputs(tokens), tokens),
+        (tokens, LazyInputs(tokens)),
+        ({"a": LazyInputs(np.float32(x))}, {"a": np.float32(x)}),
+    ):
+        model = affine if isinstance(train, dict) else None
+        run = quick(model, (train, label[:40]), test=(test, label[:40]), **fields)
+        assert run.result["last"]["test_loss"] > 0
+    with pytest.raises(UserError, match="test_input: is float64, but train_input is float32"):
+        quick(None, (np.float32(x), label[:40]), test=(LazyInputs(x), label[:40]), **fields)
 
 
 def test_images_train_a_small_cnn():

@@ -6,8 +6,8 @@ import pytest
 from toy_fits import PAPERS, QUIET
 
 from reweight_jax import UserError, fit
-from reweight_jax.confident import confident_rows, take_rows
-from reweight_jax.data.inputs import table_names
+from reweight_jax.confident import confident_rows
+from reweight_jax.data.examples import LazyInputs
 
 SMALL = QUIET | PAPERS | {"devices": jax.devices()[:1], "batch_size": 20}
 SMALL |= {"num_steps": 40, "learning_rate": 0.05, "model_fields": {"hidden": (8,)}}
@@ -32,15 +32,25 @@ def test_the_surest_of_each_class_that_also_win():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
-def test_rows_of_a_table_are_a_table(library):
-    module = pytest.importorskip(library)
-    columns = {"age": np.arange(5), "sum": np.arange(5) * 10}
-    table = module.table(columns) if library == "pyarrow" else module.DataFrame(columns)
-    taken = take_rows(table, np.array([3, 1]))
-    assert table_names(taken) == ("age", "sum")
-    np.testing.assert_array_equal(np.asarray(taken), [[3, 30], [1, 10]])
-    np.testing.assert_array_equal(take_rows([[1, 2], [3, 4]], np.array([1])), [[3, 4]])
+@pytest.mark.parametrize("kind", ["pandas", "polars", "pyarrow", "lazy", "dict"])
+def test_inputs_in_every_form_give_what_an_array_gives(kind):
+    x = np.random.default_rng(0).integers(0, 9, (60, 2))
+    y = np.where(x[:, 0] > 4, "right", "left")
+    columns, array = {"age": x[:, 0], "sum": x[:, 1]}, x.astype(np.float32)
+    if kind in ("lazy", "dict"):
+        inputs = LazyInputs(array) if kind == "lazy" else {"a": array}
+    else:
+        module = pytest.importorskip(kind)
+        inputs = module.table(columns) if kind == "pyarrow" else module.DataFrame(columns)
+    model = (lambda key, inputs: ({"w": np.zeros((2, 2), np.float32)}, {}), linear)
+    fields = {"data": {"num_clean": 10, "standardize": False}, "num_steps": 20}
+    runs = [fit(model, (each, y), clean="confident", **SMALL | fields) for each in (inputs, array)]
+    np.testing.assert_array_equal(*(run.examples["weight"] for run in runs))
+
+
+def linear(params, model_state, inputs, *, train, key):
+    (array,) = jax.tree.leaves(inputs)
+    return array @ params["w"], model_state
 
 
 def test_under_uniform_noise_it_helps_without_a_trusted_set():
@@ -79,6 +89,9 @@ Y = np.where(X[:, 0] > 0, "right", "left")
         (None, {}, "fit: train: must be a pair"),
         ((X, Y), {"data": 3}, "fit: data: 3; must be a dict"),
         ((X, Y), {"data": {"num_clean": "5"}}, "config.data.num_clean: '5'; must be of the type"),
+        ((X, Y), {"data": {"num_clean": -1}}, "config.data.num_clean: -1; must be at least 0"),
+        ((X, Y), {"data": {"num_clean": 0}}, "num_clean: 0; clean=.confident. needs at least 1"),
+        ((X, Y), {"retrain": "some"}, "config.retrain: 'some'; unknown name"),
         ((X, Y), {"data": {"corrections": "a.csv"}}, "data: corrections cannot be used with"),
         ((X, Y), {"data": {"num_train": 30}}, "data: num_train cannot be used with"),
         ((X, Y), {"data": {"num_calibration": 5}}, "data: num_calibration cannot be used with"),

@@ -4,12 +4,13 @@ import contextlib
 import functools
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 from absl import flags, logging
 
 from reweight_jax import startup
 from reweight_jax.data.batches import RowsOf, batch_rows
-from reweight_jax.data.examples import Inputs, is_lazy, map_inputs
+from reweight_jax.data.examples import Inputs, is_lazy
 from reweight_jax.errors import UserError
 
 # Without worker processes. Threads overlap waits for a disk, but decoding is mostly Python: on one
@@ -48,7 +49,7 @@ def stream_inputs(
 
     def read(step):
         rows = batch_rows(rows_of, step, 1, batch_size)[0, part]
-        return map_inputs(lambda array: array[rows], inputs)
+        return jax.tree.map(lambda array: array[rows], inputs)
 
     if not is_lazy(inputs):
         yield from map(read, range(start, stop))
@@ -71,7 +72,7 @@ def stream_inputs(
             worker_init_fn=functools.partial(_begin_worker, logging.get_verbosity()),
         )
         # A copy, so that the memory shared with a worker is free again at once.
-        pipeline = pipeline.map(functools.partial(map_inputs, np.array))
+        pipeline = pipeline.map(functools.partial(jax.tree.map, np.array))
     with contextlib.closing(iter(pipeline)) as batches:
         try:
             yield from batches

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
-from reweight_jax.data.examples import Inputs, LazyInputs, arrays_of
+from reweight_jax.data.examples import Inputs, LazyInputs
 
 LOST = 0.01  # of a column's deviation, which float32 may round off
 
@@ -39,7 +40,7 @@ def as_inputs(inputs: Any, name: str, *, trains: bool = False, as_floats: bool =
             result = result[..., None]
         elif result.dtype == bool:
             result = result.astype(np.float32)
-    shapes = [array.shape for array in arrays_of(result)]
+    shapes = [array.shape for array in jax.tree.leaves(result)]
     sizes = {shape[0] for shape in shapes}
     if len(sizes) > 1:
         raise ValueError(f"{name}: arrays of different length, {sorted(sizes)}")
@@ -87,7 +88,8 @@ def like_train(inputs: Inputs, train: Inputs, name: str, train_name: str = "trai
             for key in train
         }
     if inputs.dtype != train.dtype:
-        if train.dtype.kind != "f" or inputs.dtype.kind not in "fi":
+        is_fixed = isinstance(inputs, LazyInputs) or train.dtype.kind != "f"
+        if is_fixed or inputs.dtype.kind not in "fi":
             raise ValueError(f"{name}: is {inputs.dtype}, but {train_name} is {train.dtype}")
         with np.errstate(over="ignore"):  # of float16, reported below
             inputs = inputs.astype(train.dtype)
@@ -118,16 +120,16 @@ def as_float32(array: np.ndarray, name: str, what: str, *, trains: bool = False)
         if is_lost.any():
             column = is_lost.argmax()
             mean = given.reshape(len(given), -1)[:, column].mean()
-            is_far = abs(mean) > 10 * deviation[column]
-            remedy = f"subtract {mean:.9g}" if is_far else "scale it"
             raise ValueError(
                 f"{name}: column {column} is {mean:.9g} with a deviation of "
-                f"{deviation[column]:.3g}, too little for float32; {remedy}"
+                f"{deviation[column]:.3g}, too little for float32; subtract {mean:.9g}, or scale it"
             )
     return array
 
 
 def _as_array(values, name, trains=False, as_floats=False):
+    if isinstance(values, LazyInputs):
+        return values
     if np.ma.is_masked(values):
         row = np.argwhere(np.ma.getmaskarray(values))[0][0]
         raise ValueError(f"{name}: row {row} has a value that is missing")

@@ -6,6 +6,7 @@ A reader takes the fields `config.data` and returns a dict of the splits that th
 decoded until they are indexed. `prepare` downloads a TFDS set.
 """
 
+import contextlib
 import functools
 import importlib.util
 import os
@@ -30,7 +31,6 @@ TFDS_SETS = {
     "cifar100": "https://www.cs.toronto.edu/",
 }
 NETWORK_TIMEOUT_S = 5.0
-RECORDS_AT_ONCE = 1_000
 
 
 def digits(config):
@@ -64,35 +64,32 @@ def _read_digits():
 def _read_tfds(name, data_dir, resident):
     """Reads a TFDS set by `tfds.data_source`, which needs no TensorFlow."""
     prepare(name, data_dir)
-    builder, origin = _builder(name, data_dir), f"{name} in {data_dir}"
+    builder, origin, parts = _builder(name, data_dir), f"{name} in {data_dir}", {}
     import tensorflow_datasets as tfds  # only here, like in `_builder`
 
-    decoders = None if resident else {"image": tfds.decode.SkipDecoding()}
-    parts = {}
+    undecoded = None if resident else {"image": tfds.decode.SkipDecoding()}
     for split in ("train", "test"):
-        records = _open_split(builder, split, decoders, origin)
-        images, labels = [], []
-        for start in range(0, len(records), RECORDS_AT_ONCE):
-            rows = range(start, min(start + RECORDS_AT_ONCE, len(records)))
-            for record in read_records(records, rows, origin):
-                labels.append(record["label"])
-                if resident:
-                    images.append(record["image"])
+        with _prepared_again(f"{origin}: the part {split} cannot be opened"):
+            source, decoded = (
+                builder.as_data_source(split=split, decoders=decoders)
+                for decoders in (undecoded, None)
+            )
+        records = read_records(source, range(len(source)), origin)
         if resident:
-            image = np.stack(images)
+            image = np.stack([record["image"] for record in records])
         else:
-            decoded = _open_split(builder, split, None, origin)
             image = LazyInputs(TfdsImages(decoded, builder.info.features["image"].shape, origin))
-        parts[split] = Part(image, np.array(labels, np.int64))
+        parts[split] = Part(image, np.array([record["label"] for record in records], np.int64))
     return parts
 
 
-def _open_split(builder, split, decoders, origin):
+@contextlib.contextmanager
+def _prepared_again(problem):
+    """Makes a UserError of whatever TFDS, array_record, protobuf and image decoders raise."""
     try:
-        return builder.as_data_source(split=split, decoders=decoders)
-    except Exception as error:  # as in `_builder`
-        message = f"the part {split} cannot be opened ({one_line(error)}); prepare the set again"
-        raise UserError(f"{origin}: {message}") from error
+        yield
+    except Exception as error:
+        raise UserError(f"{problem} ({one_line(error)}); prepare the set again") from error
 
 
 class TfdsImages:
@@ -113,11 +110,8 @@ class TfdsImages:
 
 def read_records(records, rows, origin: str) -> list[dict]:
     """Reads `rows` of a TFDS data source; UserError that begins with `origin` if one is damaged."""
-    try:
+    with _prepared_again(f"{origin}: a record cannot be read"):
         return records.__getitems__(rows)
-    except Exception as error:  # array_record, protobuf and the image decoder raise many kinds
-        message = f"a record cannot be read ({one_line(error)}); prepare the set again"
-        raise UserError(f"{origin}: {message}") from error
 
 
 def prepare(name: str, data_dir: str | os.PathLike | None = None) -> bool:

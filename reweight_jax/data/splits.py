@@ -1,10 +1,11 @@
 """Cuts a data set into splits and corrupts them; the seed decides every draw."""
 
+import jax
 import numpy as np
 
 from reweight_jax.data import corrupt
 from reweight_jax.data.corrections import correct
-from reweight_jax.data.examples import Data, Examples, Part, Splits, arrays_of
+from reweight_jax.data.examples import Data, Examples, Part, Splits
 from reweight_jax.data.inputs import as_inputs, like_train, table_names
 from reweight_jax.data.randomness import generator
 from reweight_jax.data.sources import DATASETS, LABELS_ARE_RIGHT
@@ -123,7 +124,7 @@ def _number(inputs, labels, is_known):
     sets, start = {}, 0
     for name, array in inputs.items():
         array = like_train(array, inputs["train"], f"{name}_input")
-        label, size = labels[name], len(arrays_of(array)[0])
+        label, size = labels[name], len(jax.tree.leaves(array)[0])
         if size != len(label):
             raise ValueError(f"{name}_input has {size} rows, but {name}_label has {len(label)}")
         index = np.arange(size, dtype=np.int64) + (0 if name == "test" else start)

@@ -94,9 +94,12 @@ def read_csv(fields) -> dict[str, Part]:
     if fields.clean_column:
         if "clean" in tables:
             raise UserError("config.data.clean_path and clean_column: set one of the two")
-        is_clean = np.array(
-            [_flag(train, row, fields.clean_column) for row in range(len(train.lines))]
-        )
+        cells = train.cells[fields.clean_column]
+        marks = [FLAGS.get(cell.strip().lower()) for cell in cells]
+        if None in marks:
+            where = train.at(row := marks.index(None), fields.clean_column)
+            raise UserError(f"{where}: {cells[row]!r}; must be 0 or 1 (true, false, yes, no)")
+        is_clean = np.array(marks)
         if is_clean.all() or not is_clean.any():
             which = "every row" if is_clean.all() else "no row"
             raise UserError(f"{train.path}: column {fields.clean_column} marks {which} as trusted")
@@ -214,13 +217,6 @@ def _tags(table, column):
             where = table.at(row, column)
             raise UserError(f"{where}: {cells[row]!r}; must be 0, 1, a number, or empty")
     return values
-
-
-def _flag(table, row, column):
-    cell = table.cells[column][row].strip().lower()
-    if cell not in FLAGS:
-        raise UserError(f"{table.at(row, column)}: {cell!r}; must be 0 or 1 (true, false, yes, no)")
-    return FLAGS[cell]
 
 
 def _number(cell):

@@ -8,10 +8,10 @@ import math
 import re
 from typing import Any
 
+import jax
 import numpy as np
 
 from reweight_jax.data.corrections import in_utf8
-from reweight_jax.data.examples import map_inputs
 from reweight_jax.labels import sections
 from reweight_jax.labels.calibrated import scores
 from reweight_jax.labels.shown import page_json, shown_inputs
@@ -57,7 +57,7 @@ def pages(config, result, examples, judgement, inputs=None, rows=None) -> dict[s
     cards, listed_rows = cards[: len(sizes)], listed_rows[: len(sizes)]
     if inputs is not None and rows is not None:
         _, places, saved = np.intersect1d(listed_rows, rows, return_indices=True)
-        inputs = map_inputs(lambda array: np.asarray(array)[saved], inputs)
+        inputs = jax.tree.map(lambda array: np.asarray(array)[saved], inputs)
         each = (MAX_BYTES - sizes.max(initial=0)) // max(len(sizes), 1)
         each = min(each, MAX_CARD_BYTES)
         shown = shown_inputs(inputs, columns, max_bytes=each) if len(saved) else ()

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 from reweight_jax.configs import default
 from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS
-from reweight_jax.paths import expand, place
+from reweight_jax.paths import expand
 from reweight_jax.sealed import DamagedError, checksum, read_sealed, seal
 
 # Fields that change no number of a run: what is logged, how data is read, and the place of files:
@@ -65,7 +65,7 @@ class Workdir:
                 try:
                     self.path.mkdir(parents=True, exist_ok=True)
                     stack.enter_context(_lock(self.path))
-                    self._place = place(self.path)
+                    self._place = os.stat(self.path)
                 except OSError as error:
                     raise UserError(f"--workdir {self.path}: cannot be used ({error})") from None
                 self._check_kinds()
@@ -137,13 +137,13 @@ class Workdir:
     def check_there(self) -> None:
         """Raises UserError if the folder was moved or emptied since it was locked."""
         with writing(self.path):
-            if self._place and not self._is_ours():
+            if self._place and not (
+                os.path.samestat(os.stat(self.path), self._place)
+                and (self.path / "config.json").exists()
+            ):
                 raise UserError(
                     f"--workdir {self.path}: was moved or emptied while the run was going on"
                 )
-
-    def _is_ours(self):
-        return place(self.path) == self._place and (self.path / "config.json").exists()
 
     def write(self, name: str, content: str | bytes) -> None:
         """Writes a file of the folder, whole or not at all; UserError if it cannot."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from reweight_jax import models
 from reweight_jax.configs import default
-from reweight_jax.data.examples import Examples, arrays_of
+from reweight_jax.data.examples import Examples
 from reweight_jax.errors import UserError, one_line
 from reweight_jax.methods import METHODS
 from reweight_jax.records.workdir import flatten
@@ -161,7 +161,7 @@ def check_batch(config, devices) -> None:
 def batch_advice(config, train: Examples, devices) -> str | None:
     """Returns a sentence if TPUs pad their shares of a batch of images, and compute for nothing."""
     share = config.batch_size // len(devices)
-    is_image = [array.ndim for array in arrays_of(train.inputs)] == [4]
+    is_image = [array.ndim for array in jax.tree.leaves(train.inputs)] == [4]
     if devices[0].platform != "tpu" or not is_image or share % LANES == 0:
         return None
     whole = -(-share // LANES) * LANES
@@ -180,7 +180,7 @@ def check_sizes(config, train: Examples, params, devices) -> None:
         raise UserError(
             f"config.batch_size: {config.batch_size}; the training set has {train.size} examples"
         )
-    shapes = [array.shape[1:] for array in arrays_of(train.inputs)]
+    shapes = [array.shape[1:] for array in jax.tree.leaves(train.inputs)]
     padding = config.data.crop_padding
     if padding and padding >= min(shapes[0][:2]):
         size = "x".join(map(str, shapes[0][:2]))

@@ -9,14 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reweight_jax import models
-from reweight_jax.data.examples import (
-    Data,
-    LazyInputs,
-    Splits,
-    arrays_of,
-    concatenate,
-    map_inputs,
-)
+from reweight_jax.data.examples import Data, LazyInputs, Splits, concatenate
 from reweight_jax.data.fingerprint import fingerprint
 from reweight_jax.data.inputs import check_tokens
 from reweight_jax.data.splits import CLEAN_MISSING, load
@@ -96,7 +89,7 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
         task = TASKS[config.task](splits.train.label, dataset.num_outputs)
     if config.task not in JUDGED and config.retrain != "none":
         raise UserError(f"config.retrain: {config.retrain}; not for the task {config.task}")
-    shapes = [(array.dtype, array.ndim) for array in arrays_of(splits.train.inputs)]
+    shapes = [(array.dtype, array.ndim) for array in jax.tree.leaves(splits.train.inputs)]
     if (config.data.crop_padding or config.data.flip) and shapes != [(np.uint8, 4)]:
         raise UserError("config.data.crop_padding, flip: only for uint8 images [N, H, W, C]")
     remembered = {"weight": (), "margin": ()}
@@ -195,7 +188,7 @@ def facts_of(config, dataset: Data, splits: Splits) -> dict:
         "classes": list(dataset.classes),
         "num_outputs": dataset.num_outputs,
         "columns": list(dataset.columns),
-        "inputs": map_inputs(lambda array: [array.dtype.name, *array.shape[1:]], inputs),
+        "inputs": jax.tree.map(lambda array: [array.dtype.name, *array.shape[1:]], inputs),
         "num_train": splits.train.size,
         "corrections": dataset.corrections,
         "fingerprint": fingerprint(splits),

@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from reweight_jax.data.batches import batch_rows, shuffled
-from reweight_jax.data.examples import map_inputs
 from reweight_jax.data.feed import stream_inputs
 from reweight_jax.errors import forward_mode
 from reweight_jax.train import devices as on_devices
@@ -60,7 +60,7 @@ def dispatches(
         batches = stream_inputs(train.inputs, rows_of, *settings, ahead=most)
         stack.enter_context(contextlib.closing(batches))
         parts = (itertools.islice(batches, k) for k in lengths())
-        stacked = (map_inputs(lambda *arrays: np.stack(arrays), *part) for part in parts)
+        stacked = (jax.tree.map(lambda *arrays: np.stack(arrays), *part) for part in parts)
         inputs = on_devices.put_ahead(stacked, devices)
     step = start
     for k in lengths():

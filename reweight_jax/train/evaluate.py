@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from reweight_jax.data.examples import Splits, arrays_of, map_inputs
+from reweight_jax.data.examples import Splits
 from reweight_jax.models import scale_inputs
 from reweight_jax.tasks import Task
 from reweight_jax.train import devices as on_devices
@@ -53,13 +53,13 @@ def compile_predict(model, devices, programs: Programs, name: str = "outputs"):
         return share.reshape(len(on_devices.own(devices)), -1, *rows.shape[1:])
 
     def predict(params, model_state, inputs, batch_size=None):
-        num_examples, outputs = len(arrays_of(inputs)[0]), []
+        num_examples, outputs = len(jax.tree.leaves(inputs)[0]), []
         if batch_size is None:
             batch_size = min(EVAL_BATCH_SIZE, 1 << (num_examples - 1).bit_length())
         batch_size = -(-batch_size // len(devices)) * len(devices)
         for start in range(0, num_examples, batch_size):
             rows = np.arange(start, min(start + batch_size, num_examples))
-            part = map_inputs(lambda array: padded(array[rows], batch_size), inputs)  # noqa: B023
+            part = jax.tree.map(lambda array: padded(array[rows], batch_size), inputs)  # noqa: B023
             outputs.append(np.asarray(compiled(params, model_state, part)))
         return np.concatenate(outputs)[:num_examples]
 

@@ -4,9 +4,9 @@ import io
 import itertools
 from collections.abc import Callable
 
+import jax
 import numpy as np
 
-from reweight_jax.data.examples import map_inputs
 from reweight_jax.labels import report
 from reweight_jax.labels.health import health
 from reweight_jax.records import plots, result
@@ -55,7 +55,7 @@ def finish(
         tables["calibration.npz"] = what_is_known(experiment, state, "calibration")
     if judgement:
         rows = report.listed(known, judgement)
-        inputs = map_inputs(lambda array: array[rows], splits.train.inputs)
+        inputs = jax.tree.map(lambda array: array[rows], splits.train.inputs)
         named = inputs if isinstance(inputs, dict) else {}
         named = {f"input.{name}": array for name, array in named.items()} or {"input": inputs}
         tables["suspect_inputs.npz"] = {"row": rows} | named

@@ -7,7 +7,7 @@ import flax.struct
 import jax
 import numpy as np
 
-from reweight_jax.data.examples import Examples, map_inputs
+from reweight_jax.data.examples import Examples
 
 LANES = 128  # of a TPU's tiles
 
@@ -47,7 +47,7 @@ def resident(examples: Examples, *, inputs: bool, on_cpu: bool, size: int = 0) -
 
     arrays = {"label": padded(examples.label, more)}
     if inputs:
-        arrays["inputs"] = map_inputs(lay_out, examples.inputs)
+        arrays["inputs"] = jax.tree.map(lay_out, examples.inputs)
     return arrays
 
 

@@ -43,6 +43,12 @@ def test_take_and_concatenate_are_numpys_and_read_nothing():
         joined.take(second, axis=1)
 
 
+def test_the_extremes_of_lazy_inputs_are_numpys():
+    array = np.random.default_rng(0).integers(-99, 99, (2_500, 3))
+    lazy = LazyInputs(array).take(np.arange(1, 2_400))
+    assert (lazy.min(), lazy.max()) == (array[1:2400].min(), array[1:2400].max())
+
+
 def examples(inputs, size=4, first=0):
     label = np.arange(size, dtype=np.int32)
     return Examples(inputs, label, None, np.arange(first, first + size))
