@@ -53,12 +53,8 @@ class Fitted:
     def __init__(self, workdir: str | os.PathLike, *, model: Any = None, devices=None):
         """Reads the folder of a run; see `load`."""
         self.workdir = expand(workdir).absolute()
-        try:
-            saved, self.result = read_run(self.workdir)
-            self.examples = read_npz(self.workdir / "examples.npz", self.result)
-        except FileNotFoundError as error:
-            missing = pathlib.Path(str(error)).name
-            raise UserError(f"{self.workdir}: no finished run ({missing} is missing)") from None
+        saved, self.result = read_run(self.workdir)
+        self.examples = read_npz(self.workdir / "examples.npz", self.result)
         try:
             self._facts = saved.pop("dataset")
             self.config = default.get_config()

@@ -21,6 +21,13 @@ class DamagedError(UserError):
     """A file is not what was written."""
 
 
+class MissingError(UserError, FileNotFoundError):
+    """A file of a finished run is not there."""
+
+    def __init__(self, path: pathlib.Path):
+        super().__init__(f"{path.parent}: no finished run ({path.name} is missing)")
+
+
 def seal(content: dict, after: str = "") -> dict:
     """Returns `content` with its "checksum", which also covers `after`: that of what precedes."""
     return content | {"checksum": _checksum_of(content, after)}
@@ -41,13 +48,13 @@ def read_sealed(path: pathlib.Path) -> dict:
 
     Raises:
       DamagedError: the file is damaged, was edited, or is of another version.
-      FileNotFoundError: there is none.
+      MissingError: there is none.
     """
     try:
         with open_regular(path) as file:
             return unseal(json.load(file))
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(path) from None
+        raise MissingError(path) from None
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, error) from None
 
@@ -66,7 +73,7 @@ def read_npz(path: pathlib.Path, result: dict) -> dict[str, np.ndarray]:
     except (FileNotFoundError, NotADirectoryError):
         if path.name in result.get("files", ()):
             raise _damaged(path, "it is missing") from None
-        raise FileNotFoundError(path) from None
+        raise MissingError(path) from None
     except DAMAGED as error:
         raise _damaged(path, error) from None
 

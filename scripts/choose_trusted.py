@@ -145,7 +145,7 @@ def uncertainty_in(workdir: str, data) -> np.ndarray:
         return uncertainty_of(examples, tuple(saved["dataset"]["classes"]), data)
     except UserError as error:
         raise UserError(f"--workdir {error}") from None
-    except (FileNotFoundError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(f"--workdir {workdir}: no finished run ({error})") from None
     except ValueError as error:
         raise UserError(f"--workdir {workdir}: {error}") from None

@@ -116,7 +116,7 @@ def is_finished(run: Run) -> bool:
     try:
         config, result = read_run(run.workdir)
         config = with_defaults(config)
-    except (FileNotFoundError, UserError):  # it is run again, and says what is wrong
+    except UserError:  # it is run again, and says what is wrong
         return False
     wanted = flatten(json.loads(run.config.to_json()))
     compared = wanted.keys() - (NOT_COMPARED - {"seed", "trial"})

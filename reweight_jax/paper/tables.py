@@ -12,7 +12,6 @@ from typing import Any
 
 import scipy.special
 
-from reweight_jax.errors import UserError
 from reweight_jax.records import workdir
 
 # Fields that may differ between the runs of a row: the seed, and what changes no number.
@@ -25,7 +24,7 @@ def read_runs(folder: pathlib.Path) -> list[tuple[dict, dict]]:
 
     Raises UserError for a damaged file.
     """
-    return [_read(path.parent) for path in sorted(folder.glob("*/*/*/result.json"))]
+    return [workdir.read_run(path.parent) for path in sorted(folder.glob("*/*/*/result.json"))]
 
 
 def settings(config: dict, *, finetuned: bool) -> dict:
@@ -123,10 +122,3 @@ def percent(mean: float, interval: float) -> str:
 def rank(method: str, methods: tuple[str, ...]) -> int:
     """Returns the place of a method in the paper's order; any other one comes before them."""
     return methods.index(method) if method in methods else -1
-
-
-def _read(folder):
-    try:
-        return workdir.read_run(folder)
-    except FileNotFoundError as error:
-        raise UserError(f"{error}: is missing; run the command of that run again") from None

@@ -25,7 +25,10 @@ FREE |= {"data.resident", "data.workers", "data.data_dir", "data.corrections"} |
 # Fields that say what follows the steps taken so far; `_may_differ` says when.
 LATER = {"num_steps", "judge_for", "compare_plain", "retrain"}
 LATER |= {"finetune_from", "finetune_steps", "finetune_learning_rate"}
-LATER |= {"labels.false_alarm_rate", "labels.false_discovery_rate"}
+RATES = {"labels.false_alarm_rate", "labels.false_discovery_rate"}
+LATER |= RATES
+# Those that add a phase, the last one first -> the value without it.
+ADDED = {"retrain": "none", "compare_plain": False, "finetune_from": "none", "judge_for": 0}
 
 
 # {"a": {"b": 1}} -> {"a.b": 1}
@@ -109,18 +112,19 @@ class Workdir:
         `step`: the one that it has reached. Fields that are new since then have their defaults.
         """
         old, new = with_defaults(content), flatten(self.content)
-        self._refuse(_differing(old, new) - FREE - _may_differ(old, new, step))
+        self._refuse(_differing(old, new) - _may_differ(old, new, step))
 
     def check_checkpoint(self, content: dict) -> None:
         """Raises UserError if a checkpoint that holds `content` was not made by this run.
 
         What was to follow it does not matter, and may have changed twice since.
         """
-        old, new = with_defaults(content), flatten(self.content)
-        self._refuse(_differing(old, new) - FREE - _later(old))
+        old = with_defaults(content)
+        later = LATER - ({"num_steps"} if _knows_its_end(old) else set())
+        self._refuse(_differing(old, flatten(self.content)) - later)
 
     def _refuse(self, differing):
-        if differing:
+        if differing := differing - FREE:
             name = min(differing, key=lambda name: (name.startswith("dataset."), name))
             what = "other data" if name.startswith("dataset.") else f"another config.{name}"
             if name == "dataset.host_input":
@@ -199,7 +203,7 @@ def read_run(folder: pathlib.Path) -> tuple[dict, dict]:
 
     Raises:
       DamagedError: one of them is damaged, or they are of two runs.
-      FileNotFoundError: one is missing.
+      MissingError: one is missing.
     """
     config, result = (read_sealed(folder / name) for name in ("config.json", "result.json"))
     if result.get("run", identity(config)) != identity(config):
@@ -223,54 +227,34 @@ def _differing(old: dict, new: dict) -> set[str]:
     return {name for name in names if old.get(name) != new.get(name)}
 
 
-def _later(content: dict) -> set[str]:
-    """The fields of LATER that no step up to `num_steps` depends on."""
-    return LATER - ({"num_steps"} if _knows_its_end(content) else set())
-
-
 def _knows_its_end(content):
     method = METHODS.get(content["method"])  # None: of a user's file that was not given
+    has_parts = (content["warm_up"], content["settle_at"]) != (0, 1)
     return (
         content["lr_schedule"] == "cosine"
         or getattr(method, "uses_num_steps", False)
-        or (getattr(method, "needs_clean", False) and _has_parts(content))
+        or (getattr(method, "needs_clean", False) and has_parts)
     )
-
-
-def _has_parts(content):
-    return (content["warm_up"], content["settle_at"]) != (0, 1)
 
 
 def _may_differ(old: dict, new: dict, step: int) -> set[str]:
     """The fields that may differ without a change to the `step` steps already taken."""
-    rates, free = {"labels.false_alarm_rate", "labels.false_discovery_rate"}, set()
-    before, now = old["finetune_from"], new["finetune_from"]
-    if step <= old["num_steps"]:  # no later phase has begun
-        free |= LATER - rates - {"num_steps"}
-        if old["settle_at"] == 1:  # else they have decided what it settled on
-            free |= rates
-    # A phase may be added if no later one is there.
-    if old["retrain"] == "none":
-        free |= {"retrain"}
-        if old["settle_at"] == 1:  # else they have decided what it settled on
-            free |= rates
-        if not old["compare_plain"]:
-            free |= {"compare_plain"}
-            if before == "none":
-                free |= {"finetune_from", "finetune_steps", "finetune_learning_rate"}
-                if old["judge_for"] == 0:
-                    free |= {"judge_for"}
-            if (before, now) == ("last", "both"):
-                free |= {"finetune_from"}
-    one_phase = [
-        ((run["warm_up"], run["settle_at"], run["judge_for"]) == (0, 1, 0)
-         or not getattr(METHODS.get(run["method"]), "needs_clean", True))
-        and run["finetune_from"] == run["retrain"] == "none" and not run["compare_plain"]
-        for run in (old, new)
-    ]  # fmt: skip
-    if all(one_phase) and not _knows_its_end(new):
-        free |= {"num_steps"}
-    return free
+    free, has_begun = set(), step > old["num_steps"]  # a later phase
+    if not has_begun:
+        free |= LATER - RATES - {"num_steps"}
+    if old["settle_at"] == 1 and (not has_begun or old["retrain"] == "none"):
+        free |= RATES  # else they have decided what it settled or retrained on
+    if old["finetune_from"] == "none":
+        free |= {"finetune_steps", "finetune_learning_rate"}
+    for name, none in ADDED.items():  # a phase may be added if no later one is there
+        if old[name] == none or (old[name], new[name]) == ("last", "both"):
+            free |= {name}
+        if old[name] != none:
+            break
+    judges = getattr(METHODS.get(new["method"]), "needs_clean", True)
+    added = [name for name in ADDED if judges or name != "judge_for"]
+    is_one = all(run[name] == ADDED[name] for run in (old, new) for name in added)
+    return free | ({"num_steps"} if is_one and not _knows_its_end(new) else set())
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
