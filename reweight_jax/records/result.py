@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import math
-import re
 import statistics
 
 from reweight_jax.labels.sections import PHASES
@@ -23,7 +22,6 @@ LABEL_ROWS = {
     "wrong_labels": "wrong labels in all",
     "right_suggestions": "wrong labels whose suggested label is right",
 }
-STRING = r'"(?:[^"\\]|\\.)*"'  # of JSON
 PERCENT = ("accuracy", "error", "macro_f1")
 
 
@@ -100,17 +98,9 @@ def build_result(config, records: list[dict], task, stops: dict[str, int], devic
 
 
 def to_json(result: dict) -> str:
-    """Returns JSON with one field a line, and one row of a matrix or one entry of a list a line."""
-    text = json.dumps(result, indent=2)
-    entries = rf"(?m)^ *\{{(?:{STRING}|[^{{}}\"])+\}}"
-    text = re.sub(entries, lambda entry: _one_line(entry[0]), text)
-    rows = re.compile(rf"({STRING})|\[[\d\s,]+\]")
-    return rows.sub(lambda row: row[1] or _one_line(row[0]), text) + "\n"
-
-
-def _one_line(entry):
-    indent = len(entry) - len(entry.lstrip(" "))
-    return entry[:indent] + re.sub(rf"({STRING})|\s+", lambda m: m[1] or " ", entry[indent:])
+    """Returns JSON with one field a line."""
+    fields = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())
+    return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
 def table(result: dict) -> str:
@@ -140,10 +130,9 @@ def _score_rows(result):
     split = "test" if "test_loss" in result["last"] else chosen_by
     if f"{split}_{score}" not in result["last"]:
         return
-    for name, text in PHASES.items():
+    best = f"best on {chosen_by} (step {result['best']['step']})"
+    for name, text in (PHASES | {"best": best}).items():
         if name in result:
-            if name == "best":
-                text = f"best on {chosen_by} (step {result['best']['step']})"
             value = result[name][f"{split}_{score}"]
             value = f"{value:.2%}" if score in PERCENT else f"{value:.4g}"
             yield f"{split} {score}, {text}", value

@@ -83,7 +83,9 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
     if config.data.resident:
         splits = splits._replace(train=splits.train.in_memory())
     of_phases = [phase.method for phase in phases_of(config, splits.train.size)]
-    if splits.clean is None and any(m.needs_clean or m.trains_on_clean for m in of_phases):
+    observes = config.observe_alignment and not method.trains_on_clean
+    uses_clean = observes or any(m.needs_clean or m.trains_on_clean for m in of_phases)
+    if splits.clean is None and uses_clean:
         raise UserError(CLEAN_MISSING)
     with prefix("config.task"):
         task = TASKS[config.task](splits.train.label, dataset.num_outputs)
@@ -101,9 +103,7 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
         for name, part in splits._asdict().items():
             if part is not None and not (part.label >= 0).any():
                 raise UserError(f"{name}_label: all tags are unknown (-1)")
-    if method.needs_clean or (config.observe_alignment and not method.trains_on_clean):
-        if splits.clean is None:
-            raise UserError(CLEAN_MISSING)
+    if method.needs_clean or observes:
         remembered["alignment"] = ()
     facts = facts_of(config, dataset, splits)
     sample = sample_of(facts)

@@ -8,6 +8,7 @@ from reweight_jax.models import scale_inputs
 from reweight_jax.tasks import Task
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.programs import Programs
+from reweight_jax.train.resident import padded
 
 EVAL_BATCH_SIZE = 500
 EVALUATED = ("test", "hyper_val", "calibration", "clean")  # of Splits
@@ -45,8 +46,8 @@ def compile_predict(model, devices, programs: Programs, name: str = "outputs"):
 
     compiled = programs.once(make, name)
 
-    def padded(rows, batch_size):
-        rows = np.pad(rows, [(0, batch_size - len(rows))] + [(0, 0)] * (rows.ndim - 1))
+    def share_of(rows, batch_size):
+        rows = padded(rows, batch_size - len(rows))
         if len(devices) == 1:
             return rows
         share = rows[on_devices.own_part(batch_size, devices)]
@@ -59,7 +60,7 @@ def compile_predict(model, devices, programs: Programs, name: str = "outputs"):
         batch_size = -(-batch_size // len(devices)) * len(devices)
         for start in range(0, num_examples, batch_size):
             rows = np.arange(start, min(start + batch_size, num_examples))
-            part = jax.tree.map(lambda array: padded(array[rows], batch_size), inputs)  # noqa: B023
+            part = jax.tree.map(lambda array: share_of(array[rows], batch_size), inputs)  # noqa: B023
             outputs.append(np.asarray(compiled(params, model_state, part)))
         return np.concatenate(outputs)[:num_examples]
 

@@ -20,14 +20,9 @@ LR_SCHEDULES = {
 BUILT_IN = dict(LR_SCHEDULES)  # without entries of the user's own
 
 
-def training_rate(config) -> optax.Schedule:
-    """Returns the schedule that `config.lr_schedule` names."""
-    return LR_SCHEDULES[config.lr_schedule](config)
-
-
 def its_end_again(config) -> optax.Schedule:
     """Returns the rates of the last steps of the training, for as many steps of the judge."""
-    schedule, steps = training_rate(config), judge_steps(config)
+    schedule, steps = LR_SCHEDULES[config.lr_schedule](config), judge_steps(config)
     return lambda count: schedule(count - steps)
 
 
@@ -38,7 +33,7 @@ def judge_steps(config) -> int:
 
 # `Phase.schedule` -> config -> learning rates by the steps since the phases began afresh.
 SCHEDULES = {
-    "training": training_rate,
+    "training": lambda config: LR_SCHEDULES[config.lr_schedule](config),
     "judge": its_end_again,
     "finetuning": lambda config: optax.constant_schedule(config.finetune_learning_rate),
 }

@@ -68,24 +68,23 @@ def review(experiment, state, predict):
     for split, history in state.review.items():
         examples = getattr(experiment.splits, split)
         outputs = predict(state.params["model"], state.model_state, examples.inputs)
-        names, size = tuple(history.sums), len(history.visits)
-        said = functools.partial(beliefs, experiment.task, names=names)
-        make = functools.partial(jax.jit, said)
-        program = experiment.programs.once(make, "beliefs", size, *names)
-        values = program(
-            *(padded(array, size - examples.size) for array in (outputs, examples.label))
-        )
-        sums = {name: jnp.asarray(values[name], jnp.float32) for name in history.sums}
-        reviewed[split] = History(np.ones(size, np.int32), sums)
+        said = _said(experiment, outputs, examples.label, *history.sums)
+        sums = {name: jnp.asarray(said[name], jnp.float32) for name in history.sums}
+        reviewed[split] = History(np.ones(len(history.visits), np.int32), sums)
     return state.replace(review=reviewed)
 
 
 def margins(experiment, outputs, labels) -> np.ndarray:
-    """Returns the margins of outputs [n, K] by the run's task, in one program."""
-    make, size = functools.partial(jax.jit, experiment.task.margin), shared_size(len(labels))
-    program = experiment.programs.once(make, "margin", size)
-    arrays = (padded(array, size - len(labels)) for array in (outputs, labels))
-    return np.asarray(program(*arrays))[: len(labels)]
+    """Returns the margins of outputs [n, K] by the run's task."""
+    return np.asarray(_said(experiment, outputs, labels)["margin"])[: len(labels)]
+
+
+def _said(experiment, outputs, labels, *names):
+    """`beliefs` of outputs [n, K], padded, by one program for sets of nearly one size."""
+    make = functools.partial(jax.jit, functools.partial(beliefs, experiment.task, names=names))
+    program = experiment.programs.once(make, "beliefs", *names)
+    more = shared_size(len(labels)) - len(labels)
+    return program(*(padded(array, more) for array in (outputs, labels)))
 
 
 def to_settle(experiment, state, predict):

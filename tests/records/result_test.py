@@ -76,12 +76,9 @@ def test_a_lower_rmse_is_better():
     assert result.best_evaluation(evals, REGRESSION, 1)["step"] == 1
 
 
-def test_json_has_rows_in_a_line_and_strings_as_they_are():
+def test_json_has_one_field_a_line():
     text = 'scan [1,  2].png {a,  b} "[3,\t4]" \\'
-    entry = {"id": "a,  b [1,  2]  }", "n": 3}
-    content = {"matrix": [[1, 2], [3, 4]], "health": [text], "list": [entry], "name": "a  <b>}"}
+    content = {"matrix": [[1, 2], [3, 4]], "health": [text], "list": [{"id": 3}], 'a "b"': None}
     shown = result.to_json(content)
     assert json.loads(shown) == content
-    lines = [line.strip() for line in shown.splitlines()]
-    assert "[ 1, 2 ]," in lines and json.dumps(text) in lines
-    assert '{ "id": "a,  b [1,  2]  }", "n": 3 }' in lines, shown
+    assert '  "matrix": [[1, 2], [3, 4]],' in shown.splitlines() and shown.endswith("null\n}\n")
