@@ -115,7 +115,8 @@ def get_config() -> ConfigDict:
     config.data.calibration_path = ""
     config.data.test_path = ""
     # What was decided about training labels: the suspects.csv of a run, or the decisions.csv of its
-    # report (several, separated by commas). Rows are dropped and relabelled before anything else.
+    # report or of choose_trusted.py (several, separated by commas). Rows are dropped, relabelled
+    # and moved to the trusted parts before anything else.
     config.data.corrections = ""
     # CSV: the column of the label (several, separated by commas: one tag a column); a column of
     # 0/1 that marks trusted rows; columns not to read.

@@ -10,11 +10,10 @@ to_label/pictures/. Fill in the column `label`: the name of a class; the tags th
 by ; (or - if none does, and ?NAME if you cannot tell); or a number. Leave the cell empty if you
 cannot tell: an example without an answer is left out.
 
-The second command reads the answers, writes the folder trusted/, and prints the command to train
-with it: of 40 answers or more, half of each class, rounded down, become the calibration set.
-Trusted examples that the data has already stay. trusted/decisions.csv takes the new ones out of the
-training set (config.data.corrections), where their labels may be wrong; the data itself is not
-changed.
+The second command reads the answers, writes trusted/decisions.csv, and prints the command to train
+with it (config.data.corrections). It moves these rows, with the right labels, from the training set
+to the clean set, and of 40 answers or more half of each class, rounded down, to the calibration
+set. Trusted examples that the data has already stay. The data itself is not changed or copied.
 
 To add to a trusted set, give what the printed command has, and --workdir=RUN, a finished run on the
 same data. Then only half of the examples are drawn at random. The others are those that the run was
@@ -47,10 +46,8 @@ from reweight_jax.data.trusted import (
     choose_rows,
     copy,
     files_of,
-    num_rows,
     read_data,
     uncertainty_of,
-    write_trusted,
 )
 from reweight_jax.errors import UserError, prefix
 from reweight_jax.paths import expand, open_regular
@@ -85,7 +82,7 @@ def draw(config, arguments: list[str], num: int, output: str, workdir: str | Non
         # and with asymmetric noise.
         raise UserError(
             "--workdir: the data has no trusted set; draw the first one at random, or give the "
-            "run's, such as --config.data.clean_path"
+            "run's, such as --config.data.corrections or clean_path"
         )
     uncertainty = uncertainty_in(workdir, data) if workdir else None
     with prefix("--num"):
@@ -175,8 +172,7 @@ def finish(config, arguments: list[str], answers: str, output: str) -> str:
     """Writes the trusted set to the folder `output`; returns what to tell the user."""
     data, table = read_data(config), read_table(expand(answers))
     train, index = data.splits.train, data.splits.train.index
-    size = num_rows(data)
-    rows = find_rows(table, train, size, data.classes, data.ids, size)
+    rows = find_rows(table, train, data.num_rows, data.classes, data.ids, data.num_rows)
     lines = [line for line, cell in enumerate(table.column("label")) if cell.strip()]
     if not lines:
         raise UserError(f"{table.path}: the column label is empty; fill it in")
@@ -187,29 +183,23 @@ def finish(config, arguments: list[str], answers: str, output: str) -> str:
     to_calibrate = is_random
     if is_random.all():
         to_calibrate = calibration_half(label, data, config.seed) & (len(rows) >= MIN_ANSWERS)
-    parts = {"clean": (rows[~to_calibrate], label[~to_calibrate])}
-    if to_calibrate.any():
-        parts["calibration"] = (rows[to_calibrate], label[to_calibrate])
-    header = ["index", *(["id"] if data.ids is not None else []), "given_label"]
-    given = label_texts(train.label[rows], data.classes)
+    columns = {"index": index[rows]} | ({} if data.ids is None else {"id": data.ids[index[rows]]})
+    columns["given_label"] = label_texts(train.label[rows], data.classes)
+    columns["decision"] = np.where(to_calibrate, "calibration", "clean")
+    columns["new_label"] = label_texts(label, data.classes)
     with new_folder(output) as folder:
-        options = write_trusted(config.data, data, parts, folder)
-        decisions = []
-        for row, text in sorted(zip(rows.tolist(), given, strict=True)):
-            name = [] if data.ids is None else [data.ids[index[row]]]
-            decisions.append([index[row], *name, text, "drop", ""])
-        text = to_csv([*header, "decision", "new_label"], decisions)
+        text = to_csv(columns, zip(*columns.values(), strict=True))
         (folder / "decisions.csv").write_text(text, encoding="utf-8", errors="replace")
-    options = {name: f"{output}/{file}" for name, file in options.items()}
     before = [config.data.corrections] if config.data.corrections else []
-    options["corrections"] = ",".join([*before, f"{output}/decisions.csv"])
+    corrections = ",".join([*before, f"{output}/decisions.csv"])
     is_other = label != train.label[rows]
     if data.classes and label.ndim == 2:  # a tag that is not known does not differ
         is_other &= (label >= 0) & (train.label[rows] >= 0)
     is_other = is_other.reshape(len(rows), -1).any(axis=1)
     text = [f"{len(rows)} trusted examples: {output}"]
-    text += [f"{name}: {len(part[0])} of them" for name, part in parts.items()]
-    if len(parts) == 1 and data.splits.calibration is None:
+    text += [f"clean: {np.sum(~to_calibrate)} of them"]
+    text += [f"calibration: {np.sum(to_calibrate)} of them"] if to_calibrate.any() else []
+    if not to_calibrate.any() and data.splits.calibration is None:
         least = f"{MIN_ANSWERS} answers, and two of a class"
         least = least if is_random.all() else "an answer to an example that was drawn at random"
         text.append(f"no calibration set, so no rate of false alarms: it takes {least}")
@@ -221,11 +211,13 @@ def finish(config, arguments: list[str], answers: str, output: str) -> str:
         )
     if data.classes and label.ndim == 1:
         older = [] if data.splits.clean is None else data.splits.clean.label
-        missing = set(range(len(data.classes))) - {*parts["clean"][1].tolist(), *older}
+        missing = set(range(len(data.classes))) - {*label[~to_calibrate].tolist(), *older}
         if missing:
             names = ", ".join(str(data.classes[k]) for k in sorted(missing)[:10])
             text.append(f"no clean example of: {names}{', ...' if len(missing) > 10 else ''}")
-    return "\n".join([*text, "to train with them:", command_with(arguments, options)])
+    kept = [a for a in arguments if not a.startswith("--config.data.corrections=")]
+    train_with = ["-m", "reweight_jax.main", *kept, f"--config.data.corrections={corrections}"]
+    return "\n".join([*text, "to train with them:", shlex.join(["python", *train_with])])
 
 
 def read_answers(table, lines, train, classes) -> np.ndarray:
@@ -245,14 +237,6 @@ def read_answers(table, lines, train, classes) -> np.ndarray:
         more = f" | and {len(errors) - 5} more" if len(errors) > 5 else ""
         raise UserError(f"{table.path}: {' | '.join(texts)}{more}")
     return np.array(labels, train.label.dtype)
-
-
-def command_with(arguments: list[str], options: dict) -> str:
-    """Returns the command line that trains with `arguments` and the fields of config.data."""
-    flags_set = [f"--config.data.{name}=" for name in options]
-    kept = [a for a in arguments if not a.startswith(tuple(flags_set))]
-    new = [f"{flag}{value}" for flag, value in zip(flags_set, options.values(), strict=True)]
-    return shlex.join(["python", "-m", "reweight_jax.main", *kept, *new])
 
 
 def config_arguments(argv: list[str]) -> list[str]:

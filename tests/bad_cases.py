@@ -882,7 +882,6 @@ def of_choose_trusted() -> list[Case]:
         "answers are empty": ((*csv, "--finish={c}/unfilled.csv", to), "fill it in"),
         "answers of no class": ((*csv, "--finish={c}/other.csv", to), "'c'"),
         "stray": ((*csv, to, "x"), "'x'"),
-        "clean column": ((*csv, to, "--config.data.clean_column=checked"), "clean_column"),
     }
 
     def make(folder, good):

@@ -5,7 +5,8 @@ header line and these columns; others are not read:
 
 - index: the row of the training set, from 0, as in examples.npz;
 - decision and new_label, or, if there is no column decision, action and suggested_label. A decision
-  is keep (or an empty cell), drop or relabel. An action on a trusted example is not taken, and a
+  is keep (or an empty cell), drop, relabel, or clean or calibration, which make of the row, with
+  its new label, an example of that part. An action on a trusted example is not taken, and a
   decision about one is an error;
 - given_label, and id or file, if they are there: what the row holds. They are compared with the
   data, so that a file cannot be applied to other data than it was made for.
@@ -20,18 +21,19 @@ import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 import numpy as np
 
-from reweight_jax.data.examples import Examples
+from reweight_jax.data.examples import Examples, concatenate
 from reweight_jax.data.tables import INTEGER, Table, read_table
 from reweight_jax.data.targets import listed
 from reweight_jax.errors import UserError
 from reweight_jax.paths import expand
 
-DECISIONS = ("keep", "drop", "relabel")
+TRUSTED = ("clean", "calibration")
+DECISIONS = ("keep", "drop", "relabel", *TRUSTED)
 COLUMNS = (("decision", "new_label"), ("action", "suggested_label"))
 ID_COLUMNS = ("id", "file")
 OTHER_DATA = "the file was made for other data, or for labels with injected noise"
@@ -42,8 +44,8 @@ NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 def correct(
     train: Examples, files: str, classes: tuple, ids: np.ndarray | None, size: int
-) -> tuple[Examples, dict]:
-    """Drops and relabels training examples as the files say.
+) -> tuple[Examples, dict[str, Examples], dict]:
+    """Drops and relabels training examples, or moves them to a trusted part, as the files say.
 
     Args:
       train: the whole training part of the source, numbered from 0.
@@ -53,20 +55,23 @@ def correct(
       size: how many rows these parts have.
 
     Returns:
-      (the examples that are left, counts): they keep their `index`, the row in the source. A new
-      label is taken to be right, so it is the true_label too, if true labels are known. counts are
-      {"dropped": n, "relabelled": n}; a row that gets the label it has is not counted.
+      (the examples that are left, those of each trusted part, counts): they keep their `index`, the
+      row in the source. A new label is taken to be right, so it is the true_label too, if true
+      labels are known. counts: {"dropped": n, "relabelled": n, "trusted": n}, the last if there are
+      such. A row that is relabelled with the label it has is not counted.
 
     Raises:
       UserError: a malformed file, or one that was made for other data; it names the line.
     """
     num_train, counts = train.size, {"dropped": 0, "relabelled": 0}
+    trusted: dict[str, Examples] = {}
     for path in split_paths(files):
         table = read_table(path)
         decision, new_label = next((pair for pair in COLUMNS if pair[0] in table.cells), COLUMNS[0])
         decisions, _ = map(table.column, (decision, new_label))
-        rows = find_rows(table, train, num_train, classes, ids, size)
-        label, is_kept = train.label.copy(), np.ones(train.size, bool)
+        moved = {int(index) for part in trusted.values() for index in part.index}
+        rows = find_rows(table, train, num_train, classes, ids, size, moved)
+        label, part = train.label.copy(), np.full(train.size, "keep", "U11")
         parse = label_parser(classes, train.label)
         for line, (row, cell) in enumerate(zip(rows, decisions, strict=True)):
             what = cell.strip().lower() or "keep"
@@ -81,23 +86,29 @@ def correct(
                     f"{table.at(line, 'index')}: {index} is a trusted or held-out example, which "
                     "is not in the training set; mend it in its own file"
                 )
-            if what == "drop":
-                is_kept[row] = False
-            else:
+            part[row] = what
+            if what != "drop":
                 label[row] = parse_cell(table, line, new_label, parse)
         is_new = np.any((label != train.label).reshape(train.size, -1), axis=1)
-        counts["relabelled"] += int(is_new.sum())
-        counts["dropped"] += int(np.sum(~is_kept))
+        counts["relabelled"] += int(np.sum(is_new & (part == "relabel")))
+        counts["dropped"] += int(np.sum(part == "drop"))
         true_label = train.true_label
         if true_label is not None:
             chosen = is_new.reshape(-1, *[1] * (label.ndim - 1))
             true_label = np.where(chosen, label, true_label)
         train = train._replace(label=label, true_label=true_label)
+        for name in TRUSTED:
+            if (part == name).any():
+                chosen = train.take(np.flatnonzero(part == name))
+                trusted[name] = concatenate(trusted[name], chosen) if name in trusted else chosen
+        is_kept = np.isin(part, ("keep", "relabel"))
         if not is_kept.all():
             train = train.take(np.flatnonzero(is_kept))
         if not train.size:
             raise UserError(f"{path}: drops the whole training set")
-    return train, counts
+    if trusted:
+        counts["trusted"] = sum(part.size for part in trusted.values())
+    return train, trusted, counts
 
 
 def split_paths(files: str) -> list[pathlib.Path]:
@@ -108,7 +119,13 @@ def split_paths(files: str) -> list[pathlib.Path]:
 
 
 def find_rows(
-    table: Table, train: Examples, num_train: int, classes: tuple, ids: np.ndarray | None, size: int
+    table: Table,
+    train: Examples,
+    num_train: int,
+    classes: tuple,
+    ids: np.ndarray | None,
+    size: int,
+    moved: Container[int] = (),
 ) -> np.ndarray:
     """Returns the row of `train` that each line of a table names, int [L]; -1 for other parts.
 
@@ -117,6 +134,7 @@ def find_rows(
       train: examples with ascending `index`, of the rows 0..num_train-1 of the source.
       num_train: rows of the source's training part.
       classes, ids, size: as in `correct`.
+      moved: rows of the source that have become trusted examples.
 
     Raises:
       UserError: an index that is doubled or no row of the data, or another id or label there.
@@ -141,7 +159,7 @@ def find_rows(
                 f"{table.at(line, id_column)}: {written!r}, but row {index} of the data {in_data}; "
                 f"{OTHER_DATA}"
             )
-        if index >= num_train:
+        if index >= num_train or index in moved:
             continue
         row = int(np.searchsorted(train.index, index))
         if row == train.size or train.index[row] != index:

@@ -125,8 +125,9 @@ class Data(NamedTuple):
     num_outputs: int  # K, or D for regression
     ids: np.ndarray | None = None  # str [M]: ids[index] are the names of examples, but not of test
     columns: tuple[str, ...] = ()  # names of the columns of the inputs, if they are a table
-    corrections: dict | None = None  # {"dropped": n, "relabelled": n} by config.data.corrections
+    corrections: dict | None = None  # counts by `corrections.correct`
     starts: dict[str, int] | None = None  # part of the source -> `index` of its first row
+    num_rows: int = 0  # of the source's training part, before any correction
 
 
 def concatenate(first: Examples, second: Examples) -> Examples:

@@ -5,7 +5,7 @@ import numpy as np
 
 from reweight_jax.data import corrupt
 from reweight_jax.data.corrections import correct
-from reweight_jax.data.examples import Data, Examples, Part, Splits
+from reweight_jax.data.examples import Data, Examples, Part, Splits, concatenate
 from reweight_jax.data.inputs import as_inputs, like_train, table_names
 from reweight_jax.data.randomness import generator
 from reweight_jax.data.sources import DATASETS, LABELS_ARE_RIGHT
@@ -92,10 +92,13 @@ def make_data(
         )
         sets = _number(inputs, labels, is_known)
         starts = {name: int(examples.index[0]) for name, examples in sets.items()}
-    ids, corrections = _ids(parts), None
+    ids, corrections, num_rows = _ids(parts), None, sets["train"].size
     if fields.corrections:
         size = sum(examples.size for name, examples in sets.items() if name != "test")
-        sets["train"], corrections = correct(sets["train"], fields.corrections, classes, ids, size)
+        settings = fields.corrections, classes, ids, size
+        sets["train"], trusted, corrections = correct(sets["train"], *settings)
+        for name, part in trusted.items():
+            sets[name] = concatenate(sets[name], part) if name in sets else part
     if has_classes and fields.classes:
         sets, classes = _choose_classes(sets, classes, tuple(fields.classes))
         num_outputs = len(classes)
@@ -106,7 +109,7 @@ def make_data(
                 f"config.task is {config.task}"
             )
     splits = _split(sets, fields, seed, classes if has_classes else None, is_known)
-    return Data(splits, classes, num_outputs, ids, columns, corrections, starts)
+    return Data(splits, classes, num_outputs, ids, columns, corrections, starts, num_rows)
 
 
 def are_features(columns, config) -> bool:

@@ -1,18 +1,15 @@
 """Which of a user's examples to label by hand, and the trusted set that the answers make."""
 
-import os
 import pathlib
 import shutil
 
 import numpy as np
 
 from reweight_jax.data import corrupt
-from reweight_jax.data.corrections import label_texts, quoted
+from reweight_jax.data.corrections import label_texts
 from reweight_jax.data.examples import Data
-from reweight_jax.data.files import load_npz
 from reweight_jax.data.randomness import generator
 from reweight_jax.data.splits import load
-from reweight_jax.data.tables import FILE_COLUMN, find_label_columns, read_table
 from reweight_jax.errors import UserError
 from reweight_jax.paths import expand
 
@@ -33,26 +30,8 @@ def read_data(config) -> Data:
     fields = config.data
     if fields.name not in SOURCES:
         raise UserError(f"config.data.name: {fields.name}; must be {', '.join(SOURCES)}")
-    if fields.clean_column:
-        raise UserError(
-            f"config.data.clean_column: {fields.clean_column}; mark the trusted rows there, or "
-            "leave it empty"
-        )
     fields.update(WHOLE)
     return load(config, config.seed)
-
-
-def num_rows(data: Data) -> int:
-    """Returns the number of rows of the source's training part, with those that were dropped.
-
-    Of data without names, the last rows are not counted if these were dropped.
-    """
-    later = [
-        data.starts[part] for part in ("clean", "calibration", "hyper_val") if part in data.starts
-    ]
-    if later:
-        return min(later)
-    return data.splits.train.index.max() + 1 if data.ids is None else len(data.ids)
 
 
 def files_of(fields, data: Data) -> list[pathlib.Path] | None:
@@ -144,107 +123,9 @@ def calibration_half(label: np.ndarray, data: Data, seed: int) -> np.ndarray:
     return np.isin(np.arange(len(label)), rows)
 
 
-def write_trusted(fields, data: Data, parts: dict, folder: pathlib.Path) -> dict[str, str]:
-    """Writes trusted examples as the reader of the data takes them; those it has so far stay.
-
-    Args:
-      fields: config.data.
-      data: of `read_data`.
-      parts: "clean" and perhaps "calibration" -> (rows of train int [n], labels like train's).
-      folder: to write to.
-
-    Returns:
-      Field of config.data -> name of a file or folder in `folder` that it must be set to.
-    """
-    return WRITERS[fields.name](fields, data, parts, folder)
-
-
-def _write_npz(fields, data, parts, folder):
-    """Copies the file, with the arrays of the parts added."""
-    arrays = load_npz(expand(fields.path))
-    inputs = {
-        name: array
-        for name, array in arrays.items()
-        if name.partition(".")[0] in ("train_input", "train_image")
-    }
-    for part, (rows, label) in parts.items():
-        index = data.splits.train.index[rows]
-        new = {name.replace("train", part, 1): array[index] for name, array in inputs.items()}
-        names = np.array(data.classes) if data.classes and label.ndim == 1 else None
-        new[f"{part}_label"] = label if names is None else names[label]
-        for name, array in new.items():
-            older = next((n for n in (name, _other_name(name)) if n in arrays), None)
-            if older and arrays[older].dtype.kind == "S":
-                arrays[older] = np.char.decode(arrays[older], "utf-8")
-            if older:
-                array = np.concatenate([arrays[older], array.reshape(-1, *arrays[older].shape[1:])])
-            arrays[older or name] = array
-    np.savez(folder / "data.npz", **arrays)
-    return {"path": "data.npz"}
-
-
-def _other_name(name):
-    """clean_image for clean_input, and the other way round."""
-    old, new = ("_image", "_input") if "_image" in name else ("_input", "_image")
-    return name.replace(old, new)
-
-
-def _write_csv(fields, data, parts, folder):
-    """Writes a table for each part: the columns that are read, with the new labels."""
-    table, written = read_table(expand(fields.path)), {}
-    labels = find_label_columns(table, fields.label_column)
-    columns = [*(data.columns or [FILE_COLUMN]), *labels]
-    for part, (rows, label) in parts.items():
-        name = f"{part}.csv"
-        chosen = table.take(data.splits.train.index[rows]).cells
-        if data.classes and label.ndim == 1:
-            chosen[labels[0]] = label_texts(label, data.classes)
-        else:
-            values = label.reshape(len(label), -1)
-            chosen |= {
-                column: list(map(str, v)) for column, v in zip(labels, values.T, strict=True)
-            }
-        tables = [(table.path, chosen)]
-        if fields[f"{part}_path"]:
-            older = read_table(expand(fields[f"{part}_path"]))
-            tables.insert(0, (older.path, older.cells))
-        lines = []
-        for path, cells in tables:
-            if not data.columns:  # paths of images are relative to the table
-                # .. of a link is not the folder that it lies in.
-                start, source = os.path.realpath(folder), os.path.realpath(path.parent)
-                files = [
-                    os.path.relpath(os.path.join(source, file), start)
-                    for file in cells[FILE_COLUMN]
-                ]
-                cells = cells | {FILE_COLUMN: files}
-            lines += zip(*(cells[column] for column in columns), strict=True)
-        with (folder / name).open("w", newline="", encoding="utf-8") as file:
-            file.writelines(",".join(map(quoted, row)) + "\n" for row in (columns, *lines))
-        written[f"{part}_path"] = name
-    return written
-
-
-def _write_image_folder(fields, data, parts, folder):
-    """Copies the images of each part into class folders."""
-    paths, index = files_of(fields, data), data.splits.train.index
-    for part, (rows, label) in parts.items():
-        if fields[f"{part}_path"]:
-            copy(expand(fields[f"{part}_path"]), folder / part)
-        for row, name in zip(index[rows], label_texts(label, data.classes), strict=True):
-            # Of two class folders, images may have the same name.
-            copy(paths[row], folder / part / name / f"{row}_{paths[row].name}")
-    return {f"{part}_path": part for part in parts}
-
-
-WRITERS = {"npz": _write_npz, "csv": _write_csv, "image_folder": _write_image_folder}
-
-
 def copy(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copies a file or a folder, and makes the folder that it goes to; UserError if it cannot."""
+    """Copies a file; UserError if it cannot."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
-    except (OSError, shutil.Error) as error:
-        reason = getattr(error, "strerror", None) or "a file in it cannot be read"
-        raise UserError(f"{source}: cannot be copied to {target} ({reason})") from None
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise UserError(f"{source}: cannot be copied to {target} ({error.strerror})") from None

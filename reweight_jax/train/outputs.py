@@ -103,7 +103,8 @@ def _names(experiment, split, examples):
     if experiment.ids is not None:
         return experiment.ids[examples.index]
     starts = experiment.starts  # what has no part is drawn from the clean one, or from train's
-    return examples.index - starts.get(split, starts.get("clean", 0))
+    start = starts.get(split, starts.get("clean", 0))
+    return np.where(examples.index < start, examples.index, examples.index - start)
 
 
 def _npz(arrays) -> bytes:

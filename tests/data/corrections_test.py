@@ -187,7 +187,10 @@ def test_csv_cells_are_no_formulas(tmp_path):
 @pytest.mark.parametrize(
     "rows, message",
     [
-        (["3,cat,dorp,"], "line 2, column decision: 'dorp'; must be keep, drop or relabel$"),
+        (
+            ["3,cat,dorp,"],
+            "line 2, column decision: 'dorp'; must be keep, drop, relabel, clean or cal",
+        ),
         (["3,cat,relabel,catt"], "column new_label: 'catt' is no class; did you mean cat[?]$"),
         (["3,cat,relabel,"], "column new_label: '' is no class; valid: cat, dog, owl$"),
         (["3,dog,drop,"], "column given_label: 'dog', but row 3 of the data has 'cat'; .* other"),
@@ -259,6 +262,30 @@ def test_rows_of_the_trusted_set_are_not_corrected(tmp_path):
     assert names(data, data.splits.clean) == list(CLASSES)
     with pytest.raises(UserError, match=r"'33'; must be a row of the training set, 0\.\.29"):
         corrected(write(tmp_path / "far.csv", ["33,dog,keep,"]), parts)
+
+
+def test_rows_become_trusted_with_their_new_labels(tmp_path):
+    rows = ["3,cat,clean,cat", "7,dog,calibration,owl", "4,dog,clean,owl", "8,owl,drop,"]
+    first = write(tmp_path / "trusted.csv", rows)
+    parts = parts_of() | {"clean": Part(np.full((2, 1), -1.0), CLASSES[:2])}
+    data = corrected(first, parts)
+    splits = data.splits
+    assert data.corrections == {"dropped": 1, "relabelled": 0, "trusted": 3}
+    np.testing.assert_array_equal(splits.clean.index, [30, 31, 3, 4])
+    np.testing.assert_array_equal(splits.clean.inputs[:, 0], [-1, -1, 3, 4])
+    assert names(data, splits.clean) == ["cat", "dog", "cat", "owl"]
+    assert (splits.calibration.index.tolist(), names(data, splits.calibration)) == ([7], ["owl"])
+    assert set(range(30)) - set(splits.train.index.tolist()) == {3, 4, 7, 8}
+    # A later file adds to them, and may name them only to keep them.
+    later = write(tmp_path / "later.csv", ["9,cat,clean,dog", "4,owl,keep,", "0,cat,relabel,owl"])
+    data = corrected(f"{first},{later}", parts)
+    np.testing.assert_array_equal(data.splits.clean.index, [30, 31, 3, 4, 9])
+    assert data.corrections == {"dropped": 1, "relabelled": 1, "trusted": 4}
+    with pytest.raises(UserError, match="line 2, column index: 4 is a trusted or held-out example"):
+        corrected(f"{first},{write(tmp_path / 'drop.csv', ['4,owl,drop,'])}", parts)
+    # Noise is for what is trained on.
+    noisy = corrected(first, parts, noise="uniform_flip", noise_ratio=0.9)
+    assert names(noisy, noisy.splits.clean) == ["cat", "dog", "cat", "owl"]
 
 
 # --- every source ---------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from PIL import Image
 from reweight_jax.configs import own_data
 from reweight_jax.data.examples import Data, Examples, Splits
 from reweight_jax.data.splits import load
-from reweight_jax.data.tables import read_table
 from reweight_jax.data.trusted import uncertainty_of
 from reweight_jax.sealed import seal
 
@@ -107,7 +106,7 @@ def test_an_image_folder(photos):
     ]
     splits = data.splits
     assert (splits.train.size, splits.calibration.size) == (60, half) and 28 < half <= 30
-    assert data.corrections == {"dropped": 60, "relabelled": 0}
+    assert data.corrections == {"dropped": 0, "relabelled": 0, "trusted": 60}
     for part in (splits.clean, splits.calibration):
         right = part.inputs[:, 0, 0, 0] // 10
         np.testing.assert_array_equal(part.label, right)
@@ -129,15 +128,14 @@ def test_the_seed_decides_and_a_second_round_adds(photos):
     finish(photos)
     (photos / "to_label").rename(photos / "round1")
     (photos / "trusted").rename(photos / "trusted1")
-    assert not (photos / "trusted1" / "calibration").exists()  # six are too few for that
-    rounds = ["--config.data.clean_path=trusted1/clean", *size[:1], "--num=100"]
+    rounds = [*size[:1], "--num=100"]
     rounds += ["--config.data.corrections=trusted1/decisions.csv"]
     draw(photos, "image_folder", "photos", *rounds)
     more = fill_in(photos, lambda row: "cat")
     assert not {row["id"] for row in rows} & {row["id"] for row in more}
     lines, data = finish(photos)
     assert "no clean example of: dog" in lines
-    assert data.splits.train.size == 14 and data.corrections["dropped"] == 106
+    assert data.splits.train.size == 14
     np.testing.assert_array_equal(np.bincount(data.splits.clean.label), [50, 0, 6])
     np.testing.assert_array_equal(np.bincount(data.splits.calibration.label), [50])
 
@@ -161,15 +159,27 @@ def test_a_table(tmp_path, monkeypatch):
         *("python", "-m", "reweight_jax.main", "--config=configs/own_data.py:csv"),
         f"--config.data.path={tmp_path}/t.csv",
         *options,
-        "--config.data.clean_path=trusted/clean.csv",
         "--config.data.corrections=trusted/decisions.csv",
     ]
     splits = data.splits
     assert (splits.train.size, splits.clean.size) == (31, 19)
-    answered = [int(row["index"]) for row in rows if row["label"]]
+    answered = sorted(int(row["index"]) for row in rows if row["label"])
     np.testing.assert_array_equal(splits.clean.inputs, x[answered].astype(np.float32))
     np.testing.assert_array_equal(splits.clean.label, x[answered, 0] <= 0)  # few, many
     assert not set(splits.train.index.tolist()) & set(answered)
+
+
+def test_rows_that_a_column_marks_stay_trusted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [f"{i}.5,{'xy'[i % 2]},{int(i < 4)}" for i in range(20)]
+    (tmp_path / "t.csv").write_text("\n".join(["a,label,ok", *lines, ""]))
+    draw(tmp_path, "csv", "t.csv", "--config.data.clean_column=ok", "--num=6")
+    rows = fill_in(tmp_path, lambda row: "x")
+    _, data = finish(tmp_path)
+    chosen = sorted(float(row["a"]) for row in rows)
+    np.testing.assert_array_equal(data.splits.clean.inputs[:, 0], [0.5, 1.5, 2.5, 3.5, *chosen])
+    np.testing.assert_array_equal(data.splits.clean.label, [0, 1, 0, 1, *[0] * 6])
+    assert min(chosen) > 4 and data.splits.train.size == 10
 
 
 def test_a_table_of_files_and_tags(photos):
@@ -185,10 +195,9 @@ def test_a_table_of_files_and_tags(photos):
     assert {row["given_label"] for row in rows} == {"red;?wet;?odd"}
     lines, data = finish(photos)
     expected = [[1, 1, 0], [0, 0, 0], [0, 0, -1], [0, 0, 1], *[[1, 0, 0]] * 4]
-    np.testing.assert_array_equal(data.splits.clean.label, expected)
-    names = read_table(photos / "trusted/clean.csv").cells["file"]
-    for row, name in zip([row for row in rows if row["label"]], names, strict=True):
-        assert (photos / "trusted" / name).samefile(photos / "lists" / row["id"])
+    clean, answered = data.splits.clean, [row["id"] for row in rows if row["label"]]
+    label = dict(zip(data.ids[clean.index], clean.label, strict=True))
+    np.testing.assert_array_equal([label[name] for name in answered], expected)
     assert data.splits.train.size == 120 - 8
     # Only of red the given label is known: three answers have it not.
     assert lines[1:5] == [
@@ -210,7 +219,7 @@ def test_an_npz_file(tmp_path, monkeypatch, task):
     np.savez("a.npz", **arrays)
     draw(tmp_path, "npz", "a.npz", f"--config.task={task}", "--num=12")
     rows = fill_in(tmp_path, lambda row: "200" if task == "classification" else "-2.5")
-    index = [int(row["index"]) for row in rows]
+    index = sorted(int(row["index"]) for row in rows)
     for row in rows:
         picture = np.asarray(Image.open(tmp_path / "to_label" / row["picture"]))
         np.testing.assert_array_equal(picture, images[int(row["index"])])
@@ -267,7 +276,7 @@ def test_what_a_run_is_unsure_of(tmp_path, monkeypatch):
         (data.splits.clean, "uncertain", arrays["clean_input"]),
         (data.splits.calibration, "random", np.zeros((0, 2))),
     ):
-        chosen = [int(row["index"]) for row in rows if row["drawn"] == kind]
+        chosen = sorted(int(row["index"]) for row in rows if row["drawn"] == kind)
         np.testing.assert_array_equal(part.inputs, np.concatenate([older, inputs[chosen]]))
     finished = start(tmp_path, *DATA, "--workdir=none", "--output=x")
     assert_one_line(finished, "--workdir none: no finished run")
