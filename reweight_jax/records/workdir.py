@@ -246,6 +246,8 @@ def _may_differ(old: dict, new: dict, step: int) -> set[str]:
         free |= RATES  # else they have decided what it settled or retrained on
     if old["finetune_from"] == "none":
         free |= {"finetune_steps", "finetune_learning_rate"}
+    if (old["finetune_from"], new["finetune_from"]) == ("none", "retrained"):  # the last of all
+        free |= {"finetune_from"}
     for name, none in ADDED.items():  # a phase may be added if no later one is there
         if old[name] == none or (old[name], new[name]) == ("last", "both"):
             free |= {name}

@@ -136,6 +136,8 @@ def check_config(config) -> None:
                 f"config.{field}: {config[field]}; must be a multiple of log_every_steps "
                 f"({config.log_every_steps})"
             )
+    if config.finetune_from == "retrained" and config.retrain == "none":
+        raise UserError("config.finetune_from: 'retrained'; only with config.retrain")
     if (steps := phases_of(config, settles=False)[-1].stop) >= INT_LIMIT:
         raise UserError(f"config.num_steps: {steps} in all phases; must be below {INT_LIMIT:,}")
 

@@ -9,6 +9,7 @@ from reweight_jax.labels.quality import JUDGED
 from reweight_jax.methods import METHODS, Method
 
 FINETUNE_FROM = {"none": (), "last": ("last",), "best": ("best",), "both": ("last", "best")}
+FINETUNE_FROM |= {"retrained": ()}  # it comes after all others
 RETRAIN = ("none", "drop", "relabel")
 # config.lr_schedule -> config -> a schedule that begins with config.learning_rate.
 LR_SCHEDULES = {
@@ -107,21 +108,21 @@ def phases_of(config, num_examples: int = 0, settles: bool = True) -> list[Phase
     settled = Phase("last", settle, end, plain, examples="believed", reviews="always")
     settles &= to_settle
     phases.append(settled if settles else main)
+
+    def add(name, steps, *rest):
+        start = phases[-1].stop
+        phases.append(Phase(name, start, start + steps, *rest))
+
     if judges and config.judge_for and not settles:
-        stop = end + judge_steps(config)
-        judge = Phase("judge", end, stop, clean_only, "judge", examples="clean", reviews="always")
-        phases.append(judge)
-        end = stop
+        add("judge", judge_steps(config), clean_only, "judge", "before", "clean", "always")
+    tuning = config.finetune_steps, clean_only, "finetuning"
     for begin in FINETUNE_FROM[config.finetune_from]:
-        stop = end + config.finetune_steps
-        tuned = (f"finetuned_{begin}", end, stop, clean_only, "finetuning", begin, "clean")
-        phases.append(Phase(*tuned))
-        end = stop
-    again = {"plain": "all"} if config.compare_plain else {}
-    again |= {"retrained": config.retrain} if config.retrain != "none" else {}
-    for name, examples in again.items():
-        stop = end + config.num_steps
-        reviews = "always" if name == "retrained" else "never"
-        phases.append(Phase(name, end, stop, plain, "training", "afresh", examples, reviews))
-        end = stop
+        add(f"finetuned_{begin}", *tuning, begin, "clean")
+    afresh = config.num_steps, plain, "training", "afresh"
+    if config.compare_plain:
+        add("plain", *afresh, "all")
+    if config.retrain != "none":
+        add("retrained", *afresh, config.retrain, "always")
+    if config.finetune_from == "retrained":
+        add("finetuned_retrained", *tuning, "before", "clean")
     return phases

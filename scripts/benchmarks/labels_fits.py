@@ -68,7 +68,7 @@ def relabelled(data: Data, setting: Setting, seed: int) -> dict:
 
 
 def _then_retrained(name, data, setting, seed, **fields):
-    """Rows of a run of ours, and of the same run when it has gone on with the phase `retrained`.
+    """Rows of a run of ours, and of the same run when it has gone on: retrained, and fine-tuned.
 
     Two calls, because a restart judges all labels again: each row has its own list.
     """
@@ -79,8 +79,12 @@ def _then_retrained(name, data, setting, seed, **fields):
         rows = {name: _judged(run, data) | _accuracies(run, "last") | {"seconds": seconds}}
         if "unsettled" not in run.result:  # the alignment is of the same visits
             rows[f"{name}, alignment"] = list_scores(examples["alignment"], data)
-        run = _fit(data, setting, seed, workdir=folder, **fields, retrain="drop")
-        seconds = sum(training_seconds(run).values())
+        later = {"retrain": "drop", "finetune_from": "retrained"} | _tuning(setting)
+        run = _fit(data, setting, seed, workdir=folder, **fields, **later)
+        seconds = training_seconds(run)
+        tuned = _accuracies(run, "finetuned_retrained") | {"seconds": sum(seconds.values())}
+        rows[f"{name}, retrained, fine-tuned"] = tuned
+        seconds = sum(seconds.values()) - seconds["finetuned_retrained"]
         retrained = _judged(run, data) | _accuracies(run, "retrained")
         rows[f"{name}, retrained"] = retrained | {"seconds": seconds}
     return rows
@@ -88,9 +92,8 @@ def _then_retrained(name, data, setting, seed, **fields):
 
 def plain(data: Data, setting: Setting, seed: int) -> dict:
     """Plain training: its margins (AUM) and its confidence; then fine-tuning on trusted ones."""
-    steps = max(setting.num_steps // 5, 10)
-    more = {"finetune_from": "last", "finetune_steps": steps}
-    run = _fit(data, setting, seed, method="baseline", clean=data.trusted, **more)
+    more = {"method": "baseline", "finetune_from": "last"} | _tuning(setting)
+    run = _fit(data, setting, seed, clean=data.trusted, **more)
     seconds, examples = training_seconds(run), _of_train(run, data)
     margin = list_scores(examples["margin"], data)
     margin |= right_suggestions(examples["log_probability"], data) | _accuracies(run, "last")
@@ -263,6 +266,10 @@ def _fit(data, setting, seed, *, rows=None, **fields):
         model_fields={"hidden": setting.hidden},
         **fields,
     )
+
+
+def _tuning(setting):
+    return {"finetune_steps": max(setting.num_steps // 5, 10)}
 
 
 def _ours(data):

@@ -13,8 +13,9 @@ from reweight_jax.records.workdir import write_atomically
 
 # Rows of the table in their order; a new one comes last.
 METHODS = (
-    *("reweight", "reweight, retrained", "reweight, alignment"),
-    *("settled", "settled, retrained", "settled, relabelled", "judged"),
+    *("reweight", "reweight, retrained", "reweight, retrained, fine-tuned", "reweight, alignment"),
+    *("settled", "settled, retrained", "settled, retrained, fine-tuned", "settled, relabelled"),
+    "judged",
     *("plain, margin (AUM)", "plain, calibrated", "plain, confidence", "plain, fine-tuned"),
     *("trusted only", "cleanlab, self confidence", "cleanlab, normalized margin"),
     "cleanlab, find and drop",

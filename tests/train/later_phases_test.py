@@ -51,14 +51,27 @@ def test_phases_added_later_are_those_of_one_run(tmp_path):
     splits = examples(TASK, 24, 0), examples(TASK, 8, 1), examples(TASK, 6, 2)
     first, whole = tmp_path / "a", tmp_path / "b"
     run(splits, first)
-    fields = {}
-    for field in ({"judge_for": 1 / 3}, {"compare_plain": True}, {"retrain": "drop"}):
+    fields, tuning = {"finetune_steps": 4}, {"finetune_from": "retrained"}
+    for field in ({"judge_for": 1 / 3}, {"compare_plain": True}, {"retrain": "drop"}, tuning):
         fields |= field
         grown = run(splits, first, **fields)
     assert without_times(grown) == without_times(run(splits, whole, **fields))
     assert [grown[name]["step"] for name in ("last", "judge", "plain")] == [9, 12, 21]
     step = grown["retrained"]["step"]
-    chex.assert_trees_all_equal(saved(first, step), saved(whole, step))
+    assert grown["finetuned_retrained"]["step"] == step + 4
+    for each in (step, step + 4):
+        chex.assert_trees_all_equal(saved(first, each), saved(whole, each))
+    # The model that was retrained, not the one of the training, is tuned, on the clean set.
+    params, tuned = (saved(whole, each)["params"]["model"] for each in (step, step + 4))
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), params, tuned)
+    assert 0 < max(jax.tree.leaves(moved)) < 0.1
+    assert grown["finetuned_retrained"]["clean_loss"] < grown["retrained"]["clean_loss"]
+
+
+def test_there_must_be_a_retrained_model_to_tune(tmp_path):
+    splits = examples(TASK, 24, 0), examples(TASK, 8, 1)
+    with pytest.raises(UserError, match="config.finetune_from: 'retrained'; only with config.retr"):
+        run(splits, tmp_path, finetune_from="retrained")
 
 
 def test_fine_tuning_that_diverged_goes_on_with_another_rate(tmp_path):
