@@ -67,28 +67,8 @@ def correct(
     trusted: dict[str, Examples] = {}
     for path in split_paths(files):
         table = read_table(path)
-        decision, new_label = next((pair for pair in COLUMNS if pair[0] in table.cells), COLUMNS[0])
-        decisions, _ = map(table.column, (decision, new_label))
         moved = {int(index) for part in trusted.values() for index in part.index}
-        rows = find_rows(table, train, num_train, classes, ids, size, moved)
-        label, part = train.label.copy(), np.full(train.size, "keep", "U11")
-        parse = label_parser(classes, train.label)
-        for line, (row, cell) in enumerate(zip(rows, decisions, strict=True)):
-            what = cell.strip().lower() or "keep"
-            if what not in DECISIONS:
-                valid = f"must be {', '.join(DECISIONS[:-1])} or {DECISIONS[-1]}"
-                raise UserError(f"{table.at(line, decision)}: {cell!r}; {valid}")
-            if what == "keep" or (row < 0 and decision == "action"):
-                continue  # a list of suspects may name trusted examples that a run also trained on
-            if row < 0:
-                index = table.cells["index"][line]
-                raise UserError(
-                    f"{table.at(line, 'index')}: {index} is a trusted or held-out example, which "
-                    "is not in the training set; mend it in its own file"
-                )
-            part[row] = what
-            if what != "drop":
-                label[row] = parse_cell(table, line, new_label, parse)
+        part, label = _decided(table, train, num_train, classes, ids, size, moved)
         is_new = np.any((label != train.label).reshape(train.size, -1), axis=1)
         counts["relabelled"] += int(np.sum(is_new & (part == "relabel")))
         counts["dropped"] += int(np.sum(part == "drop"))
@@ -109,6 +89,32 @@ def correct(
     if trusted:
         counts["trusted"] = sum(part.size for part in trusted.values())
     return train, trusted, counts
+
+
+def _decided(table, train, num_train, classes, ids, size, moved):
+    """What becomes of each example, str [n] of DECISIONS, and its label then, as a table says."""
+    decision, new_label = next((pair for pair in COLUMNS if pair[0] in table.cells), COLUMNS[0])
+    decisions, _ = map(table.column, (decision, new_label))
+    rows = find_rows(table, train, num_train, classes, ids, size, moved)
+    part, label = np.full(train.size, "keep", "U11"), train.label.copy()
+    parse = label_parser(classes, train.label)
+    for line, (row, cell) in enumerate(zip(rows, decisions, strict=True)):
+        what = cell.strip().lower() or "keep"
+        if what not in DECISIONS:
+            valid = f"must be {', '.join(DECISIONS[:-1])} or {DECISIONS[-1]}"
+            raise UserError(f"{table.at(line, decision)}: {cell!r}; {valid}")
+        if what == "keep" or (row < 0 and decision == "action"):
+            continue  # a list of suspects may name trusted examples that a run also trained on
+        if row < 0:
+            index = table.cells["index"][line]
+            raise UserError(
+                f"{table.at(line, 'index')}: {index} is a trusted or held-out example, which is "
+                "not in the training set; mend it in its own file"
+            )
+        part[row] = what
+        if what != "drop":
+            label[row] = parse_cell(table, line, new_label, parse)
+    return part, label
 
 
 def split_paths(files: str) -> list[pathlib.Path]:
