@@ -52,8 +52,8 @@ def get_config() -> ConfigDict:
     config.on_zero_weights = "keep"
 
     # More steps of plain training on the clean set: "none"; from the "last" step (the paper's +FT);
-    # from the one "best" on hyper_val (+ES+FT); from "both", one after the other; or, at the end,
-    # of the model that is "retrained" (see `retrain`).
+    # from the one "best" on hyper_val (+ES+FT); from "both", one after the other; or, after all
+    # other phases, from the "retrained" model (needs `retrain`).
     config.finetune_from = "none"
     config.finetune_steps = 5_000
     config.finetune_learning_rate = 1e-3

@@ -15,7 +15,7 @@ from reweight_jax.confident import FOLDS, confident_rows
 from reweight_jax.configs import own_data
 from reweight_jax.data.examples import Part
 from reweight_jax.data.inputs import as_inputs, table_names
-from reweight_jax.data.splits import make_data
+from reweight_jax.data.splits import are_features, make_data
 from reweight_jax.data.targets import encode_classes
 from reweight_jax.errors import UserError, prefix
 from reweight_jax.fitted import PHASES as PHASES
@@ -23,7 +23,6 @@ from reweight_jax.fitted import Fitted as Fitted
 from reweight_jax.fitted import in_order
 from reweight_jax.records.workdir import LATER
 from reweight_jax.train import loop
-from reweight_jax.train.checks import check_config
 from reweight_jax.train.config import make_experiment
 
 # Fields of config.data that say what to read from a disk, which `fit` does not do.
@@ -97,18 +96,23 @@ def fit(
     config = own_data.get_config()
     config.name, config.variant, config.data.name = "fit", "", "arrays"
     _set_fields(config, {"task": task, "method": method, "seed": seed} | fields)
-    if isinstance(clean, str):
-        part = _parts({"train": train})["train"]
-        clean = _confident(clean, model, part, config, devices, fields)
+    given_model = model
     if isinstance(model, str):
         config.model.name, model = model, None
     elif model is not None:
         config.model.name = "own"
-    given = {"train": train, "clean": clean, "calibration": calibration}
-    parts = _parts(given | {"hyper_val": hyper_val, "test": test})
-    with prefix("fit"):
-        data = make_data(parts, config, config.seed, source="fit")
-        experiment = make_experiment(config, data, model, devices)
+
+    def experiment_of(clean):
+        given = {"train": train, "clean": clean, "calibration": calibration}
+        parts = _parts(given | {"hyper_val": hyper_val, "test": test})
+        with prefix("fit"):
+            data = make_data(parts, config, config.seed, source="fit")
+            return make_experiment(config, data, model, devices)
+
+    if isinstance(clean, str):
+        part = _parts({"train": train})["train"]
+        clean = _confident(clean, given_model, part, config, devices, fields, experiment_of)
+    experiment = experiment_of(clean)
     with contextlib.ExitStack() as stack:
         if workdir is None:
             temporary = tempfile.TemporaryDirectory("", "reweight_jax_", ignore_cleanup_errors=True)
@@ -136,19 +140,21 @@ def load(workdir: str | os.PathLike, model: Any = None, devices: list | None = N
 # --- Arguments of fit -----------------------------------------------------------------------------
 
 
-def _confident(name, model, train, config, devices, fields):
-    """The pair (inputs, labels) of the training examples that plain training is most certain of."""
+def _confident(name, model, train, config, devices, fields, experiment_of):
+    """The pair (inputs, labels) of the training examples that plain training is most certain of.
+
+    With any others, `experiment_of` finds what is wrong with the run before five trainings.
+    """
     if name != "confident" or config.task != "classification":
         raise UserError(f'fit: clean: {name!r}; must be a pair, or "confident" for classification')
-    check_config(config)  # before five trainings
     with prefix("fit"):
         encoded, classes, _ = encode_classes({"train": train.label}, config.data.num_classes, ())
-        as_floats = bool(table_names(train.inputs)) and model in (None, "auto", "mlp")
+        as_floats = are_features(table_names(train.inputs), config)
         inputs = as_inputs(train.inputs, "train_input", trains=True, as_floats=as_floats)
     code, data = encoded["train"], fields.get("data", {})
     count = data.get("num_clean", 100)
-    if not count:
-        raise UserError('fit: data: num_clean: 0; clean="confident" needs at least 1')
+    if count < 1:
+        raise UserError(f'fit: data: num_clean: {count}; clean="confident" needs at least 1')
     if len(code) < FOLDS:
         raise UserError(f'fit: clean="confident": {len(code)} examples; needs at least {FOLDS}')
     usual = own_data.get_config().data
@@ -163,7 +169,12 @@ def _confident(name, model, train, config, devices, fields):
     plain |= {"method": "baseline", "seed": config.seed, "devices": devices}
 
     def taken(rows):
-        return jax.tree.map(lambda array: array[rows], inputs)
+        return jax.tree.map(lambda array: array.take(rows, axis=0), inputs)
+
+    def chosen(rows):
+        return taken(rows), np.array(classes)[code[rows]]
+
+    experiment_of(chosen(np.arange(min(count, len(code)))))
 
     def predict(rows, held_out):
         run = fit(model, (taken(rows), code[rows]), progress=False, plots=False, **plain)
@@ -172,7 +183,7 @@ def _confident(name, model, train, config, devices, fields):
     rows = confident_rows(predict, code, len(classes), count, config.seed)
     if not len(rows):
         raise UserError('fit: clean="confident": plain training agrees with no label')
-    return taken(rows), np.array(classes)[code[rows]]
+    return chosen(rows)
 
 
 def _parts(given: dict) -> dict[str, Part]:

@@ -46,7 +46,8 @@ class Fitted:
         the model agrees with the label), and alignment (below 0 a step on it would have raised the
         clean loss; if the method has a clean gradient). NaN before the first visit. Also id and
         true_label if they are known, and is_trusted, bool, if clean examples were trained on too
-        (config.data.clean_in_train): these have their entries last, with indices from N on.
+        (config.data.clean_in_train): their index is that of a row of the training set that was
+        moved to the trusted set, or from N on.
         Held-out examples that were drawn from the training set have no entry.
     """
 

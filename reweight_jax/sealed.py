@@ -21,11 +21,8 @@ class DamagedError(UserError):
     """A file is not what was written."""
 
 
-class MissingError(UserError, FileNotFoundError):
+class MissingError(UserError):
     """A file of a finished run is not there."""
-
-    def __init__(self, path: pathlib.Path):
-        super().__init__(f"{path.parent}: no finished run ({path.name} is missing)")
 
 
 def seal(content: dict, after: str = "") -> dict:
@@ -54,7 +51,7 @@ def read_sealed(path: pathlib.Path) -> dict:
         with open_regular(path) as file:
             return unseal(json.load(file))
     except (FileNotFoundError, NotADirectoryError):
-        raise MissingError(path) from None
+        raise _missing(path) from None
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, error) from None
 
@@ -73,7 +70,7 @@ def read_npz(path: pathlib.Path, result: dict) -> dict[str, np.ndarray]:
     except (FileNotFoundError, NotADirectoryError):
         if path.name in result.get("files", ()):
             raise _damaged(path, "it is missing") from None
-        raise MissingError(path) from None
+        raise _missing(path) from None
     except DAMAGED as error:
         raise _damaged(path, error) from None
 
@@ -92,6 +89,10 @@ def checksum(content) -> str:
 
 def _checksum_of(content, after):
     return checksum([after, content] if after else content)
+
+
+def _missing(path):
+    return MissingError(f"{path.parent}: no finished run ({path.name} is missing)")
 
 
 def _damaged(path, error):

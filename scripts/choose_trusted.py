@@ -169,7 +169,7 @@ def new_folder(name: str):
 
 
 def finish(config, arguments: list[str], answers: str, output: str) -> str:
-    """Writes the trusted set to the folder `output`; returns what to tell the user."""
+    """Writes the answers as decisions.csv to the folder `output`; returns what to tell the user."""
     data, table = read_data(config), read_table(expand(answers))
     train, index = data.splits.train, data.splits.train.index
     rows = find_rows(table, train, data.num_rows, data.classes, data.ids, data.num_rows)
@@ -196,7 +196,7 @@ def finish(config, arguments: list[str], answers: str, output: str) -> str:
     if data.classes and label.ndim == 2:  # a tag that is not known does not differ
         is_other &= (label >= 0) & (train.label[rows] >= 0)
     is_other = is_other.reshape(len(rows), -1).any(axis=1)
-    text = [f"{len(rows)} trusted examples: {output}"]
+    text = [f"{len(rows)} trusted examples: {output}/decisions.csv"]
     text += [f"clean: {np.sum(~to_calibrate)} of them"]
     text += [f"calibration: {np.sum(to_calibrate)} of them"] if to_calibrate.any() else []
     if not to_calibrate.any() and data.splits.calibration is None:

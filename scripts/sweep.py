@@ -25,6 +25,7 @@ from reweight_jax.paper.scales import SCALES
 from reweight_jax.paths import expand
 from reweight_jax.records.workdir import write_atomically
 from reweight_jax.train.checks import check_config
+from reweight_jax.train.phases import FINETUNE_FROM
 
 _CONFIG = cli.define_config("FILE.py or FILE.py:VARIANT")
 _ALSO = flags.DEFINE_list(
@@ -41,7 +42,7 @@ _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds (the paper's trials)
 _FINETUNE_FROM = flags.DEFINE_enum(
     "finetune_from",
     None,
-    ["none", "last", "best", "both"],
+    list(FINETUNE_FROM),
     "config.finetune_from. Default: the config's; with label noise, both.",
 )
 _WORKERS = flags.DEFINE_integer(

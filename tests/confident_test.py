@@ -89,7 +89,11 @@ Y = np.where(X[:, 0] > 0, "right", "left")
         (None, {}, "fit: train: must be a pair"),
         ((X, Y), {"data": 3}, "fit: data: 3; must be a dict"),
         ((X, Y), {"data": {"num_clean": "5"}}, "config.data.num_clean: '5'; must be of the type"),
-        ((X, Y), {"data": {"num_clean": -1}}, "config.data.num_clean: -1; must be at least 0"),
+        ((X, Y), {"data": {"num_clean": -1}}, "num_clean: -1; clean=.confident. needs at least 1"),
+        ((X, Y), {"test": (np.ones((3, 5)), Y[:3])}, "test_input: a row has shape"),
+        ((X, Y), {"calibration": 3}, "fit: calibration: must be a pair"),
+        ((X, Y), {"epsilon_over": "nothing"}, "config.epsilon_over"),
+        ((X, Y), {"model": "mpl"}, "config.model.name: 'mpl'; unknown name"),
         ((X, Y), {"data": {"num_clean": 0}}, "num_clean: 0; clean=.confident. needs at least 1"),
         ((X, Y), {"retrain": "some"}, "config.retrain: 'some'; unknown name"),
         ((X, Y), {"data": {"corrections": "a.csv"}}, "data: corrections cannot be used with"),
@@ -97,9 +101,11 @@ Y = np.where(X[:, 0] > 0, "right", "left")
         ((X, Y), {"data": {"num_calibration": 5}}, "data: num_calibration cannot be used with"),
     ],
 )
-def test_mistakes_are_one_line(train, fields, message):
+def test_mistakes_are_one_line_before_any_training(train, fields, message, monkeypatch):
+    monkeypatch.setattr("reweight_jax.api.confident_rows", None)
+    fields = dict(fields)
     with pytest.raises(UserError, match=message) as error:
-        fit(None, train, clean="confident", **SMALL | fields)
+        fit(fields.pop("model", None), train, clean="confident", **SMALL | fields)
     assert "\n" not in str(error.value)
 
 

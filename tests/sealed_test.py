@@ -8,7 +8,15 @@ import pytest
 
 from reweight_jax.errors import UserError
 from reweight_jax.records.workdir import identity, read_run
-from reweight_jax.sealed import DamagedError, digest, read_npz, read_sealed, seal, unseal
+from reweight_jax.sealed import (
+    DamagedError,
+    MissingError,
+    digest,
+    read_npz,
+    read_sealed,
+    seal,
+    unseal,
+)
 
 CONTENT = {"a": [1, 0.1, None], "b": {"c": "\u00fc", "d": True}, "e": float("inf")}
 
@@ -43,7 +51,7 @@ def test_what_was_never_sealed_is_one_line(text, tmp_path):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(DamagedError, match="a.json: is damaged, or was edited"):
         read_sealed(tmp_path / "a.json")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(MissingError, match=r"none: no finished run \(a.json is missing\)"):
         read_sealed(tmp_path / "none" / "a.json")
 
 

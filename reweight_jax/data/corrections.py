@@ -1,13 +1,14 @@
-"""What was decided about training labels: rows to drop and rows to relabel, from CSV files.
+"""What was decided about training labels: rows to drop, to relabel and to trust, from CSV files.
 
-A file is a run's suspects.csv, the decisions.csv of its report, or one written by hand. It has a
-header line and these columns; others are not read:
+A file is a run's suspects.csv, the decisions.csv of its report or of choose_trusted.py, or one
+written by hand. It has a header line and these columns; others are not read:
 
 - index: the row of the training set, from 0, as in examples.npz;
 - decision and new_label, or, if there is no column decision, action and suggested_label. A decision
-  is keep (or an empty cell), drop, relabel, or clean or calibration, which make of the row, with
-  its new label, an example of that part. An action on a trusted example is not taken, and a
-  decision about one is an error;
+  is keep (or an empty cell), drop, relabel, clean or calibration. The last two move the row to that
+  part. They and relabel take the label from new_label, also if it is the given one; of tags, an
+  empty cell means that none holds. An action on a trusted example is not taken, and a decision
+  about one is an error;
 - given_label, and id or file, if they are there: what the row holds. They are compared with the
   data, so that a file cannot be applied to other data than it was made for.
 
@@ -85,7 +86,7 @@ def correct(
         if not is_kept.all():
             train = train.take(np.flatnonzero(is_kept))
         if not train.size:
-            raise UserError(f"{path}: drops the whole training set")
+            raise UserError(f"{path}: leaves no training example")
     if trusted:
         counts["trusted"] = sum(part.size for part in trusted.values())
     return train, trusted, counts
@@ -171,7 +172,7 @@ def find_rows(
         if row == train.size or train.index[row] != index:
             raise UserError(
                 f"{table.at(line, 'index')}: {index} is not in the training set any more; a "
-                "correction before this one drops it"
+                "correction before this one drops or moves it"
             )
         given = table.cells["given_label"][line] if "given_label" in table.cells else None
         if given is not None and not _is_label(given, train.label[row], parse):

@@ -69,7 +69,7 @@ def _read_tfds(name, data_dir, resident):
 
     undecoded = None if resident else {"image": tfds.decode.SkipDecoding()}
     for split in ("train", "test"):
-        with _prepared_again(f"{origin}: the part {split} cannot be opened"):
+        with _or_prepare_again(f"{origin}: the part {split} cannot be opened"):
             source, decoded = (
                 builder.as_data_source(split=split, decoders=decoders)
                 for decoders in (undecoded, None)
@@ -84,7 +84,7 @@ def _read_tfds(name, data_dir, resident):
 
 
 @contextlib.contextmanager
-def _prepared_again(problem):
+def _or_prepare_again(problem):
     """Makes a UserError of whatever TFDS, array_record, protobuf and image decoders raise."""
     try:
         yield
@@ -110,7 +110,7 @@ class TfdsImages:
 
 def read_records(records, rows, origin: str) -> list[dict]:
     """Reads `rows` of a TFDS data source; UserError that begins with `origin` if one is damaged."""
-    with _prepared_again(f"{origin}: a record cannot be read"):
+    with _or_prepare_again(f"{origin}: a record cannot be read"):
         return records.__getitems__(rows)
 
 

@@ -21,8 +21,8 @@ OF_CLASSES |= {"noise_ratio": 0, "imbalance_ratio": 0, "imbalance_factor": 0, "n
 CLEAN_MISSING = (
     "there is no trusted set, and none is drawn from labels of unknown quality; check some labels "
     "by hand and give them as config.data.clean_path or clean_column (npz: clean_input and "
-    "clean_label; fit: clean=(x, y)), or, if all labels are right, set "
-    "config.data.labels_are_right=True"
+    "clean_label; fit: clean=(x, y)) or by scripts/choose_trusted.py, or, if all labels are right, "
+    "set config.data.labels_are_right=True"
 )
 
 
@@ -52,8 +52,9 @@ def make_data(
       config.data.labels_are_right, or noise or imbalance that is injected here.
     - calibration: config.data.num_calibration examples of clean, with its shares of classes.
 
-    Before all this, the rows of train are dropped and relabelled that config.data.corrections says;
-    see `corrections.correct`. Indices are those of the source, before it.
+    Before all this, the rows of train are dropped, relabelled and moved to clean and calibration
+    that config.data.corrections says; see `corrections.correct`. A part that has such rows is not
+    drawn. Indices are those of the source, before it.
 
     If config.data.num_train is set, this many examples are kept for train, and for clean if that is
     drawn from it. For multi_label and regression all draws are uniform over the examples.
@@ -95,8 +96,9 @@ def make_data(
     ids, corrections, num_rows = _ids(parts), None, sets["train"].size
     if fields.corrections:
         size = sum(examples.size for name, examples in sets.items() if name != "test")
-        settings = fields.corrections, classes, ids, size
-        sets["train"], trusted, corrections = correct(sets["train"], *settings)
+        source_facts = classes, ids, size
+        corrected = correct(sets["train"], fields.corrections, *source_facts)
+        sets["train"], trusted, corrections = corrected
         for name, part in trusted.items():
             sets[name] = concatenate(sets[name], part) if name in sets else part
     if has_classes and fields.classes:

@@ -23,7 +23,7 @@ WHOLE |= {"balanced_test": False, "resident": False, "image_size": 1}
 def read_data(config) -> Data:
     """Returns the data of a config without noise, and with all rows of the source in train.
 
-    Rows that config.data.corrections drops are left out, such as those that are trusted already.
+    Rows that config.data.corrections drops are left out; those that it moves are trusted already.
     Images are not read, and may have any size. UserError if the data are not files of the user.
     """
     config = config.copy_and_resolve_references()

@@ -59,7 +59,7 @@ def num_below(rate: float, num_calibration: np.ndarray | int) -> np.ndarray:
 
 def min_calibration(rate: float) -> int:
     """Returns the least number n of calibration scores with 1 / (n + 1) <= rate."""
-    return max(1, math.ceil(1 / rate) - 1)
+    return max(1, math.ceil(1 / rate - 1e-9) - 1)
 
 
 def rate_bound(rate: float, num_calibration: np.ndarray, shares: np.ndarray) -> float:
@@ -84,7 +84,7 @@ def rate_bound(rate: float, num_calibration: np.ndarray, shares: np.ndarray) -> 
 
 
 def most_flagged(rate: float, num_calibration: np.ndarray, num_labels: np.ndarray) -> float:
-    """Returns how many of finitely many right labels have `p <= rate`, at most, likewise.
+    """Returns how many of N right labels have `p <= rate`, at most, with probability CONFIDENCE.
 
     `num_calibration`, `num_labels`: int [G], of each group.
     """

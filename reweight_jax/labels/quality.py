@@ -38,7 +38,7 @@ class Judgement(NamedTuple):
       p_value: float [N], the conformal p-value of 'this label is right'; None without calibration.
       is_suspect: bool [N].
       keep: bool [N] ([N, K] for multi_label), what to train on: margins above 0 (or
-        `calibrated.border`); all, unless `Reference.finds_wrong_labels`. regression: those not
+        `calibrated.border`); all if `Reference.finds_wrong_labels` is False. regression: those not
         suspect; without calibration those of a positive mean alignment, if it is known.
       order: int [N], positions of the examples, worst first: by p-value, then by score.
       summary: a dict for JSON.

@@ -55,15 +55,15 @@ def pages(config, result, examples, judgement, inputs=None, rows=None) -> dict[s
     sizes = np.cumsum([len(page_json(card)) for card in cards])
     sizes = sizes[sizes < MAX_TEXT_BYTES]
     cards, listed_rows = cards[: len(sizes)], listed_rows[: len(sizes)]
+    data = {"key": _key(examples), "task": task, "classes": list(map(in_utf8, classes))}
     if inputs is not None and rows is not None:
         _, places, saved = np.intersect1d(listed_rows, rows, return_indices=True)
         inputs = jax.tree.map(lambda array: np.asarray(array)[saved], inputs)
-        each = (MAX_BYTES - sizes.max(initial=0)) // max(len(sizes), 1)
-        each = min(each, MAX_CARD_BYTES)
+        room = MAX_BYTES - len(page_json(data | {"cards": cards}))
+        each = min(room // max(len(cards), 1), MAX_CARD_BYTES)
         shown = shown_inputs(inputs, columns, max_bytes=each) if len(saved) else ()
         for place, blocks in zip(places, shown, strict=True):
             cards[place]["inputs"] = blocks
-    data = {"key": _key(examples), "task": task, "classes": list(map(in_utf8, classes))}
     tables = sections.per_class(examples, judgement, classes, task)
     tables += sections.scores(result, task)
     heat = sections.heat_map(judgement.summary.get("pairs", ()), classes)

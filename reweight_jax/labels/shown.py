@@ -16,7 +16,7 @@ def shown_inputs(inputs, columns: tuple[str, ...] = (), *, max_bytes: int) -> li
     """Returns what is shown of R examples: for each a list of blocks, one for each input array.
 
     Args:
-      inputs: array [R, ...] or a dict of such arrays (the first few are shown), as in the data.
+      inputs: array [R, ...] or a dict of them, of which the first few by name are shown.
         [R, H, W] and [R, H, W, C] are pictures, and so is [R, C, H, W] with 1 or 3 channels;
         strings are text, integers [R, L] token ids, and other numbers [R, D] features.
       columns: names of the features.

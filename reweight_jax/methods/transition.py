@@ -12,7 +12,7 @@ import numpy as np
 
 from reweight_jax.errors import UserError
 from reweight_jax.methods.base import CLASSIFICATION, Method
-from reweight_jax.sealed import read_sealed
+from reweight_jax.sealed import MissingError, read_sealed
 
 SMOOTHING = 0.1  # probability that the first transition matrix spreads over all classes
 
@@ -39,8 +39,10 @@ def _read_confusion(config):
         result = read_sealed(path)
         confusion = np.array(result["confusion"]["best"]["hyper_val"], np.float64)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, UserError) as error:
+        is_missing = isinstance(error, MissingError)
+        reason = "it is missing" if is_missing else type(error).__name__
         raise UserError(
-            f"config.confusion_from: no confusion matrix in {path} ({type(error).__name__}); "
+            f"config.confusion_from: no confusion matrix in {path} ({reason}); "
             "give the --workdir of a finished run with hyper_val and at most 200 classes"
         ) from None
     if confusion.ndim != 2 or len(set(confusion.shape)) > 1 or not (confusion >= 0).all():

@@ -11,14 +11,17 @@ from reweight_jax.sealed import MissingError, read_npz
 
 
 def judge_run(
-    folder: pathlib.Path, **rates: float | None
+    folder: pathlib.Path,
+    *,
+    false_alarm_rate: float | None = None,
+    false_discovery_rate: float | None = None,
 ) -> tuple[dict, dict, dict, quality.Judgement]:
     """Returns (config, result, examples, judgement), read from the folder of a finished run.
 
     Args:
       folder: of the run. Read are config.json, result.json, examples.npz and calibration.npz.
-      **rates: false_alarm_rate, false_discovery_rate of `quality.judge`; None: those of the config.
-        A false-alarm rate that is given sets the other one to 0, if that is not given too.
+      false_alarm_rate, false_discovery_rate: of `quality.judge`; None: those of the config. A
+        false-alarm rate that is given sets the other one to 0, if that is not given too.
 
     Raises:
       UserError: a file is missing, damaged or of another run, or a rate cannot be used.
@@ -26,12 +29,13 @@ def judge_run(
     config, result = read_run(folder)
     examples = read_npz(folder / "examples.npz", result)
     calibration = _if_there(folder / "calibration.npz", result)
-    given = {name: rate for name, rate in rates.items() if rate is not None}
-    if "false_alarm_rate" in given:
-        given = {"false_discovery_rate": 0.0} | given
+    if false_discovery_rate is None and false_alarm_rate is not None:
+        false_discovery_rate = 0.0
+    rates = {"false_alarm_rate": false_alarm_rate, "false_discovery_rate": false_discovery_rate}
+    rates = {name: rate for name, rate in rates.items() if rate is not None}
     with _of_this_version(folder), prefix(str(folder)):
         options = {name: config["dataset"][name] for name in ("num_outputs", "classes")}
-        options |= {"task": config["task"]} | config.get("labels", {}) | given
+        options |= {"task": config["task"]} | config.get("labels", {}) | rates
         return config, result, examples, quality.judge(examples, calibration, **options)
 
 

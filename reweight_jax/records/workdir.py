@@ -15,7 +15,7 @@ from reweight_jax.configs import default
 from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS
 from reweight_jax.paths import expand
-from reweight_jax.sealed import DamagedError, checksum, read_sealed, seal
+from reweight_jax.sealed import DamagedError, MissingError, checksum, read_sealed, seal
 
 # Fields that change no number of a run: what is logged, how data is read, and the place of files:
 # what is in them is compared by its fingerprint.
@@ -27,6 +27,7 @@ LATER = {"num_steps", "judge_for", "compare_plain", "retrain"}
 LATER |= {"finetune_from", "finetune_steps", "finetune_learning_rate"}
 RATES = {"labels.false_alarm_rate", "labels.false_discovery_rate"}
 LATER |= RATES
+TUNED_LAST = {"none", "retrained"}  # values of finetune_from
 # Those that add a phase, the last one first -> the value without it.
 ADDED = {"retrain": "none", "compare_plain": False, "finetune_from": "none", "judge_for": 0}
 
@@ -97,7 +98,7 @@ class Workdir:
         newest = max((int(step.name) for step in saved if step.name.isdecimal()), default=0)
         try:
             self.check(read_sealed(self.path / "config.json"), newest)
-        except FileNotFoundError:
+        except MissingError:
             pass
         except DamagedError as error:  # it is in every checkpoint too
             if not (self.path / "checkpoints").is_dir():
@@ -246,8 +247,11 @@ def _may_differ(old: dict, new: dict, step: int) -> set[str]:
         free |= RATES  # else they have decided what it settled or retrained on
     if old["finetune_from"] == "none":
         free |= {"finetune_steps", "finetune_learning_rate"}
-    if (old["finetune_from"], new["finetune_from"]) == ("none", "retrained"):  # the last of all
-        free |= {"finetune_from"}
+    # The fine-tuning of what is retrained is the last phase of all, so it may be added too.
+    end_of_others = (2 + old["compare_plain"]) * old["num_steps"]  # with a judge it is later
+    asked = old["finetune_from"], new["finetune_from"]
+    if asked == ("none", "retrained") or (set(asked) <= TUNED_LAST and step <= end_of_others):
+        free |= {"finetune_from", "finetune_steps", "finetune_learning_rate"}
     for name, none in ADDED.items():  # a phase may be added if no later one is there
         if old[name] == none or (old[name], new[name]) == ("last", "both"):
             free |= {name}
@@ -255,8 +259,8 @@ def _may_differ(old: dict, new: dict, step: int) -> set[str]:
             break
     judges = getattr(METHODS.get(new["method"]), "needs_clean", True)
     added = [name for name in ADDED if judges or name != "judge_for"]
-    is_one = all(run[name] == ADDED[name] for run in (old, new) for name in added)
-    return free | ({"num_steps"} if is_one and not _knows_its_end(new) else set())
+    has_one_phase = all(run[name] == ADDED[name] for run in (old, new) for name in added)
+    return free | ({"num_steps"} if has_one_phase and not _knows_its_end(new) else set())
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:

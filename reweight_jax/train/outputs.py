@@ -104,7 +104,10 @@ def _names(experiment, split, examples):
         return experiment.ids[examples.index]
     starts = experiment.starts  # what has no part is drawn from the clean one, or from train's
     start = starts.get(split, starts.get("clean", 0))
-    return np.where(examples.index < start, examples.index, examples.index - start)
+    rows = examples.index - start
+    if (rows >= 0).all():
+        return rows
+    return np.array([str(i) if i >= 0 else f"row {i + start} of train" for i in rows.tolist()])
 
 
 def _npz(arrays) -> bytes:

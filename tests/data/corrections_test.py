@@ -238,7 +238,7 @@ def test_files_of_other_data_are_refused(tmp_path):
     every = write(
         tmp_path / "all.csv", [f"{i},drop," for i in range(30)], "index,decision,new_label"
     )
-    with pytest.raises(UserError, match="all.csv: drops the whole training set$"):
+    with pytest.raises(UserError, match="all.csv: leaves no training example$"):
         corrected(every)
 
 

@@ -185,7 +185,7 @@ def test_s_model_conf_trains_like_s_model(tmp_path):
 @pytest.mark.parametrize(
     "result, message",
     [
-        (None, r"no confusion matrix in .*run/result.json \(MissingError\)"),
+        (None, r"no confusion matrix in .*run/result.json \(it is missing\)"),
         ("", "no confusion matrix in .*result.json"),
         ('{"confusion": ', "no confusion matrix in .*result.json"),
         ("[1, 2]", "no confusion matrix in .*result.json"),

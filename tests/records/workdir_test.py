@@ -62,6 +62,17 @@ def test_a_config_is_kept_with_the_facts_of_its_data(digits_config, tmp_path):
             "config.finetune_from",
         ),
         ({"retrain": "drop"}, {"retrain": "drop", "finetune_from": "last"}, "config.finetune_from"),
+        ({"retrain": "drop"}, {"retrain": "drop", "finetune_from": "retrained"}, None),
+        (
+            {"finetune_from": "last"},
+            {"finetune_from": "retrained", "retrain": "drop"},
+            "config.finetune_from",
+        ),
+        (
+            {"finetune_from": "retrained", "retrain": "drop"},
+            {"retrain": "drop"},
+            "config.finetune_from",
+        ),
         # A later phase begins where num_steps ends, and settling at a fraction of it.
         ({"retrain": "drop"}, {"retrain": "drop", "num_steps": 8}, "config.num_steps"),
         ({"compare_plain": True}, {"compare_plain": True, "num_steps": 8}, "config.num_steps"),

@@ -98,7 +98,7 @@ def test_an_image_folder(photos):
     half = sum([row["label"] for row in rows].count(name) // 2 for name in CLASSES)
     wrong = np.mean([row["label"] != row["given_label"] for row in rows if row["label"]])
     assert lines[:-1] == [
-        "60 trusted examples: trusted",
+        "60 trusted examples: trusted/decisions.csv",
         *(f"clean: {60 - half} of them", f"calibration: {half} of them"),
         "left out without an answer: 2",
         f"given labels that differ, of those drawn at random, equally many of each: {wrong:.0%}",
@@ -128,6 +128,8 @@ def test_the_seed_decides_and_a_second_round_adds(photos):
     finish(photos)
     (photos / "to_label").rename(photos / "round1")
     (photos / "trusted").rename(photos / "trusted1")
+    decided = (photos / "trusted1/decisions.csv").read_text()
+    assert decided.count(",clean,") == 6 and "calibration" not in decided  # six are too few
     rounds = [*size[:1], "--num=100"]
     rounds += ["--config.data.corrections=trusted1/decisions.csv"]
     draw(photos, "image_folder", "photos", *rounds)
@@ -135,7 +137,7 @@ def test_the_seed_decides_and_a_second_round_adds(photos):
     assert not {row["id"] for row in rows} & {row["id"] for row in more}
     lines, data = finish(photos)
     assert "no clean example of: dog" in lines
-    assert data.splits.train.size == 14
+    assert data.splits.train.size == 14 and data.corrections["trusted"] == 106
     np.testing.assert_array_equal(np.bincount(data.splits.clean.label), [50, 0, 6])
     np.testing.assert_array_equal(np.bincount(data.splits.calibration.label), [50])
 

@@ -74,9 +74,12 @@ def test_there_must_be_a_retrained_model_to_tune(tmp_path):
         run(splits, tmp_path, finetune_from="retrained")
 
 
-def test_fine_tuning_that_diverged_goes_on_with_another_rate(tmp_path):
+@pytest.mark.parametrize(
+    "fields", [{"finetune_from": "last"}, {"finetune_from": "retrained", "retrain": "drop"}]
+)
+def test_fine_tuning_that_diverged_goes_on_with_another_rate(fields, tmp_path):
     splits = examples(TASK, 24, 0), examples(TASK, 8, 1), examples(TASK, 6, 2)
-    fields = {"finetune_from": "last", "finetune_steps": 3, "log_every_steps": 1}
+    fields |= {"finetune_steps": 3, "log_every_steps": 1}
     with pytest.raises(UserError, match="Lower config.finetune_learning_rate"):
         run(splits, tmp_path / "a", finetune_learning_rate=1e38, **fields)
     resumed, whole = (
@@ -132,6 +135,21 @@ def test_health_names_the_rows_of_the_users_own_parts(fields, tmp_path, monkeypa
     for name in ("clean", "calibration"):
         inputs = getattr(made.splits, name).inputs
         np.testing.assert_array_equal(inputs, x[got[0][name]["index"]] + 1)
+
+
+def test_health_says_which_rows_were_moved_to_the_trusted_set(tmp_path, monkeypatch):
+    got = []
+    monkeypatch.setattr(outputs, "health", lambda *arguments: got.append(arguments[3]) or [])
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    y = np.arange(40) % 3
+    (tmp_path / "moved.csv").write_text("index,decision,new_label\n3,clean,0\n5,calibration,2\n")
+    parts = {"train": Part(x, y), "clean": Part(x[:5], y[:5])}
+    config = experiment((examples(TASK, 24, 0), examples(TASK, 6, 1)), TASK).config
+    config.data.corrections, config.data.num_hyper_val = str(tmp_path / "moved.csv"), 0
+    made = make_experiment(config, make_data(parts, config, 3), affine_model(3), ONE_DEVICE)
+    loop.train(made, tmp_path / "run", progress=False, draw=False)
+    assert got[0]["clean"]["index"].tolist() == ["0", "1", "2", "3", "4", "row 3 of train"]
+    assert got[0]["calibration"]["index"].tolist() == ["row 5 of train"]
 
 
 def test_many_classes_have_no_confusion_matrix(tmp_path, monkeypatch):
