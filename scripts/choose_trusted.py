@@ -23,6 +23,7 @@ calibration set, and the others join the clean set.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -129,8 +130,13 @@ def draw(config, arguments: list[str], num: int, output: str, workdir: str | Non
         f"{num} examples: {output}/to_label.csv\n"
         f"fill in the column label ({answers}), and then:\n"
         f"python {shlex.quote(sys.argv[0])} --finish={shlex.quote(f'{output}/to_label.csv')} "
-        "--output=trusted"
+        f"--output={_unused('trusted')}"
     )
+
+
+def _unused(name):
+    numbered = itertools.chain([name], (f"{name}{i}" for i in itertools.count(2)))
+    return next(each for each in numbered if not expand(each).exists())
 
 
 def uncertainty_in(workdir: str, data) -> np.ndarray:
@@ -205,10 +211,11 @@ def finish(config, arguments: list[str], answers: str, output: str) -> str:
         text.append(f"no calibration set, so no rate of false alarms: it takes {least}")
     text += [f"left out without an answer: {len(table.lines) - len(rows)}"]
     if is_random.any():
-        share = is_other[is_random].mean()
-        text.append(
-            f"given labels that differ, of those drawn at random, equally many of each: {share:.0%}"
-        )
+        share, how = is_other[is_random].mean(), "of those drawn at random"
+        if data.classes and label.ndim == 1:
+            how = "each class weighted by its size"
+            share = share_by_class(is_other[is_random], train.label[rows[is_random]], train.label)
+        text.append(f"given labels that differ, {how}: {share:.0%}")
     if data.classes and label.ndim == 1:
         older = [] if data.splits.clean is None else data.splits.clean.label
         missing = set(range(len(data.classes))) - {*label[~to_calibrate].tolist(), *older}
@@ -218,6 +225,16 @@ def finish(config, arguments: list[str], answers: str, output: str) -> str:
     kept = [a for a in arguments if not a.startswith("--config.data.corrections=")]
     train_with = ["-m", "reweight_jax.main", *kept, f"--config.data.corrections={corrections}"]
     return "\n".join([*text, "to train with them:", shlex.join(["python", *train_with])])
+
+
+def share_by_class(is_other: np.ndarray, given: np.ndarray, label: np.ndarray) -> float:
+    """Returns the share of other labels in a set of labels [N], from a sample of each class.
+
+    `is_other`: of the sample, whose labels are `given`. Classes that are not in it do not count.
+    """
+    sampled, sizes = (np.bincount(k, minlength=label.max() + 1) for k in (given, label))
+    others, there = np.bincount(given, is_other, minlength=label.max() + 1), sampled > 0
+    return np.average(others[there] / sampled[there], weights=sizes[there])
 
 
 def read_answers(table, lines, train, classes) -> np.ndarray:

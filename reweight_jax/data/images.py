@@ -89,7 +89,7 @@ def open_images(
             if size != shape[1::-1]:
                 raise UserError(
                     f"{path}: is {size[0]}x{size[1]}, {expected}; "
-                    "config.data.image_size=S resizes all images to S x S"
+                    "a run with config.data.image_size=S resizes all images to S x S"
                 )
     files = {name: ImageFiles(part, shape, bool(image_size)) for name, part in paths.items()}
     size = len(every) * math.prod(shape)

@@ -66,7 +66,7 @@ def _not_settled(result):
     judge = " Then the model was trained on the clean examples alone, and judged the labels."
     return (
         "After config.settle_at of the steps the model still learnt fast, or contradicted many of "
-        "the calibration examples. So the run did not settle on the labels that it believes: "
+        "the trusted examples. So the run did not settle on the labels that it believes: "
         f"reweighting went on.{judge if 'judge' in result else ''} More steps or a larger model "
         "may help; config.compare_plain tells whether plain training is better."
     )
@@ -225,6 +225,12 @@ def _doubted(trusted, task, classes):
             rows.append((score[i], split, examples["index"][i], label[i], suggested))
     if not rows:
         return None
+    if total >= MIN_TRUSTED["calibration"] and len(rows) > total / 4:
+        return (
+            f"The model doubts {len(rows)} of {total} trusted examples. If their labels are right, "
+            "it is too weak to judge others: take more steps, a larger model, or more trusted "
+            "examples."
+        )
     rows.sort(key=lambda row: row[0])
     text = "; ".join(
         f"{split} {index} (label {_shown(label, classes)}, model {_shown(suggested, classes)})"

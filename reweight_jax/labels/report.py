@@ -51,6 +51,7 @@ def pages(config, result, examples, judgement, inputs=None, rows=None) -> dict[s
     """
     facts, task, listed_rows = config["dataset"], config["task"], listed(examples, judgement)
     classes, columns = tuple(facts["classes"]), tuple(facts["columns"])
+    earlier = config["data"]["corrections"]  # they are to be applied before
     cards = _cards(examples, judgement, listed_rows, task)
     sizes = np.cumsum([len(page_json(card)) for card in cards])
     sizes = sizes[sizes < MAX_TEXT_BYTES]
@@ -74,6 +75,7 @@ def pages(config, result, examples, judgement, inputs=None, rows=None) -> dict[s
         "sections": f'<div class="columns"><div>{tables}</div>{heat}</div>',
         "num_cards": str(len(cards)),
         "rest": _rest(judgement, listed_rows),
+        "corrections": html.escape(",".join(filter(None, [earlier, "decisions.csv"]))),
         "margin_meaning": sections.MARGINS[task],
         "style": style,
         "script": script,
@@ -112,7 +114,7 @@ def _cards(examples, judgement, rows, task):
         "w": examples.get("weight"),
         "v": examples["visits"],
     }
-    what = actions(given, suggested, is_suspect).tolist()
+    what = actions(judgement, examples["label"], rows).tolist()
     cards = []
     for i, row in enumerate(rows.tolist()):
         card = {"index": int(examples["index"][row]), "suspect": bool(is_suspect[i]), "inputs": []}

@@ -53,7 +53,7 @@ def summary(examples: dict, judgement: Any, health: Sequence[str]) -> str:
     if wrong:
         low, high = percent(wrong["low"]), percent(wrong["high"])
         figures.append(
-            ("estimated wrong labels", f"{percent(wrong['share'])} <small>{low} to {high}</small>")
+            ("wrong labels, at least", f"{percent(wrong['share'])} <small>{low} to {high}</small>")
         )
     sentences = [guarantee(facts), truth(examples, judgement)]
     notes = [*facts["notes"], *health]
@@ -99,7 +99,10 @@ def guarantee(facts: dict) -> str:
     text += how.get(facts["by"], "")
     if facts["wrong"]:
         confidence = percent(facts["wrong"]["confidence"])
-        text += f" The interval of the estimated share of wrong labels has {confidence} confidence."
+        text += (
+            f" The interval of the estimated share of wrong labels has {confidence} confidence. It "
+            "leaves out wrong labels that the model believes: the worse the model, the more."
+        )
     return text
 
 

@@ -44,7 +44,7 @@ def suspects_table(examples: dict, judgement: Any, classes: tuple) -> dict[str, 
     for name, values in numbers.items():
         missing = values is None
         table[name] = [np.nan] * len(order) if missing else np.asarray(values)[order].tolist()
-    table["action"] = actions(given, suggested, judgement.is_suspect[order]).tolist()
+    table["action"] = actions(judgement, examples["label"], order).tolist()
     return table
 
 
@@ -54,17 +54,21 @@ def label_names(labels: np.ndarray, classes: tuple) -> list:
     return list(map(float, texts)) if labels.dtype.kind == "f" and labels[0].size == 1 else texts
 
 
-def actions(given: np.ndarray, suggested: np.ndarray, is_suspect: np.ndarray) -> np.ndarray:
-    """Returns what a run with these corrections would do: str [N] of keep, relabel and drop."""
+def actions(judgement: Any, label: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Returns what corrections should do with some rows: str [R] of keep, relabel and drop.
 
+    A suspect is not relabelled by a model that contradicts many right labels.
+    """
+    given, suggested = label[rows], judgement.suggested_label[rows]
     if suggested.dtype.kind == "f":
         usable = np.isfinite(suggested)
     else:  # -1 is no class, but a tag that is not known
         usable = suggested >= (0 if suggested.ndim == 1 else -1)
-    size = len(given)
+    size = len(rows)
     is_new = np.any((given != suggested).reshape(size, -1), axis=1)
     is_new &= np.all(usable.reshape(size, -1), axis=1)
-    return np.where(is_suspect, np.where(is_new, "relabel", "drop"), "keep")
+    is_new &= not judgement.summary.get("contradicted", False)
+    return np.where(judgement.is_suspect[rows], np.where(is_new, "relabel", "drop"), "keep")
 
 
 def suspects_csv(table: dict[str, list]) -> bytes:

@@ -8,6 +8,7 @@ import numpy as np
 
 from reweight_jax.data.examples import Examples, concatenate
 from reweight_jax.history import History, history_means
+from reweight_jax.labels.calibrated import contradicts
 from reweight_jax.labels.quality import JUDGED, Judgement, judge
 from reweight_jax.train import hosts
 from reweight_jax.train.resident import padded, shared_size
@@ -90,14 +91,18 @@ def _said(experiment, outputs, labels, *names):
 def to_settle(experiment, state, predict):
     """Decides whether what is known of the labels is enough to settle on them: `state.settles`.
 
-    It is not if the model contradicts too many calibration examples, whose labels are right
-    (`calibrated.contradicts`), or still learns fast: then the mean margins are those of a model
-    that knew less. In both cases the right labels that are hard to learn would be lost.
+    It is not if the model contradicts too many calibration examples (without them: clean ones),
+    whose labels are right (`calibrated.contradicts`), or still learns fast: then the mean margins
+    are those of a model that knew less. In both cases the right labels that are hard to learn would
+    be lost.
     """
-    more = more_believed(experiment, state, predict)
+    more, splits, doubted = more_believed(experiment, state, predict), experiment.splits, False
+    if experiment.config.task == "classification" and splits.calibration is None:
+        outputs = predict(state.params["model"], state.model_state, splits.clean.inputs)
+        doubted = contradicts(margins(experiment, outputs, splits.clean.label))
 
     def is_enough():
-        contradicted = judge_labels(experiment, state).summary["contradicted"]
+        contradicted = doubted or judge_labels(experiment, state).summary["contradicted"]
         return bool(more <= LEARNS_FAST) and not contradicted
 
     return state.replace(settles=jnp.asarray(hosts.from_first(is_enough)))

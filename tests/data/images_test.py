@@ -84,7 +84,7 @@ def test_kinds_of_files(tmp_path, suffix, mode):
 def test_sizes(folder):
     save(folder / "dog" / "z.png", size=(7, 4))
     with pytest.raises(
-        UserError, match=r"z.png: is 7x4, but .*1.png is 5x4; config.data.image_size"
+        UserError, match=r"z.png: is 7x4, but .*1.png is 5x4; a run with config.data.image_size"
     ):
         load_folder(folder)
     # The left half is black and the right half white; scaled down they are that still.

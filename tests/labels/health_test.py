@@ -180,6 +180,9 @@ def test_trusted_examples_that_the_model_doubts():
     unseen = trusted()
     unseen["clean"]["margin"][:] = np.nan
     assert said(trusted=unseen) == []
+    doubted["clean"]["margin"][:37] = -1  # and one of calibration: more than a quarter
+    sentence = one("doubts 38 of 150 trusted examples. If their labels are", trusted=doubted)
+    assert "too weak to judge others" in sentence and "clean 3" not in sentence
 
 
 def test_doubted_classes_have_their_names():

@@ -61,6 +61,7 @@ def open_page(browser, folder: pathlib.Path, task="classification", **arrays):
     pixels = np.random.default_rng(0).integers(0, 256, (size, 8, 8), dtype=np.uint8)
     classes = () if task == "regression" else CLASSES
     config = {"name": "", "task": task, "dataset": {"classes": classes, "columns": ()}}
+    config |= {"data": {"corrections": ""}}
     pages = report.pages(config, {}, examples, judged, pixels, np.arange(size))
     path = folder / "label_report.html"
     path.write_bytes(pages["label_report.html"])

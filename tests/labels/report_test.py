@@ -17,7 +17,8 @@ EVIL = ("</script><script>alert(1)</script>", '"><img src=x onerror=alert(1)>', 
 
 def page_of(examples, judged, task, classes, inputs=None, rows=None, name="", **result):
     dataset = {"classes": classes, "columns": ()}
-    config = {"name": name, "task": task, "dataset": dataset}
+    data = {"corrections": "trusted/a&b.csv"}
+    config = {"name": name, "task": task, "dataset": dataset, "data": data}
     return report.pages(config, result, examples, judged, inputs, rows)[
         "label_report.html"
     ].decode()

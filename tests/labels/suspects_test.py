@@ -22,6 +22,15 @@ def judgement(suggested, is_suspect, order, quality=None, p_value=None):
     )
 
 
+def test_a_model_that_contradicts_right_labels_relabels_nothing():
+    label = np.array([0, 0, 1])
+    judged = judgement([1, 0, 1], [True, True, False], [2, 0, 1])
+    rows = np.array([1, 0, 2])
+    assert suspects.actions(judged, label, rows).tolist() == ["drop", "relabel", "keep"]
+    judged = judged._replace(summary={"contradicted": True})
+    assert suspects.actions(judged, label, rows).tolist() == ["drop", "drop", "keep"]
+
+
 def read(content):
     return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
 

@@ -22,6 +22,7 @@ def run_folder(tmp_path):
     facts = {"classes": ["a", "b", "c", "d"], "num_outputs": 4, "columns": []}
     labels = {"false_alarm_rate": 0.05, "false_discovery_rate": 0.1}
     config = {"name": "mine", "task": "classification", "labels": labels, "dataset": facts}
+    config["data"] = {"corrections": "trusted/decisions.csv"}
     (tmp_path / "config.json").write_text(json.dumps(seal(config)))
     (tmp_path / "result.json").write_text(json.dumps(seal({})))
     return tmp_path
@@ -32,6 +33,7 @@ def test_a_finished_run_is_rendered_from_its_folder(run_folder):
     assert set(content) == {"suspects.csv", "label_report.html"}
     assert len(content["suspects.csv"].splitlines()) == 401
     parsed = Page(content["label_report.html"].decode())
+    assert "--config.data.corrections=trusted/decisions.csv,decisions.csv" in parsed.text
     assert "false-discovery rate" in " ".join(parsed.text)
     assert [block["name"] for block in parsed.data["cards"][0]["inputs"]] == ["t", "x"]
     flagged = content["suspects.csv"].count(b",True,")

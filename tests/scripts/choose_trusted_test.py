@@ -81,6 +81,7 @@ def photos(tmp_path, monkeypatch):
 def test_an_image_folder(photos):
     lines = draw(photos, "image_folder", "photos", "--num=62", "--config.data.image_size=4")
     assert lines[0] == "62 examples: to_label/to_label.csv" and "one of cat, dog, owl" in lines[1]
+    assert lines[2].endswith(" --output=trusted")
 
     def look_at(row):
         gray = np.asarray(Image.open(photos / "to_label" / row["picture"]))[0, 0]
@@ -101,7 +102,7 @@ def test_an_image_folder(photos):
         "60 trusted examples: trusted/decisions.csv",
         *(f"clean: {60 - half} of them", f"calibration: {half} of them"),
         "left out without an answer: 2",
-        f"given labels that differ, of those drawn at random, equally many of each: {wrong:.0%}",
+        f"given labels that differ, each class weighted by its size: {wrong:.0%}",
         "to train with them:",
     ]
     splits = data.splits
@@ -134,6 +135,9 @@ def test_the_seed_decides_and_a_second_round_adds(photos):
     rounds += ["--config.data.corrections=trusted1/decisions.csv"]
     draw(photos, "image_folder", "photos", *rounds)
     more = fill_in(photos, lambda row: "cat")
+    (photos / "trusted").mkdir()
+    assert draw(photos, "image_folder", "photos", *size, to="s2")[2].endswith("--output=trusted2")
+    (photos / "trusted").rmdir()
     assert not {row["id"] for row in rows} & {row["id"] for row in more}
     lines, data = finish(photos)
     assert "no clean example of: dog" in lines
@@ -206,7 +210,7 @@ def test_a_table_of_files_and_tags(photos):
         "clean: 8 of them",
         "no calibration set, so no rate of false alarms: it takes 40 answers, and two of a class",
         "left out without an answer: 1",
-        "given labels that differ, of those drawn at random, equally many of each: 38%",
+        "given labels that differ, of those drawn at random: 38%",
     ]
 
 
@@ -234,6 +238,17 @@ def test_an_npz_file(tmp_path, monkeypatch, task):
     np.testing.assert_allclose(given, [*label[1:3], *[answer] * 12], rtol=1e-6)
     assert sorted([*data.splits.train.index.tolist(), *index]) == list(range(30))
     assert data.splits.test.size == 3
+
+
+def test_the_share_of_other_labels_is_that_of_the_set(load_script):
+    """Background noise: 300 of 1,200 labels became 0, and as many examples of each are drawn."""
+    label = np.repeat([0, 1, 2], [600, 300, 300])
+    given = np.repeat([0, 1, 2], 20)
+    is_other = np.arange(60) < 10  # half of class 0
+    assert load_script("choose_trusted").share_by_class(is_other, given, label) == 0.25
+    # Of class 2 nothing is known.
+    share = load_script("choose_trusted").share_by_class(is_other[:40], given[:40], label)
+    assert share == pytest.approx(300 / 900)
 
 
 def write_run(folder, classes, **arrays):

@@ -94,6 +94,17 @@ def test_a_model_that_contradicts_right_labels_goes_on_reweighting(tmp_path, mon
     chex.assert_trees_all_equal(saved(tmp_path, 9), end)
 
 
+@pytest.mark.parametrize("contradicts", [True, False])
+def test_without_a_calibration_set_the_clean_examples_are_asked(contradicts, tmp_path, monkeypatch):
+    monkeypatch.setattr(selection, "LEARNS_FAST", 1.0)
+    train, clean = examples("classification", 24, 0), examples("classification", 40, 1)
+    outputs = Replay("classification", train).outputs(clean.inputs)
+    label = outputs.argmin(1) if contradicts else outputs.argmax(1)
+    clean = clean._replace(label=label.astype(np.int32))
+    result = run((train, clean), tmp_path, settle_at=2 / 3, learning_rate=1e-6)
+    assert result["settled"] is not contradicts
+
+
 @pytest.mark.parametrize("task", all_tasks)
 def test_a_run_that_does_not_settle_trains_a_judge(task, tmp_path, monkeypatch):
     """It goes on from "last" with the clean examples, and tuning from "last" does not see it."""
