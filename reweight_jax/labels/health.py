@@ -50,10 +50,8 @@ def health(
     found = [_loss_spike(records, config)]
     if METHODS[config.method].needs_clean:
         found += [_saturated(evals), _unhelpful(trains, start)]
-        found += [_starved(trains, result, trusted, classes)]
-        found += [_few_effective(trains, start, config)]
-    found += [_not_settled(result)]
-    found += [_has_learnt_nothing(trusted, config.task, result)]
+        found += [_starved(trains, result, trusted, classes), _few_effective(trains, start, config)]
+    found += [_not_settled(result), _has_learnt_nothing(trusted, config.task, result)]
     found += [_without_training(trusted, config.task, result, classes)]
     found += [_doubted(trusted, config.task, classes), _few_trusted(trusted)]
     found += [_plain_is_better(result, config, trusted)]
@@ -228,8 +226,7 @@ def _doubted(trusted, task, classes):
     if total >= MIN_TRUSTED["calibration"] and len(rows) > total / 4:
         return (
             f"The model doubts {len(rows)} of {total} trusted examples. If their labels are right, "
-            "it is too weak to judge others: take more steps, a larger model, or more trusted "
-            "examples."
+            "it is too weak to judge others: take more steps, a larger model or more such examples."
         )
     rows.sort(key=lambda row: row[0])
     text = "; ".join(
@@ -248,8 +245,9 @@ def _few_trusted(trusted):
     few = {split: size for split, size in sizes.items() if size < MIN_TRUSTED[split]}
     if not few:
         return None
-    counts = " and ".join(f"{size} {split}" for split, size in few.items())
-    least = " and ".join(f"{MIN_TRUSTED[split]} {split}" for split in few)
+    counts, least = (
+        " and ".join(f"{of[split]} {split}" for split in few) for of in (sizes, MIN_TRUSTED)
+    )
     return (
         f"Only {counts} examples: too few to say how good the weights and the list of suspects "
         f"are. Label more: at least {least} examples."
@@ -268,20 +266,18 @@ def _plain_is_better(result, config, trusted):
     last = result["last"].get(key)
     if last is None or not num_calibration or config.method == "baseline":
         return None
-    # The best step is the best of many by these very scores, or may be: it has to be much better.
+    # The best step is the best of many by these very scores, and so has to be much better.
     others = {"plain": ("Plain training", 1.645), "best": ("Stopping at the best step", 2.576)}
     for name, (text, z) in others.items():
         other = result.get(name, {}).get(key)
         if other is None or _z(other, last, num_calibration, score) <= z:
             continue
         style = ".4g" if score == "rmse" else ".1%"
-        shown = f"{other:{style}} against {last:{style}}"
-        advice = (
-            'config.method="baseline"' if name == "plain" else f"step {result['best']['step']:,}"
-        )
+        which = 'config.method="baseline"'
+        which = which if name == "plain" else f"step {result['best']['step']:,}"
         return (
-            f"{text} would have been better ({advice}): {score} {shown} on {num_calibration} "
-            "calibration examples, which is more than chance."
+            f"{text} would have been better ({which}): {score} {other:{style}} against "
+            f"{last:{style}} on {num_calibration} calibration examples, which is more than chance."
         )
     return None
 

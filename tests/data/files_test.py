@@ -358,7 +358,7 @@ def test_new_images(tmp_path):
     resized, _ = read_inputs(tmp_path, fields(image_size=2), np.zeros((0, 2, 2, 1), np.uint8))
     assert resized[:].shape == (2, 2, 2, 1)
     with pytest.raises(
-        UserError, match="b.png: is 4x4, but the training images are 5x6; config.dat"
+        UserError, match="b.png: is 4x4, but the training images are 5x6; a run with config.dat"
     ):
         read_inputs(tmp_path, fields(), np.zeros((0, 6, 5, 1), np.uint8))
     with pytest.raises(UserError, match="images, but the model was not trained on images"):
