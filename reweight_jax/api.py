@@ -115,8 +115,8 @@ def fit(
     experiment = experiment_of(clean)
     with contextlib.ExitStack() as stack:
         if workdir is None:
-            temporary = tempfile.TemporaryDirectory("", "reweight_jax_", ignore_cleanup_errors=True)
-            workdir = stack.enter_context(temporary)
+            options = {"prefix": "reweight_jax_", "ignore_cleanup_errors": True}
+            workdir = stack.enter_context(tempfile.TemporaryDirectory(**options))
         loop.train(experiment, workdir, progress=progress, draw=plots)
         run = Fitted(workdir, model=model, devices=experiment.devices)
         weakref.finalize(run, stack.pop_all().close)  # the temporary folder goes with the run

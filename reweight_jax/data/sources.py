@@ -85,7 +85,7 @@ def _read_tfds(name, data_dir, resident):
 
 @contextlib.contextmanager
 def _or_prepare_again(problem):
-    """Makes a UserError of whatever TFDS, array_record, protobuf and image decoders raise."""
+    """Turns any error into a UserError: TFDS, protobuf and image decoders raise many kinds."""
     try:
         yield
     except Exception as error:

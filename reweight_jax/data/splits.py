@@ -96,9 +96,9 @@ def make_data(
     ids, corrections, num_rows = _ids(parts), None, sets["train"].size
     if fields.corrections:
         size = sum(examples.size for name, examples in sets.items() if name != "test")
-        source_facts = classes, ids, size
-        corrected = correct(sets["train"], fields.corrections, *source_facts)
-        sets["train"], trusted, corrections = corrected
+        sets["train"], trusted, corrections = correct(
+            sets["train"], fields.corrections, classes, ids, size
+        )
         for name, part in trusted.items():
             sets[name] = concatenate(sets[name], part) if name in sets else part
     if has_classes and fields.classes:

@@ -54,8 +54,7 @@ def health(
     found += [_not_settled(result), _has_learnt_nothing(trusted, config.task, result)]
     found += [_without_training(trusted, config.task, result, classes)]
     found += [_doubted(trusted, config.task, classes), _few_trusted(trusted)]
-    found += [_plain_is_better(result, config, trusted)]
-    return [sentence for sentence in found if sentence]
+    return list(filter(None, [*found, _plain_is_better(result, config, trusted)]))
 
 
 def _not_settled(result):
@@ -223,7 +222,8 @@ def _doubted(trusted, task, classes):
             rows.append((score[i], split, examples["index"][i], label[i], suggested))
     if not rows:
         return None
-    if total >= MIN_TRUSTED["calibration"] and len(rows) > total / 4:
+    # A good model may doubt one of many tags in most examples.
+    if task == "classification" and total >= MIN_TRUSTED["calibration"] and 4 * len(rows) > total:
         return (
             f"The model doubts {len(rows)} of {total} trusted examples. If their labels are right, "
             "it is too weak to judge others: take more steps, a larger model or more such examples."

@@ -53,7 +53,10 @@ def summary(examples: dict, judgement: Any, health: Sequence[str]) -> str:
     if wrong:
         low, high = percent(wrong["low"]), percent(wrong["high"])
         figures.append(
-            ("wrong labels, at least", f"{percent(wrong['share'])} <small>{low} to {high}</small>")
+            (
+                "wrong labels (from below)",
+                f"{percent(wrong['share'])} <small>{low} to {high}</small>",
+            )
         )
     sentences = [guarantee(facts), truth(examples, judgement)]
     notes = [*facts["notes"], *health]

@@ -81,12 +81,12 @@ def _then_retrained(name, data, setting, seed, **fields):
             rows[f"{name}, alignment"] = list_scores(examples["alignment"], data)
         later = {"retrain": "drop", "finetune_from": "retrained"} | _tuning(setting)
         run = _fit(data, setting, seed, workdir=folder, **fields, **later)
-        seconds = training_seconds(run)
-        tuned = _accuracies(run, "finetuned_retrained") | {"seconds": sum(seconds.values())}
-        rows[f"{name}, retrained, fine-tuned"] = tuned
-        seconds = sum(seconds.values()) - seconds["finetuned_retrained"]
-        retrained = _judged(run, data) | _accuracies(run, "retrained")
-        rows[f"{name}, retrained"] = retrained | {"seconds": seconds}
+        of_phases = training_seconds(run)
+        seconds = sum(of_phases.values())
+        tuned = _accuracies(run, "finetuned_retrained") | {"seconds": seconds}
+        seconds -= of_phases["finetuned_retrained"]
+        retrained = _judged(run, data) | _accuracies(run, "retrained") | {"seconds": seconds}
+        rows |= {f"{name}, retrained": retrained, f"{name}, retrained, fine-tuned": tuned}
     return rows
 
 

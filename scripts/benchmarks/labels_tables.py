@@ -48,11 +48,11 @@ of the wrong labels for which the class believed most is the right one. False al
 right labels that are flagged) and recall are at an asked false-alarm rate of 5%, false discoveries
 (share of right labels among the flagged) at an asked rate of 10% by Benjamini-Hochberg; in the row
 of cleanlab's find_label_issues all three are of what it finds. s: seconds of training, all
-trainings that the row needs, without compiling. `reweight` is the paper's method; "settled",
-"retrained" (without the labels not believed; "relabelled": with other ones; "fine-tuned": then on
-the clean examples alone, a fifth of the steps) and "judged" (warmed up, reweighted to the end, the
-list by the judge) are ours. The list of a run that did not settle is
-in the row "settled" by a judge too.
+trainings that the row needs, without compiling. `reweight` is the paper's method. The others that
+begin with "settled" are ours, and so are "retrained" (without the labels that are not believed),
+"relabelled" (with other labels in their place), "fine-tuned" (after that, on the clean examples
+alone for a fifth of the steps) and "judged" (the run reweights to the end, and a judge makes the
+list). A judge also makes the list in the row "settled" if the run did not settle.
 """
 # Of the picture: row of the table -> (label, marker, colour of Okabe and Ito).
 SHOWN = {

@@ -204,6 +204,8 @@ def test_doubted_tags_and_numbers():
     assert said(trusted=tags, **multi_label) == []
     tags["clean"]["margin"][4, 1] = -1
     one("clean 4 (label [1, 0, -1]", trusted=tags, **multi_label)
+    tags["clean"]["margin"][:, 1] = -1  # a tag in each: no sign of a weak model
+    one("Look at them", trusted=tags, **multi_label)
 
     numbers = trusted(clean=30)
     rng = np.random.default_rng(0)

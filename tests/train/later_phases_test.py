@@ -79,7 +79,7 @@ def test_there_must_be_a_retrained_model_to_tune(tmp_path):
 )
 def test_fine_tuning_that_diverged_goes_on_with_another_rate(fields, tmp_path):
     splits = examples(TASK, 24, 0), examples(TASK, 8, 1), examples(TASK, 6, 2)
-    fields |= {"finetune_steps": 3, "log_every_steps": 1}
+    fields = fields | {"finetune_steps": 3, "log_every_steps": 1}
     with pytest.raises(UserError, match="Lower config.finetune_learning_rate"):
         run(splits, tmp_path / "a", finetune_learning_rate=1e38, **fields)
     resumed, whole = (
