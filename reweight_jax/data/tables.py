@@ -95,10 +95,11 @@ def read_csv(fields) -> dict[str, Part]:
         if "clean" in tables:
             raise UserError("config.data.clean_path and clean_column: set one of the two")
         cells = train.cells[fields.clean_column]
-        marks = [FLAGS.get(cell.strip().lower()) for cell in cells]
+        marks = [FLAGS.get(cell.strip().lower() or "0") for cell in cells]
         if None in marks:
             where = train.at(row := marks.index(None), fields.clean_column)
-            raise UserError(f"{where}: {cells[row]!r}; must be 0 or 1 (true, false, yes, no)")
+            valid = "0 or 1 (true, false, yes, no), or empty, which is 0"
+            raise UserError(f"{where}: {cells[row]!r}; must be {valid}")
         is_clean = np.array(marks)
         if is_clean.all() or not is_clean.any():
             which = "every row" if is_clean.all() else "no row"

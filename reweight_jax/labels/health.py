@@ -52,7 +52,6 @@ def health(
         found += [_saturated(evals), _unhelpful(trains, start)]
         found += [_starved(trains, result, trusted, classes), _few_effective(trains, start, config)]
     found += [_not_settled(result), _has_learnt_nothing(trusted, config.task, result)]
-    found += [_without_training(trusted, config.task, result, classes)]
     found += [_doubted(trusted, config.task, classes), _few_trusted(trusted)]
     return list(filter(None, [*found, _plain_is_better(result, config, trusted)]))
 
@@ -155,17 +154,6 @@ def _starved(trains, result, trusted, classes):
         "trusted examples of it."
     )
     return f"Class{'es' * (len(starved) > 1)} almost without weight: {text}. {remedy}"
-
-
-def _without_training(trusted, task, result, classes):
-    known = {
-        r["label"] for r in (result.get("labels") or {}).get("per_class") or () if r["examples"]
-    }
-    given = {int(k) for e in trusted.values() for k in np.unique(e["label"]) if known}
-    if task != "classification" or not given - known:
-        return None
-    names = listed([_shown(k, classes) for k in sorted(given - known)])
-    return f"No training example has a label that trusted ones have: {names}. Check the spelling."
 
 
 def _few_effective(trains, start, config):

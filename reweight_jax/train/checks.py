@@ -12,6 +12,7 @@ import numpy as np
 from reweight_jax import models
 from reweight_jax.configs import default
 from reweight_jax.data.examples import Examples
+from reweight_jax.data.remarks import remarks
 from reweight_jax.errors import UserError, one_line
 from reweight_jax.methods import METHODS
 from reweight_jax.records.workdir import flatten
@@ -160,8 +161,17 @@ def check_batch(config, devices) -> None:
         )
 
 
-def batch_advice(config, train: Examples, devices) -> str | None:
-    """Returns a sentence if TPUs pad their shares of a batch of images, and compute for nothing."""
+def advice(experiment) -> list[str]:
+    """Returns what is worth a sentence before an `Experiment` is trained: its `remarks`, and
+
+    whether TPUs pad their shares of a batch of images, and compute for nothing.
+    """
+    config, splits = experiment.config, experiment.splits
+    padding = _padding(config, splits.train, experiment.devices)
+    return [*remarks(splits, experiment.classes), *([padding] if padding else ())]
+
+
+def _padding(config, train, devices):
     share = config.batch_size // len(devices)
     is_image = [array.ndim for array in jax.tree.leaves(train.inputs)] == [4]
     if devices[0].platform != "tpu" or not is_image or share % LANES == 0:

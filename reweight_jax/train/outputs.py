@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from reweight_jax.data.remarks import remarks
 from reweight_jax.labels import report
 from reweight_jax.labels.health import health
 from reweight_jax.records import plots, result
@@ -45,9 +46,9 @@ def finish(
         outcome["labels"] = judgement.summary
         if wrong is not None:
             outcome["labels"] |= evaluation.suspect_statistics(judgement, splits.train, wrong)
-        outcome["health"] = health(
-            records, outcome, config, _trusted(experiment, trained, predict), experiment.classes
-        )
+        trusted, classes = _trusted(experiment, trained, predict), experiment.classes
+        said = health(records, outcome, config, trusted, classes)
+        outcome["health"] = [*remarks(splits, classes), *said]
     if not folder.writes:
         return outcome
     tables = {"examples.npz": known}

@@ -164,7 +164,8 @@ def write(path, text):
 
 
 def test_csv_with_a_column_of_trusted_rows(tmp_path):
-    path = write(tmp_path / "a.csv", "\ufeff" + TABLE)
+    table = TABLE.replace("-5e1,0,", "-5e1,,")  # whoever checks rows marks those that are checked
+    path = write(tmp_path / "a.csv", "\ufeff" + table)
     data = load_csv(path, clean_column="checked", ignore_columns=("note",))
     assert data.classes == ("cat", "dog") and data.columns == ("height", "width")
     train, clean = data.splits.train, data.splits.clean

@@ -149,14 +149,6 @@ def of_class_0():
     return parts
 
 
-def test_a_class_that_only_trusted_examples_have():
-    of_0 = result()
-    of_0["labels"]["per_class"][1]["examples"] = 0
-    (sentence,) = health(records(), of_0, config(), trusted(), ("cat", "Cat"))
-    assert sentence.startswith("No training example has a label that trusted ones have: Cat.")
-    assert said(result=of_0, trusted=of_class_0()) == []
-
-
 def test_a_small_effective_sample_size():
     one("3.0 of 100", records=records(effective_sample_size=3.0))
     assert said(records=records(effective_sample_size=6.0)) == []

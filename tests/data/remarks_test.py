@@ -1,0 +1,85 @@
+"""What is said of the data before training: labels and rows that look like mistakes."""
+
+import numpy as np
+import pytest
+
+from reweight_jax.data.examples import Examples, LazyInputs, Splits
+from reweight_jax.data.remarks import remarks
+
+CLASSES = ("cat", "dog", "Dog")
+
+
+def part(inputs, label, start=0):
+    label = np.asarray(label, np.int32)
+    return Examples(inputs, label, None, start + np.arange(len(label)))
+
+
+def random(num, seed=0):
+    return np.random.default_rng(seed).normal(size=(num, 5)).astype(np.float32)
+
+
+def splits(inputs=None, label=None, **parts):
+    inputs = random(60) if inputs is None else inputs
+    return Splits(part(inputs, np.arange(60) % 2 if label is None else label), **parts)
+
+
+def of_train(rows, label=None):
+    """Examples with the inputs of these rows of `splits().train`, and new ones."""
+    inputs = np.concatenate([random(60)[rows], random(20 - len(rows), seed=1)])
+    return part(inputs, np.arange(20) % 2 if label is None else label, start=60)
+
+
+def test_nothing_is_said_of_disjoint_parts():
+    of_test = part(random(20, seed=2), np.arange(20) % 2)
+    assert remarks(splits(clean=of_train([]), test=of_test), CLASSES) == []
+    assert remarks(splits(), CLASSES) == []
+
+
+def test_a_label_that_only_clean_examples_have():
+    (told,) = remarks(splits(clean=of_train([], [0, 1] * 9 + [2, 2])), CLASSES)
+    assert told.startswith("No training example has a label that clean ones have: Dog.")
+    assert remarks(splits(clean=of_train([], [0, 1] * 9 + [2, 2])), ()) == []  # of a regression
+
+
+@pytest.mark.parametrize("name", ["clean", "calibration", "hyper_val", "test"])
+def test_examples_that_are_in_the_training_set_too(name):
+    rows = [4, 6, 8]  # all of label 0, where the part has 0, 1, 0
+    (told,) = remarks(splits(**{name: of_train(rows)}), CLASSES)
+    assert told.startswith(
+        f"3 of 20 {name} examples are in the training set too, 1 of them with another label. Leave"
+    )
+    assert ("better than on new data" in told) == (name != "clean")
+
+
+def test_inputs_of_several_arrays_are_equal_if_all_are():
+    a, b = random(60), random(60, seed=3)
+    both = {"a": a[:20].copy(), "b": b[:20].copy()}
+    both["b"][5:] += 1
+    (told,) = remarks(splits({"a": a, "b": b}, test=part(both, np.arange(20) % 2)), CLASSES)
+    assert told.startswith("5 of 20 test examples are in the training set too. Leave")
+
+
+def test_clean_examples_that_are_trained_on_are_no_remark():
+    clean = of_train([])
+    both = part(np.concatenate([random(60), clean.inputs]), [0, 1] * 40)
+    assert remarks(Splits(both, clean), CLASSES) == []
+    only = of_train([], [2] * 20)  # a class that training has from the clean set alone
+    both = both._replace(label=np.concatenate([both.label[:60], only.label]))
+    assert len(remarks(Splits(both, only), CLASSES)) == 1
+
+
+def test_rows_that_are_equal_by_chance_are_no_remark():
+    few = np.arange(60).reshape(60, 1) % 4 * np.ones((1, 5), np.float32)
+    assert remarks(splits(few, test=part(few[:20], np.arange(20) % 2)), CLASSES) == []
+    # A single one of a hundred: such images are in CIFAR-10.
+    tested = np.concatenate([random(1), random(99, seed=4)])
+    assert remarks(splits(test=part(tested, np.arange(100) % 2)), CLASSES) == []
+
+
+def test_inputs_on_a_disk_are_not_read():
+    class Unread:
+        shape, dtype = (20, 5), np.float32
+
+    lazy = part(LazyInputs(Unread()), np.arange(20) % 2)
+    assert remarks(splits(test=lazy), CLASSES) == []
+    assert remarks(Splits(lazy, test=of_train([1])), CLASSES) == []
