@@ -7,21 +7,21 @@ from reweight_jax.data.examples import Splits, is_lazy
 from reweight_jax.data.targets import listed
 
 MOST = 2_000_000  # training examples that are compared with others; it takes seconds
-FEW = 0.01  # of a part: CIFAR-10, too, has a few images twice
+FEW = 0.01  # of held-out examples: CIFAR-10, too, has a few images twice
 REPEATED = 0.1  # of the training examples: rows of few values are equal by chance
-HELD_OUT = ("calibration", "hyper_val", "test")  # whose scores shall be those of new data
 
 
-def remarks(splits: Splits, classes: tuple) -> list[str]:
+def remarks(splits: Splits, classes: tuple, ids: np.ndarray | None = None) -> list[str]:
     """Returns sentences on what looks like a mistake in the data of a run, [] if nothing does.
 
     - A label that clean examples have, but no training example.
     - Examples of another part that are in the training set too: their inputs are equal, bit by bit.
-      Inputs that are read from a disk one by one are not compared, nor training sets of more than
-      two million examples, nor those that repeat themselves.
+      Of the clean ones only those that have another label there. Inputs that are read from a disk
+      one by one are not compared, nor training sets of more than two million examples, nor those
+      that repeat themselves.
 
-    `classes` are as in `Data`. Clean examples that are trained on (config.data.clean_in_train)
-    count for the clean set alone.
+    `classes` and `ids` are as in `Data`. Clean examples that are trained on
+    (config.data.clean_in_train) count for the clean set alone.
     """
     train, clean = splits.train, splits.clean
     own = np.flatnonzero(~np.isin(train.index, () if clean is None else clean.index))
@@ -34,7 +34,7 @@ def remarks(splits: Splits, classes: tuple) -> list[str]:
     place = _places(train, own)
     for name, part in splits._asdict().items():
         if name != "train" and part is not None and place and not is_lazy(part.inputs):
-            found.append(_shared(name, part, train.label, place, is_class))
+            found.append(_shared(name, part, train, place, is_class, ids))
     return list(filter(None, found))
 
 
@@ -46,17 +46,22 @@ def _places(train, rows):
     return place if len(rows) - len(place) < REPEATED * len(rows) else {}
 
 
-def _shared(name, part, label, place, is_class):
+def _shared(name, part, train, place, is_class, ids):
     keys = _hashes(part.inputs, range(part.size))
     pairs = [(row, place[key]) for row, key in enumerate(keys) if key in place]
-    if len(pairs) <= FEW * part.size:
+    every = [i for _, i in pairs]
+    other = [i for row, i in pairs if is_class and part.label[row] != train.label[i]]
+    # Clean examples that are trained on under the same label do no harm.
+    if not other if name == "clean" else len(every) <= FEW * part.size:
         return None
-    text = f"{len(pairs)} of {part.size} {name} examples are in the training set too"
-    rows, of_train = np.transpose(pairs)
-    other = np.sum(part.label[rows] != label[of_train]) if is_class else 0
-    text += f", {other} of them with another label" if other else ""
-    reason = ", or their scores are better than on new data" if name in HELD_OUT else ""
-    return f"{text}. Leave them out of it{reason}."
+    index = train.index[other or every]
+    rows = listed((index if ids is None else ids[index]).tolist())
+    what = f"of {part.size} {name} examples are in the training set too"
+    if name == "clean":
+        return f"{len(other)} {what}, with another label (there: {rows}). One of the two is wrong."
+    told = f", {len(other)} with another label" if other else ""
+    advice = "Leave them out of it, or the scores are better than on new data"
+    return f"{len(every)} {what}{told} (there: {rows}). {advice}."
 
 
 def _hashes(inputs, rows):

@@ -168,7 +168,7 @@ def advice(experiment) -> list[str]:
     """
     config, splits = experiment.config, experiment.splits
     padding = _padding(config, splits.train, experiment.devices)
-    return [*remarks(splits, experiment.classes), *([padding] if padding else ())]
+    return [*remarks(splits, experiment.classes, experiment.ids), *([padding] if padding else ())]
 
 
 def _padding(config, train, devices):

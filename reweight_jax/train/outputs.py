@@ -48,7 +48,7 @@ def finish(
             outcome["labels"] |= evaluation.suspect_statistics(judgement, splits.train, wrong)
         trusted, classes = _trusted(experiment, trained, predict), experiment.classes
         said = health(records, outcome, config, trusted, classes)
-        outcome["health"] = [*remarks(splits, classes), *said]
+        outcome["health"] = [*remarks(splits, classes, experiment.ids), *said]
     if not folder.writes:
         return outcome
     tables = {"examples.npz": known}

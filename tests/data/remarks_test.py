@@ -41,14 +41,25 @@ def test_a_label_that_only_clean_examples_have():
     assert remarks(splits(clean=of_train([], [0, 1] * 9 + [2, 2])), ()) == []  # of a regression
 
 
-@pytest.mark.parametrize("name", ["clean", "calibration", "hyper_val", "test"])
-def test_examples_that_are_in_the_training_set_too(name):
-    rows = [4, 6, 8]  # all of label 0, where the part has 0, 1, 0
-    (told,) = remarks(splits(**{name: of_train(rows)}), CLASSES)
+@pytest.mark.parametrize("name", ["calibration", "hyper_val", "test"])
+def test_held_out_examples_that_are_in_the_training_set_too(name):
+    parts = splits(**{name: of_train([4, 6, 8])})  # of label 0 there, and of 0, 1, 0 here
+    (told,) = remarks(parts, CLASSES)
     assert told.startswith(
-        f"3 of 20 {name} examples are in the training set too, 1 of them with another label. Leave"
+        f"3 of 20 {name} examples are in the training set too, 1 with another label (there: 6). "
     )
-    assert ("better than on new data" in told) == (name != "clean")
+    (told,) = remarks(parts, ())
+    assert told.startswith(f"3 of 20 {name} examples are in the training set too (there: 4, 6, 8).")
+
+
+def test_clean_examples_that_have_another_label_in_the_training_set():
+    ids = np.array([f"{row}.png" for row in range(80)])
+    (told,) = remarks(splits(clean=of_train([4, 6, 8])), CLASSES, ids)
+    assert told.startswith(
+        "1 of 20 clean examples are in the training set too, with another label (there: 6.png). One"
+    )
+    # So are those of clean="confident".
+    assert remarks(splits(clean=of_train([4, 6, 8], [0] * 20)), CLASSES) == []
 
 
 def test_inputs_of_several_arrays_are_equal_if_all_are():
@@ -56,7 +67,9 @@ def test_inputs_of_several_arrays_are_equal_if_all_are():
     both = {"a": a[:20].copy(), "b": b[:20].copy()}
     both["b"][5:] += 1
     (told,) = remarks(splits({"a": a, "b": b}, test=part(both, np.arange(20) % 2)), CLASSES)
-    assert told.startswith("5 of 20 test examples are in the training set too. Leave")
+    assert told.startswith(
+        "5 of 20 test examples are in the training set too (there: 0, 1, 2, 3, 4). "
+    )
 
 
 def test_clean_examples_that_are_trained_on_are_no_remark():

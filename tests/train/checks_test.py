@@ -27,6 +27,7 @@ def told_of(batch_size, train, devices):
         "config": config(batch_size),
         "splits": Splits(train),
         "classes": (),
+        "ids": None,
         "devices": devices,
     }
     return advice(types.SimpleNamespace(**parts))
