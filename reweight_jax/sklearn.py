@@ -9,6 +9,7 @@ For example:
 Both take the parameters of `reweight_jax.fit` that matter most, and the others as `fields`.
 """
 
+import warnings
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral
 from typing import Any
@@ -21,7 +22,7 @@ from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d, validate_data
 
 from reweight_jax.api import fit
-from reweight_jax.data.targets import class_values, encode_classes
+from reweight_jax.data.targets import class_values, encode_classes, listed
 from reweight_jax.errors import choose
 from reweight_jax.methods import METHODS
 from reweight_jax.train.evaluate import EVAL_BATCH_SIZE
@@ -154,6 +155,13 @@ class ReweightClassifier(ClassifierMixin, _Reweight):
         for values in labels:
             check_classification_targets(values)
         self.classes_ = unique_labels(*labels)
+        if len(labels) > 1 and len(new := np.setdiff1d(labels[1], y)):
+            warnings.warn(
+                f"y_clean: no example of y has the label {listed(new)}; check the spelling. "
+                "cross_val_predict(method='predict_proba') changes the labels of y to 0..K-1, and "
+                "y_clean must have these then",
+                stacklevel=2,
+            )
         if len(self.classes_) < 2:
             raise ValueError(
                 f"y: has only one class, {self.classes_[0]!r}; a classifier needs two classes"

@@ -102,7 +102,10 @@ def test_whole_numbers_with_names_are_features_and_no_tokens():
         )
     frame = frame.astype("Int64").astype(object)
     frame.iloc[5, 1] = pd.NA
-    with pytest.raises(UserError, match="fit: train_input: row 5 has a value that is missing"):
+    with pytest.raises(UserError, match="fit: train_input: row 5, column sum has a value that is"):
+        quick(None, (frame, y), clean=(clean, clean_y))
+    frame["sum"] = pd.Categorical(["north", "south"] * 100)
+    with pytest.raises(UserError, match="train_input: row 0, column sum is 'north'; encode it as"):
         quick(None, (frame, y), clean=(clean, clean_y))
 
 

@@ -130,6 +130,7 @@ def as_float32(array: np.ndarray, name: str, what: str, *, trains: bool = False)
 def _as_array(values, name, trains=False, as_floats=False):
     if isinstance(values, LazyInputs):
         return values
+    names = table_names(values)
     if np.ma.is_masked(values):
         row = np.argwhere(np.ma.getmaskarray(values))[0][0]
         raise ValueError(f"{name}: row {row} has a value that is missing")
@@ -140,10 +141,7 @@ def _as_array(values, name, trains=False, as_floats=False):
         try:
             array = array.astype(np.float64)
         except (TypeError, ValueError) as error:
-            for row, values in enumerate(array):
-                if "NAType" in {type(value).__name__ for value in np.ravel(values)}:  # of pandas
-                    raise ValueError(f"{name}: row {row} has a value that is missing") from None
-            raise ValueError(f"{name}: not numbers ({error}); encode them as numbers") from None
+            raise ValueError(f"{name}: {_not_numbers(array, names, error)}") from None
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name}: is {array.dtype}; must be numbers")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)  # JAX has no other
@@ -156,3 +154,18 @@ def _as_array(values, name, trains=False, as_floats=False):
     if array.size and (array.min() < -(1 << 31) or array.max() >= 1 << 31):
         raise ValueError(f"{name}: {array.min()}..{array.max()}; integers must fit in 32 bits")
     return array.astype(np.int32, copy=False)
+
+
+def _not_numbers(array, names, error):
+    """Says what in an array of objects is no number; `names` are of its columns, if any."""
+    for row, values in enumerate(array):
+        for column, value in enumerate(np.ravel(values)):
+            where = f", column {names[column]}" if names else ""
+            if type(value).__name__ == "NAType":  # of pandas
+                return f"row {row}{where} has a value that is missing"
+            if isinstance(value, str):
+                try:
+                    float(value)
+                except ValueError:
+                    return f"row {row}{where} is {value!r}; encode it as a number"
+    return f"not numbers ({error}); encode them as numbers"

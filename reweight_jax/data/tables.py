@@ -163,8 +163,10 @@ def find_label_columns(table: Table, label_column: str) -> list[str]:
         names = [name.strip() for name in label_column.split(",")]
     for name in names:
         if name not in table.cells:
+            hint = "; cells must be separated by commas" if ";" in found else ""
             raise UserError(
-                f"config.data.label_column: no column {name!r} in {table.path}; found: {found}"
+                f"config.data.label_column: no column {name!r} in {table.path}; "
+                f"found: {found}{hint}"
             )
     return names
 

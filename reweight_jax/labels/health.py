@@ -52,7 +52,7 @@ def health(
         found += [_saturated(evals), _unhelpful(trains, start)]
         found += [_starved(trains, result, trusted, classes), _few_effective(trains, start, config)]
     found += [_not_settled(result), _has_learnt_nothing(trusted, config.task, result)]
-    found += [_doubted(trusted, config.task, classes), _few_trusted(trusted)]
+    found += [_doubted(trusted, config.task, result, classes), _few_trusted(trusted)]
     return list(filter(None, [*found, _plain_is_better(result, config, trusted)]))
 
 
@@ -198,8 +198,8 @@ def _has_learnt_nothing(trusted, task, result):
     )
 
 
-def _doubted(trusted, task, classes):
-    rows, total = [], 0
+def _doubted(trusted, task, result, classes):
+    rows, total, summary = [], 0, result.get("labels") or {}
     for split, examples in trusted.items():
         label, score = np.asarray(examples["label"]), scores(examples)
         seen = np.flatnonzero(~np.isnan(score))
@@ -211,7 +211,8 @@ def _doubted(trusted, task, classes):
     if not rows:
         return None
     # A good model may doubt one of many tags in most examples.
-    if task == "classification" and total >= MIN_TRUSTED["calibration"] and 4 * len(rows) > total:
+    is_weak = total >= MIN_TRUSTED["calibration"] and 4 * len(rows) > total
+    if task == "classification" and (is_weak or summary.get("contradicted")):
         return (
             f"The model doubts {len(rows)} of {total} trusted examples. If their labels are right, "
             "it is too weak to judge others: take more steps, a larger model or more such examples."

@@ -52,12 +52,9 @@ def summary(examples: dict, judgement: Any, health: Sequence[str]) -> str:
     figures += [("suspects", f"{found:,} <small>({percent(found / max(size, 1))})</small>")]
     if wrong:
         low, high = percent(wrong["low"]), percent(wrong["high"])
-        figures.append(
-            (
-                "wrong labels (from below)",
-                f"{percent(wrong['share'])} <small>{low} to {high}</small>",
-            )
-        )
+        # The interval of a model that contradicts right labels may be narrow, and far too low.
+        interval = "" if facts["contradicted"] else f" <small>{low} to {high}</small>"
+        figures.append(("wrong labels (from below)", f"{percent(wrong['share'])}{interval}"))
     sentences = [guarantee(facts), truth(examples, judgement)]
     notes = [*facts["notes"], *health]
     return "\n".join(
@@ -102,10 +99,12 @@ def guarantee(facts: dict) -> str:
     text += how.get(facts["by"], "")
     if facts["wrong"]:
         confidence = percent(facts["wrong"]["confidence"])
+        if not facts["contradicted"]:
+            text += f" The interval of the estimate of wrong labels has {confidence} confidence."
         text += (
-            f" The interval of the estimated share of wrong labels has {confidence} confidence. It "
-            "leaves out wrong labels that the model believes: the worse the model, the more."
+            " The estimate leaves out wrong labels that the model believes: the worse the model,"
         )
+        text += " the more."
     return text
 
 

@@ -116,7 +116,7 @@ def table(result: dict) -> str:
         *((name, f"{weights[key]:.4f}") for name, key in WEIGHT_ROWS.items() if key in weights),
         *((text, labels[key]) for key, text in LABEL_ROWS.items() if key in labels),
         ("steps without a helpful example", result["steps_without_helpful_example"]),
-        ("time", f"{seconds:.0f} s, {result['steps_per_second']:.1f} steps/s"),
+        ("time", f"{seconds:.0f} s, median {result['steps_per_second']:.1f} steps/s"),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

@@ -246,6 +246,7 @@ def test_csv_of_tags_and_values(tmp_path):
             "a.csv: no column 'nmae'; found: x, label",
         ),
         ("x,label\n1,0\n", {"clean_column": "ok"}, "a.csv: no column 'ok'; found"),
+        ("x;label\n1;0\n", {}, "found: x;label; cells must be separated by commas"),
         (
             "x,ok,label\n1,maybe,0\n",
             {"clean_column": "ok"},

@@ -53,6 +53,19 @@ def test_summary_tables_and_cards():
     assert cards[0]["action"] == "relabel" and cards[0]["suggested"] == cards[0]["truth"]
 
 
+def test_a_model_that_contradicts_right_labels_has_no_interval():
+    examples, calibration = examples_of()
+    ending = "% confidence. The estimate leaves out wrong labels that the model believes"
+    page = make()[0]
+    assert f"estimate of wrong labels has 90{ending}" in page and "<small>" in page
+    calibration["margin"] = -calibration["margin"]
+    judged = quality.judge(examples, calibration, task="classification", num_outputs=4)
+    assert judged.summary["contradicted"]
+    figures = sections.summary(examples, judged, ())
+    assert "interval" not in figures and "estimate leaves out wrong labels" in figures
+    assert figures.count("<small>") == 1  # of the suspects
+
+
 def test_the_sentence_on_the_truth():
     examples = {"label": np.array([0, 1, 1, 0]), "true_label": np.array([1, 1, 0, 0])}
     judged = quality.Judgement(
