@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.method = "reweight"  # a name in reweight_jax.methods.METHODS
     # "jvp", "lookahead" or "layerwise": ways to the same weights (reweight_jax.epsilon_gradient).
     # Forward mode costs less: 1.5 times a plain LeNet step on two CPU cores, against 2.0 for
-    # lookahead; layerwise costs least, but is not for networks with BatchNorm.
+    # lookahead; layerwise costs least or as much as jvp, but is not for networks with BatchNorm.
     config.epsilon_method = "jvp"
     # Cheaper and not exact: weights from the parameters whose path, such as model/Conv_0/kernel,
     # matches this regular expression. "": from all of them.

@@ -48,7 +48,7 @@ of the wrong labels for which the class believed most is the right one. False al
 right labels that are flagged) and recall are at an asked false-alarm rate of 5%, false discoveries
 (share of right labels among the flagged) at an asked rate of 10% by Benjamini-Hochberg; in the row
 of cleanlab's find_label_issues all three are of what it finds. s: seconds of training, all
-trainings that the row needs, without compiling. `reweight` is the paper's method. The others that
+trainings that the row needs, without compiling. `reweight` is the paper's method. Rows that
 begin with "settled" are ours, and so are "retrained" (without the labels that are not believed),
 "relabelled" (with other labels in their place), "fine-tuned" (after that, on the clean examples
 alone for a fifth of the steps) and "judged" (the run reweights to the end, and a judge makes the
@@ -56,7 +56,7 @@ list). A judge also makes the list in the row "settled" if the run did not settl
 """
 # Of the picture: row of the table -> (label, marker, colour of Okabe and Ito).
 SHOWN = {
-    "reweight": ("ours, reweighted", "o", "#D55E00"),
+    "reweight": ("the paper's method", "o", "#D55E00"),
     "settled": ("ours, as fit has it", "s", "#E69F00"),
     "plain, margin (AUM)": ("margin, plain (AUM)", "^", "#0072B2"),
     "cleanlab, self confidence": ("cleanlab, 5 folds", "D", "#009E73"),
