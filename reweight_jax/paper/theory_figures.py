@@ -33,7 +33,7 @@ def lemma_1(path: pathlib.Path) -> list[dict]:
     """Draws the change of the clean loss by the step size, and the clean loss over steps."""
     alphas = np.geomspace(0.5, 80, 400)
     rises = theory.rise_of_copies(alphas, 8)
-    figure, ((left, right),) = style.new_figure(1, 2, size=(9, 3.8))
+    figure, ((left, right),) = style.new_figure(1, 2, size=(9, 4.4))
     left.plot(alphas, rises, color=OURS, lw=2.2, label="G after the step minus before")
     left.axhline(0, color="gray", lw=0.8)
     left.fill_between(alphas, 0, rises, where=rises > 0, color=OURS, alpha=0.2, label="G rises")
@@ -42,7 +42,8 @@ def lemma_1(path: pathlib.Path) -> list[dict]:
         left.axvline(8 * n, color=STATED, lw=1.8, ls=dashes, label=f"2n / (Lσ²) as stated, n = {n}")
     left.set(xscale="log", xlabel="step size α", ylabel="change of the clean loss G")
     left.set_title("n copies of one example, one step", fontsize=10)
-    left.legend(loc="upper left", framealpha=1, edgecolor="none", fontsize=8.5)
+    handles, names = left.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower left", ncols=3, frameon=False, fontsize=9)
 
     n, shown = 100, {}
     for sound, color, text in ((False, STATED, "2n"), (True, SOUND, "2")):

@@ -17,6 +17,7 @@ import time
 import jax
 import labels_data
 import labels_fits
+import labels_tables
 from absl import flags
 from matplotlib.figure import Figure
 
@@ -123,7 +124,7 @@ def _cell(row, metric):
 def draw(rows: list[dict]) -> Figure:
     """Draws P@n and the test accuracy against the size of the trusted set."""
     sets = [*dict.fromkeys(row["data_set"] for row in rows)]
-    figure = Figure(figsize=(9, 3.6 * len(sets)), layout="constrained")
+    figure = Figure(figsize=(11, 3.6 * len(sets)), layout="constrained")
     panels = figure.subplots(len(sets), 2, squeeze=False)
     for data_set, (left, right) in zip(sets, panels, strict=True):
         for noise, color in zip(NOISES[data_set], COLORS, strict=True):
@@ -139,9 +140,13 @@ def draw(rows: list[dict]) -> Figure:
                         label=f"{noise.replace('_', ', ')}: {label}",
                     )  # fmt: skip
         for axes, title in ((left, "P@n of the list"), (right, "test accuracy")):
-            axes.set(xscale="log", xlabel="trusted examples", title=f"{data_set}: {title}")
+            axes.set(
+                xscale="log",
+                xlabel="trusted examples",
+                title=f"{labels_tables.TITLES[data_set]}: {title}",
+            )
             axes.grid(alpha=0.3)
-        right.legend(frameon=False, fontsize=8, loc="lower right")
+        right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
