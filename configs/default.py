@@ -120,7 +120,7 @@ def get_config() -> ConfigDict:
     # and moved to the trusted parts before anything else.
     config.data.corrections = ""
     # CSV: the column of the label (several, separated by commas: one tag a column); a column of
-    # 0/1 that marks trusted rows; columns not to read.
+    # 0/1 that marks trusted rows (empty: 0); columns not to read.
     config.data.label_column = "label"
     config.data.clean_column = ""
     config.data.ignore_columns = ()

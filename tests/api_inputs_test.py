@@ -109,6 +109,35 @@ def test_whole_numbers_with_names_are_features_and_no_tokens():
         quick(None, (frame, y), clean=(clean, clean_y))
 
 
+def test_mistakes_in_the_data_are_said_before_and_after(capsys):
+    (x, y, _), (clean_x, clean_y) = toy()
+    both = np.concatenate([x[:3], clean_x]), np.concatenate([1 - y[:3], clean_y])
+    run = quick(None, (x, y), clean=both, test=(x[50:90], y[50:90]), progress=True)
+    told = (
+        "3 of 33 clean examples are in the training set too, with another label (there: row 0, 1, "
+        "2). One of the two is wrong.",
+        "40 of 40 test examples are in the training set too. Leave them out there, or their scores "
+        "are better than on new data.",
+    )
+    assert run.result["health"][:2] == [*told]
+    assert capsys.readouterr().err.startswith("\n".join(told))
+    # A run without a bar says it in its result alone.
+    quiet = quick(None, (x, y), clean=both, progress=False, method="clean_only")
+    assert quiet.result["health"][0] == told[0] and not capsys.readouterr().err
+
+
+def test_objects_that_are_no_numbers_are_named():
+    (_, y, _), clean = toy()
+    texts = np.array([["x"], [1]] * 100, object)
+    for inputs, name in ((texts, "train_input"), ({"k": texts[:, 0]}, "train_input.k")):
+        with pytest.raises(UserError, match=f"fit: {name}: row 0 is 'x'; encode it as a number"):
+            quick(None, (inputs, y), clean=clean)
+    ragged = np.empty(200, object)
+    ragged[:] = [[1, 2], [[1, 2], 3]] * 100
+    with pytest.raises(UserError, match="fit: train_input: not numbers"):
+        quick(None, (ragged, y), clean=clean)
+
+
 def test_a_column_that_float32_cannot_tell_apart_is_an_error():
     (x, y, _), (clean_x, clean_y) = toy()
     far = x * [30, 1] + [1.7e9, 0]

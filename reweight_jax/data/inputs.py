@@ -130,7 +130,6 @@ def as_float32(array: np.ndarray, name: str, what: str, *, trains: bool = False)
 def _as_array(values, name, trains=False, as_floats=False):
     if isinstance(values, LazyInputs):
         return values
-    names = table_names(values)
     if np.ma.is_masked(values):
         row = np.argwhere(np.ma.getmaskarray(values))[0][0]
         raise ValueError(f"{name}: row {row} has a value that is missing")
@@ -141,7 +140,7 @@ def _as_array(values, name, trains=False, as_floats=False):
         try:
             array = array.astype(np.float64)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{name}: {_not_numbers(array, names, error)}") from None
+            raise ValueError(f"{name}: {_not_numbers(array, table_names(values), error)}") from None
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name}: is {array.dtype}; must be numbers")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)  # JAX has no other
@@ -158,8 +157,8 @@ def _as_array(values, name, trains=False, as_floats=False):
 
 def _not_numbers(array, names, error):
     """Says what in an array of objects is no number; `names` are of its columns, if any."""
-    for row, values in enumerate(array):
-        for column, value in enumerate(np.ravel(values)):
+    for row, values in enumerate(array.reshape(len(array), -1).tolist()):
+        for column, value in enumerate(values):
             where = f", column {names[column]}" if names else ""
             if type(value).__name__ == "NAType":  # of pandas
                 return f"row {row}{where} has a value that is missing"

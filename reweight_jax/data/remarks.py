@@ -1,11 +1,9 @@
 """What can be said of a data set before training: labels and rows that look like mistakes."""
 
-import collections
-
 import jax
 import numpy as np
 
-from reweight_jax.data.examples import Examples, Splits, is_lazy
+from reweight_jax.data.examples import Splits, is_lazy
 from reweight_jax.data.targets import listed
 
 MOST = 1_000_000  # training examples that are compared with others; it takes seconds
@@ -16,8 +14,8 @@ REPEATED = 0.1  # of the training examples: then rows may be equal by chance
 def remarks(splits: Splits, classes: tuple, ids: np.ndarray | None = None) -> list[str]:
     """Returns sentences on what looks like a mistake in the data of a run, [] if nothing does.
 
-    - A label that clean examples have, but no training example.
-    - Clean examples that are in the training set too, with another label.
+    - A label that trusted examples have, but no training example.
+    - Clean examples that are in the training set too, with another label or tag.
     - More than one in a hundred of the calibration, hyper_val or test examples that are in the
       training set or the clean set too.
 
@@ -28,72 +26,71 @@ def remarks(splits: Splits, classes: tuple, ids: np.ndarray | None = None) -> li
     (config.data.clean_in_train) count for the clean set alone.
     """
     train, clean = splits.train, splits.clean
-    own = np.flatnonzero(~np.isin(train.index, () if clean is None else clean.index))
-    is_class, found = len(classes) > 0 and train.label.ndim == 1, []
-    if is_class and clean is not None and len(new := np.setdiff1d(clean.label, train.label[own])):
-        names = listed([classes[k] for k in new])
-        found.append(
-            f"No training example has a label that clean ones have: {names}. Check the spelling."
-        )
-    if is_lazy(train.inputs) or len(own) > MOST:
+    own, found = np.flatnonzero(~np.isin(train.index, () if clean is None else clean.index)), []
+    if len(classes) and train.label.ndim == 1:
+        given = [part.label for part in (clean, splits.calibration) if part is not None]
+        new = np.setdiff1d(np.concatenate(given or [[]]), train.label[own]).astype(int)
+        if len(new):
+            names = listed([classes[k] for k in new])
+            found.append(
+                f"No training example has a label that trusted ones have: {names}. Check the "
+                "spelling, or give training examples of it."
+            )
+    if is_lazy(train.inputs) or not 0 < len(own) <= MOST:
         return found
-    trained = {"the training set": _places(train, own)}
+    keys = _hashes(train.inputs, own)
+    trained, repeated = {"the training set": set(keys)}, 1 - len(set(keys)) / len(keys)
+    chance = ""
+    if repeated > REPEATED:
+        chance = f" But {repeated:.0%} of the training set repeats itself: it may be by chance."
     if clean is not None:
-        found += _contradicted(clean, train, trained["the training set"], ids)
-        trained["the clean set"] = _places(clean, range(clean.size))
-    held_out = {name: getattr(splits, name) for name in ("calibration", "hyper_val", "test")}
-    for name, part in held_out.items():
-        if part is not None and not is_lazy(part.inputs):
-            found += _shared(name, _hashes(part.inputs, range(part.size)), trained)
+        found += _contradicted(
+            clean, train, dict(zip(own.tolist(), keys, strict=True)), ids, chance
+        )
+        trained["the clean set"] = set(_hashes(clean.inputs))
+    for name in ("calibration", "hyper_val", "test"):
+        part = getattr(splits, name)
+        for where, others in trained.items():
+            if part is None or is_lazy(part.inputs):
+                continue
+            count = sum(key in others for key in _hashes(part.inputs))
+            if count > FEW * part.size:
+                found.append(
+                    f"{count} of {part.size} {name} examples are in {where} too. Leave them out "
+                    f"there, or their scores are better than on new data.{chance}"
+                )
     return found
 
 
-def _contradicted(clean, train, places, ids):
-    rows = [places.get(key, ()) for key in _hashes(clean.inputs, range(clean.size))]
-    other = [
-        [i for i in same if _differ(clean.label[row], train.label[i])]
-        for row, same in enumerate(rows)
-    ]
-    if not any(other):
+def _contradicted(clean, train, keys, ids, chance):
+    """A sentence on clean examples that have another label in train; `keys`: row -> its hash."""
+    if train.label.dtype.kind == "f":  # a value that is measured twice differs
         return []
-    index = train.index[np.unique(np.concatenate([same for same in other if same]))]
+    known = {key: {} for key in _hashes(clean.inputs)}  # to the first row with each label
+    for row, key in keys.items():
+        if key in known:
+            known[key].setdefault(train.label[row].tobytes(), row)
+    count, rows = 0, set()
+    for key, label in zip(_hashes(clean.inputs), clean.label, strict=True):
+        other = [row for row in known[key].values() if _differ(label, train.label[row])]
+        count, rows = count + bool(other), rows | set(other)
+    if not count:
+        return []
+    index, kind = train.index[sorted(rows)], "row" if ids is None else "id"
     names = listed((index if ids is None else ids[index]).tolist())
     return [
-        f"{sum(map(bool, other))} of {clean.size} clean examples are in the training set too, with "
-        f"another label (there: {names}). One of the two is wrong."
+        f"{count} of {clean.size} clean examples are in the training set too, with another label "
+        f"(there: {kind} {names}). One of the two is wrong.{chance}"
     ]
 
 
 def _differ(one, other) -> bool:
-    """Whether two labels are not the same; of tags (several ints), -1 is one that is not known."""
-    known = (one >= 0) & (other >= 0) if np.ndim(one) and one.dtype.kind == "i" else True
+    """Whether two labels are not the same; of several tags, -1 is one that is not known."""
+    known = (one >= 0) & (other >= 0) if np.ndim(one) else True
     return bool(np.any((one != other) & known))
 
 
-def _shared(name, keys, trained):
-    """Sentences on the parts of the data that are trained on and have examples with these keys."""
-    found = []
-    for where, places in trained.items():
-        count, size = sum(key in places for key in keys), sum(map(len, places.values()))
-        if count <= FEW * len(keys):
-            continue
-        repeated = 1 - len(places) / size
-        chance = f", {repeated:.0%} of which repeats itself" if repeated > REPEATED else ""
-        found.append(
-            f"{count} of {len(keys)} {name} examples are in {where} too{chance}. Leave them out "
-            "there, or their scores are better than on new data."
-        )
-    return found
-
-
-def _places(examples: Examples, rows) -> dict[int, list[int]]:
-    """Hash of a row's inputs -> the rows that have them."""
-    places = collections.defaultdict(list)
-    for row, key in zip(rows, _hashes(examples.inputs, rows), strict=True):
-        places[key].append(int(row))
-    return dict(places)
-
-
-def _hashes(inputs, rows):
+def _hashes(inputs, rows=None) -> list[int]:
     leaves = jax.tree.leaves(inputs)
+    rows = range(len(leaves[0])) if rows is None else rows
     return [hash(tuple(leaf[row].tobytes() for leaf in leaves)) for row in rows]

@@ -102,9 +102,9 @@ def guarantee(facts: dict) -> str:
         if not facts["contradicted"]:
             text += f" The interval of the estimate of wrong labels has {confidence} confidence."
         text += (
-            " The estimate leaves out wrong labels that the model believes: the worse the model,"
+            " The estimate leaves out wrong labels that the model believes: the worse the model, "
+            "the more."
         )
-        text += " the more."
     return text
 
 

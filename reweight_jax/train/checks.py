@@ -161,26 +161,23 @@ def check_batch(config, devices) -> None:
         )
 
 
+def remarks_of(experiment) -> list[str]:
+    """Returns `remarks` on the data of an `Experiment`."""
+    return remarks(experiment.splits, experiment.classes, experiment.ids)
+
+
 def advice(experiment) -> list[str]:
-    """Returns what is worth a sentence before an `Experiment` is trained: its `remarks`, and
-
-    whether TPUs pad their shares of a batch of images, and compute for nothing.
-    """
-    config, splits = experiment.config, experiment.splits
-    padding = _padding(config, splits.train, experiment.devices)
-    return [*remarks(splits, experiment.classes, experiment.ids), *([padding] if padding else ())]
-
-
-def _padding(config, train, devices):
+    """Returns a sentence if TPUs pad their shares of a batch of images, and compute for nothing."""
+    config, devices = experiment.config, experiment.devices
     share = config.batch_size // len(devices)
-    is_image = [array.ndim for array in jax.tree.leaves(train.inputs)] == [4]
+    is_image = [array.ndim for array in jax.tree.leaves(experiment.splits.train.inputs)] == [4]
     if devices[0].platform != "tpu" or not is_image or share % LANES == 0:
-        return None
+        return []
     whole = -(-share // LANES) * LANES
-    return (
+    return [
         f"config.batch_size: {config.batch_size}; in convolutions a TPU pads the {share} examples "
         f"of each chip to {whole}, so a batch of {whole * len(devices)} takes about as long"
-    )
+    ]
 
 
 def check_sizes(config, train: Examples, params, devices) -> None:

@@ -13,7 +13,7 @@ from reweight_jax.train import devices as on_devices
 from reweight_jax.train import evaluate as evaluation
 from reweight_jax.train import hosts
 from reweight_jax.train.checkpoints import Checkpoints
-from reweight_jax.train.checks import advice, memory_suffices
+from reweight_jax.train.checks import advice, memory_suffices, remarks_of
 from reweight_jax.train.config import Experiment, load_experiment
 from reweight_jax.train.dispatch import dispatches
 from reweight_jax.train.outputs import finish
@@ -51,11 +51,12 @@ def train(
     host_input = hosts.from_first(lambda: host_input(config)) if host_input else None
     facts = experiment.facts | ({"host_input": checksum(host_input)} if host_input else {})
     folder = Workdir(workdir, config, facts, writes=hosts.is_first())
-    for sentence in advice(experiment) if progress and folder.writes else ():
+    said = remarks_of(experiment)
+    for sentence in [*said, *advice(experiment)] if progress and folder.writes else ():
         print(sentence, file=sys.stderr)
     with folder.locked(), memory_suffices(config):
         finished = run_phases(experiment, folder, host_input, progress and folder.writes)
-        return finish(experiment, folder, *finished, draw and folder.writes)
+        return finish(experiment, folder, *finished, draw and folder.writes, said)
 
 
 def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bool):

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from reweight_jax.data.remarks import remarks
 from reweight_jax.labels import report
 from reweight_jax.labels.health import health
 from reweight_jax.records import plots, result
@@ -18,7 +17,14 @@ from reweight_jax.train.selection import judge_labels, margins, what_is_known
 
 
 def finish(
-    experiment, folder: Workdir, state, trained, records: list[dict], predict: Callable, draw: bool
+    experiment,
+    folder: Workdir,
+    state,
+    trained,
+    records: list[dict],
+    predict: Callable,
+    draw: bool,
+    said: list[str],
 ) -> dict:
     """Writes what is known of the examples, the label report, the plots and, last, result.json.
 
@@ -30,6 +36,7 @@ def finish(
       records: of metrics.jsonl.
       predict: `evaluate.compile_predict` of the run's model.
       draw: whether to draw plots/.
+      said: sentences on the data, before those on the run's health.
 
     Returns:
       The contents of result.json.
@@ -42,13 +49,13 @@ def finish(
     outcome = result.build_result(config, records, experiment.task, stops, experiment.devices)
     if "unsettled" in stops:
         outcome["settled"] = bool(state.settles)
+    outcome["health"] = list(said)
     if judgement:
         outcome["labels"] = judgement.summary
         if wrong is not None:
             outcome["labels"] |= evaluation.suspect_statistics(judgement, splits.train, wrong)
-        trusted, classes = _trusted(experiment, trained, predict), experiment.classes
-        said = health(records, outcome, config, trusted, classes)
-        outcome["health"] = [*remarks(splits, classes, experiment.ids), *said]
+        trusted = _trusted(experiment, trained, predict)
+        outcome["health"] += health(records, outcome, config, trusted, experiment.classes)
     if not folder.writes:
         return outcome
     tables = {"examples.npz": known}

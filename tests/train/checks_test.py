@@ -8,7 +8,7 @@ import pytest
 
 from reweight_jax.data.examples import Examples, Splits
 from reweight_jax.errors import UserError
-from reweight_jax.train.checks import advice, check_batch, memory_suffices
+from reweight_jax.train.checks import advice, check_batch, memory_suffices, remarks_of
 
 CHIPS = [types.SimpleNamespace(platform="tpu")] * 4
 
@@ -23,14 +23,18 @@ def examples(*shape):
 
 
 def told_of(batch_size, train, devices):
-    parts = {
-        "config": config(batch_size),
-        "splits": Splits(train),
-        "classes": (),
-        "ids": None,
-        "devices": devices,
-    }
+    parts = {"config": config(batch_size), "splits": Splits(train), "devices": devices}
     return advice(types.SimpleNamespace(**parts))
+
+
+def test_remarks_name_rows_by_their_ids():
+    train, clean = (examples(4)._replace(index=np.arange(8) + 8 * k) for k in (0, 1))
+    train.inputs[:], clean.inputs[:] = np.arange(8)[:, None], np.arange(8, 16)[:, None]
+    clean.inputs[0], clean = 3, clean._replace(label=np.ones(8, np.int32))
+    parts = {"splits": Splits(train, clean), "classes": ("a", "b")}
+    parts["ids"] = np.array([f"{row}.png" for row in range(16)])
+    *_, told = remarks_of(types.SimpleNamespace(**parts))
+    assert "1 of 8 clean examples" in told and "(there: id 3.png)" in told
 
 
 def test_batch_must_divide_by_the_devices():
