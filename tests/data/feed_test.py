@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import sys
+import time
 
 import chex
 import numpy as np
@@ -153,11 +154,24 @@ def test_leaving_early_leaves_no_worker(workers):
     assert_no_workers()
 
 
+class Slow:
+    """Images, each batch of which takes half a second."""
+
+    shape, dtype = images().shape, images().dtype
+
+    def __getitem__(self, rows):
+        time.sleep(0.5)
+        return images()[rows]
+
+
 def test_a_killed_worker_is_named():
+    # It is killed while it reads, as for too much memory: grain would wait for ever for one that
+    # held the lock of an event, as a worker without work does at almost any moment.
     rows_of = shuffled(np.zeros(40), 0)
-    batches = stream_inputs(LazyInputs(images()), rows_of, 0, 10**9, 8, 1)
+    batches = stream_inputs(LazyInputs(Slow()), rows_of, 0, 10**9, 8, 1)
     next(batches)
     (worker,) = multiprocessing.active_children()
+    time.sleep(0.1)
     worker.kill()
     with pytest.raises(UserError, match=r"^config.data.workers: a process .* exit code -9") as e:
         for _ in batches:
