@@ -121,7 +121,7 @@ def test_mistakes_in_the_data_are_said_before_and_after(capsys):
     )
     assert run.result["health"][:2] == [*told]
     assert capsys.readouterr().err.startswith("\n".join(told))
-    # A run without a bar says it in its result alone.
+    # Without a bar it is only in the result.
     quiet = quick(None, (x, y), clean=both, progress=False, method="clean_only")
     assert quiet.result["health"][0] == told[0] and not capsys.readouterr().err
 

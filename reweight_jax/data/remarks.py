@@ -22,8 +22,8 @@ def remarks(splits: Splits, classes: tuple, ids: np.ndarray | None = None) -> li
     Examples are the same if their inputs are equal, bit by bit. Inputs that are read from a disk
     one by one are not compared, nor training sets of more than a million examples.
 
-    `classes` and `ids` are as in `Data`. Clean examples that are trained on
-    (config.data.clean_in_train) count for the clean set alone.
+    `classes` and `ids` are as in `Data`. Clean examples that are also trained on
+    (config.data.clean_in_train) count as clean only.
     """
     train, clean = splits.train, splits.clean
     own, found = np.flatnonzero(~np.isin(train.index, () if clean is None else clean.index)), []
@@ -44,16 +44,16 @@ def remarks(splits: Splits, classes: tuple, ids: np.ndarray | None = None) -> li
     if repeated > REPEATED:
         chance = f" But {repeated:.0%} of the training set repeats itself: it may be by chance."
     if clean is not None:
-        found += _contradicted(
-            clean, train, dict(zip(own.tolist(), keys, strict=True)), ids, chance
-        )
-        trained["the clean set"] = set(_hashes(clean.inputs))
+        of_clean, of_train = _hashes(clean.inputs), dict(zip(own.tolist(), keys, strict=True))
+        found += _contradicted(clean, of_clean, train, of_train, ids, chance)
+        trained["the clean set"] = set(of_clean)
     for name in ("calibration", "hyper_val", "test"):
         part = getattr(splits, name)
+        if part is None or is_lazy(part.inputs):
+            continue
+        keys = _hashes(part.inputs)
         for where, others in trained.items():
-            if part is None or is_lazy(part.inputs):
-                continue
-            count = sum(key in others for key in _hashes(part.inputs))
+            count = sum(key in others for key in keys)
             if count > FEW * part.size:
                 found.append(
                     f"{count} of {part.size} {name} examples are in {where} too. Leave them out "
@@ -62,16 +62,19 @@ def remarks(splits: Splits, classes: tuple, ids: np.ndarray | None = None) -> li
     return found
 
 
-def _contradicted(clean, train, keys, ids, chance):
-    """A sentence on clean examples that have another label in train; `keys`: row -> its hash."""
+def _contradicted(clean, of_clean, train, of_train, ids, chance):
+    """A sentence on clean examples that have another label in train.
+
+    `of_clean`: hashes of their inputs, in order; `of_train`: row of train -> its hash.
+    """
     if train.label.dtype.kind == "f":  # a value that is measured twice differs
         return []
-    known = {key: {} for key in _hashes(clean.inputs)}  # to the first row with each label
-    for row, key in keys.items():
+    known = {key: {} for key in of_clean}  # to the first row with each label
+    for row, key in of_train.items():
         if key in known:
             known[key].setdefault(train.label[row].tobytes(), row)
     count, rows = 0, set()
-    for key, label in zip(_hashes(clean.inputs), clean.label, strict=True):
+    for key, label in zip(of_clean, clean.label, strict=True):
         other = [row for row in known[key].values() if _differ(label, train.label[row])]
         count, rows = count + bool(other), rows | set(other)
     if not count:

@@ -50,9 +50,9 @@ right labels that are flagged) and recall are at an asked false-alarm rate of 5%
 of cleanlab's find_label_issues all three are of what it finds. s: seconds of training, all
 trainings that the row needs, without compiling. `reweight` is the paper's method. Rows that
 begin with "settled" are ours, and so are "retrained" (without the labels that are not believed),
-"relabelled" (with other labels in their place), "fine-tuned" (after that, on the clean examples
-alone for a fifth of the steps) and "judged" (the run reweights to the end, and a judge makes the
-list). A judge also makes the list in the row "settled" if the run did not settle.
+"relabelled" (with other labels in their place), "fine-tuned" (after that, only on the clean
+examples for a fifth of the steps) and "judged" (reweighted to the end; the list is that of a
+judge). If a run did not settle, the list in the row "settled" is that of a judge too.
 """
 # Of the picture: row of the table -> (label, marker, colour of Okabe and Ito).
 SHOWN = {

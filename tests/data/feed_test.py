@@ -165,8 +165,7 @@ class Slow:
 
 
 def test_a_killed_worker_is_named():
-    # It is killed while it reads, as for too much memory: grain would wait for ever for one that
-    # held the lock of an event, as a worker without work does at almost any moment.
+    # It is killed while it reads. An idle worker often holds a lock, and grain would wait for it.
     rows_of = shuffled(np.zeros(40), 0)
     batches = stream_inputs(LazyInputs(Slow()), rows_of, 0, 10**9, 8, 1)
     next(batches)

@@ -102,7 +102,7 @@ def test_clean_examples_that_are_trained_on_are_no_remark():
     clean = of_train([])
     both = part(np.concatenate([random(60), clean.inputs]), [0, 1] * 40)
     assert remarks(Splits(both, clean), CLASSES) == []
-    only = of_train([], [2] * 20)  # a class that training has from the clean set alone
+    only = of_train([], [2] * 20)  # a class of which only clean examples are there
     both = both._replace(label=np.concatenate([both.label[:60], only.label]))
     assert len(remarks(Splits(both, only), CLASSES)) == 1
 

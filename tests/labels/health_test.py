@@ -175,7 +175,7 @@ def test_trusted_examples_that_the_model_doubts():
     doubted["clean"]["margin"][:37] = -1  # and one of calibration: more than a quarter
     sentence = one("doubts 38 of 150 trusted examples. If their labels are", trusted=doubted)
     assert "too weak to judge others" in sentence and "clean 3" not in sentence
-    weak, few = result(), trusted()  # the calibration examples alone tell it
+    weak, few = result(), trusted()  # only the calibration examples tell it
     weak["labels"]["contradicted"] = True
     few["calibration"]["margin"][:20] = -1
     one("doubts 20 of 150", "too weak to judge others", result=weak, trusted=few)
