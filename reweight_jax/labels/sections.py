@@ -21,6 +21,7 @@ PHASES = {
     "finetuned_best": "fine-tuned from best",
     "plain": "plain training",
     "retrained": "retrained with mended labels",
+    "judge_retrained": "the judge from retrained",
     "finetuned_retrained": "fine-tuned from retrained",
 }
 SPLITS = {"calibration": "calibration", "hyper_val": "hyper-validation", "test": "test"}

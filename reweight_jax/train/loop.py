@@ -123,7 +123,7 @@ def run_phases(experiment: Experiment, folder: Workdir, host_input, progress: bo
                 if phase.begin == "afresh":
                     begin = create_train_state(experiment, host_input)
                 else:
-                    of = config.num_steps if phase.begin == "last" else best_step()
+                    of = best_step() if phase.begin == "best" else phase.begin
                     begin = checkpoints.restore(of, like=state)
                 kept = {name: getattr(state, name) for name in KEPT}
                 state = on_devices.place_state(begin.replace(**kept), devices)

@@ -48,9 +48,9 @@ class Phase(NamedTuple):
     stop: int
     method: Method
     schedule: str = "training"  # of the learning rate: a name in SCHEDULES
-    # The state that it starts from. "before": the end of the previous phase; "last": the end of the
-    # training; "best": its best step on held-out data; "afresh": the initialisation.
-    begin: str = "before"
+    # The state that it starts from. "before": the end of the previous phase; a step: the end of an
+    # earlier one; "best": the best step on held-out data; "afresh": the initialisation.
+    begin: str | int = "before"
     examples: str = "train"  # a name in `selection.SELECTIONS`: what it trains on
     # A name in `selection.REVIEWS`: whether the model at its end passes all labels in review, and
     # so judges them from then on, or decides whether the run settles. "never": neither.
@@ -77,10 +77,10 @@ def phases_of(config, num_examples: int = 0, settles: bool = True) -> list[Phase
 
     The training is the phase "last". If the method has a clean gradient, there may be two before
     it: plain steps, "warm_up", and those with the method, "unsettled", if the run is to settle.
-    Unless the run settles, there may be a "judge": the model then trains on the clean examples
-    alone, with the learning rates of the last steps. Settling and judging are not for a task of the
-    user's own, whose margins may mean anything. Only the steps with the method add to what is
-    remembered, also those of a run that does not settle.
+    Unless the run settles, there may be a "judge", and another one of what is retrained: the model
+    then trains on the clean examples alone, with the learning rates of the last steps. Settling and
+    judging are not for a task of the user's own, whose margins may mean anything. Only the steps
+    with the method add to what is remembered, also those of a run that does not settle.
 
     Args:
       config: the run's.
@@ -113,16 +113,21 @@ def phases_of(config, num_examples: int = 0, settles: bool = True) -> list[Phase
         start = phases[-1].stop
         phases.append(Phase(name, start, start + steps, *rest))
 
-    if judges and config.judge_for and not settles:
-        add("judge", judge_steps(config), clean_only, "judge", "before", "clean", "always")
+    judge = judge_steps(config), clean_only, "judge", "before", "clean", "always"
+    has_judge = judges and config.judge_for and not settles
+    if has_judge:
+        add("judge", *judge)
     tuning = config.finetune_steps, clean_only, "finetuning"
-    for begin in FINETUNE_FROM[config.finetune_from]:
-        add(f"finetuned_{begin}", *tuning, begin, "clean")
+    for name in FINETUNE_FROM[config.finetune_from]:
+        add(f"finetuned_{name}", *tuning, end if name == "last" else name, "clean")
     afresh = config.num_steps, plain, "training", "afresh"
     if config.compare_plain:
         add("plain", *afresh, "all")
     if config.retrain != "none":
-        add("retrained", *afresh, config.retrain, "always")
-    if config.finetune_from == "retrained":
-        add("finetuned_retrained", *tuning, "before", "clean")
+        add("retrained", *afresh, config.retrain, "never" if has_judge else "always")
+        retrained = phases[-1].stop
+        if has_judge:
+            add("judge_retrained", *judge)
+        if config.finetune_from == "retrained":
+            add("finetuned_retrained", *tuning, retrained, "clean")
     return phases

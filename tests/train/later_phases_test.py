@@ -28,7 +28,7 @@ def test_a_chunk_that_four_devices_cannot_share_is_counted_once(size):
     chex.assert_trees_all_close(four, one, rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize(("learns_fast", "judge"), [(1.0, []), (-1.0, ["judge"])])
+@pytest.mark.parametrize(("learns_fast", "judge"), [(1.0, False), (-1.0, True)])
 def test_every_phase_of_the_result_predicts(learns_fast, judge, tmp_path, monkeypatch):
     monkeypatch.setattr(selection, "LEARNS_FAST", learns_fast)
     splits = examples(TASK, 24, 0), examples(TASK, 8, 1)
@@ -36,7 +36,9 @@ def test_every_phase_of_the_result_predicts(learns_fast, judge, tmp_path, monkey
     result = run(splits, tmp_path, checkpoint_every_steps=3, **fields)
     fitted = load(tmp_path, model=affine_model(3))
     assert fitted.result == result
-    names = ["unsettled", "last", *judge, "plain", "retrained", "best"]
+    names = ["unsettled", "last", "plain", "retrained", "best"]
+    if judge:
+        names = [*names[:2], "judge", *names[2:4], "judge_retrained", "best"]
     predicted = [fitted.predict(splits[0].inputs, name) for name in names]
     for i in range(len(names) - 2):
         assert np.abs(predicted[i] - predicted[i + 1]).max() > 1e-6
@@ -57,12 +59,13 @@ def test_phases_added_later_are_those_of_one_run(tmp_path):
         grown = run(splits, first, **fields)
     assert without_times(grown) == without_times(run(splits, whole, **fields))
     assert [grown[name]["step"] for name in ("last", "judge", "plain")] == [9, 12, 21]
-    step = grown["retrained"]["step"]
-    assert grown["finetuned_retrained"]["step"] == step + 4
-    for each in (step, step + 4):
+    names = "retrained", "judge_retrained", "finetuned_retrained"
+    steps = [grown[name]["step"] for name in names]
+    assert steps == [30, 33, 37]
+    for each in steps:
         chex.assert_trees_all_equal(saved(first, each), saved(whole, each))
-    # The model that was retrained, not the one of the training, is tuned, on the clean set.
-    params, tuned = (saved(whole, each)["params"]["model"] for each in (step, step + 4))
+    # The model that was retrained is tuned, not that of the training, nor the judge.
+    params, tuned = (saved(whole, each)["params"]["model"] for each in steps[::2])
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), params, tuned)
     assert 0 < max(jax.tree.leaves(moved)) < 0.1
     assert grown["finetuned_retrained"]["clean_loss"] < grown["retrained"]["clean_loss"]

@@ -48,14 +48,14 @@ def test_phases_of_a_config(noisy_config):
 
     train = ("last", 0, 8, "before")
     assert spans(finetune_from="none") == [train]
-    assert spans(finetune_from="last") == [train, ("finetuned_last", 8, 12, "last")]
+    assert spans(finetune_from="last") == [train, ("finetuned_last", 8, 12, 8)]
     assert spans(finetune_from="best") == [train, ("finetuned_best", 8, 12, "best")]
-    assert spans() == [train, ("finetuned_last", 8, 12, "last"), ("finetuned_best", 12, 16, "best")]
+    assert spans() == [train, ("finetuned_last", 8, 12, 8), ("finetuned_best", 12, 16, "best")]
     assert spans(finetune_from="retrained", retrain="drop", compare_plain=True) == [
         train,
         ("plain", 8, 16, "afresh"),
         ("retrained", 16, 24, "afresh"),
-        ("finetuned_retrained", 24, 28, "before"),
+        ("finetuned_retrained", 24, 28, 24),
     ]
 
 

@@ -47,7 +47,7 @@ def test_phases_of_a_config():
     assert spans(settle_at=2 / 3) == settled
     assert spans(settle_at=2 / 3, compare_plain=True, finetune_from="last", retrain="drop") == [
         *settled,
-        ("finetuned_last", 9, 11, "last", "clean", False),
+        ("finetuned_last", 9, 11, 9, "clean", False),
         ("plain", 11, 20, "afresh", "all", False),
         ("retrained", 20, 29, "afresh", "drop", False),
     ]
@@ -72,7 +72,7 @@ def test_phases_of_a_config():
     assert spans(num_steps=1, warm_up=1.0) == [("last", 0, 1, "before", "train", True)]
     # A run that does not settle goes on, and a judge comes before all other phases.
     judge = ("judge", 9, 12, "before", "clean", False)
-    tuned = ("finetuned_last", 12, 14, "last", "clean", False)
+    tuned = ("finetuned_last", 12, 14, 9, "clean", False)
     assert spans(judge_for=1 / 3) == [reweighted, judge]
     assert spans(settle_at=2 / 3, judge_for=1 / 3) == settled
     assert spans(settles=False, settle_at=2 / 3, judge_for=1 / 3, finetune_from="last") == [
@@ -82,6 +82,12 @@ def test_phases_of_a_config():
         tuned,
     ]
     assert len(spans(task="own", judge_for=1 / 3)) == 1
+    # What is retrained has a judge of its own, and is tuned without it.
+    assert spans(judge_for=1 / 3, retrain="drop", finetune_from="retrained")[2:] == [
+        ("retrained", 12, 21, "afresh", "drop", False),
+        ("judge_retrained", 21, 24, "before", "clean", False),
+        ("finetuned_retrained", 24, 26, 21, "clean", False),
+    ]
     # A method without a clean gradient is plain all the time.
     of_baseline = spans(warm_up=1.0, settle_at=2 / 3, judge_for=1.0, method="baseline")
     assert of_baseline == [("last", 0, 9, "before", "train", False)]
