@@ -53,7 +53,8 @@ class Phase(NamedTuple):
     begin: str | int = "before"
     examples: str = "train"  # a name in `selection.SELECTIONS`: what it trains on
     # A name in `selection.REVIEWS`: whether the model at its end passes all labels in review, and
-    # so judges them from then on, or decides whether the run settles. "never": neither.
+    # from then on judges them, "alone" or "with_others" that did, or decides whether the run
+    # settles. "never": neither.
     reviews: str = "never"
     remembers: bool = False  # whether its steps add to what is remembered of each example
 
@@ -105,7 +106,7 @@ def phases_of(config, num_examples: int = 0, settles: bool = True) -> list[Phase
     if to_settle:
         phases.append(main._replace(name="unsettled", stop=settle, reviews="to_settle"))
         main = main._replace(start=settle)
-    settled = Phase("last", settle, end, plain, examples="believed", reviews="always")
+    settled = Phase("last", settle, end, plain, examples="believed", reviews="alone")
     settles &= to_settle
     phases.append(settled if settles else main)
 
@@ -113,7 +114,7 @@ def phases_of(config, num_examples: int = 0, settles: bool = True) -> list[Phase
         start = phases[-1].stop
         phases.append(Phase(name, start, start + steps, *rest))
 
-    judge = judge_steps(config), clean_only, "judge", "before", "clean", "always"
+    judge = judge_steps(config), clean_only, "judge", "before", "clean", "alone"
     has_judge = judges and config.judge_for and not settles
     if has_judge:
         add("judge", *judge)
@@ -124,7 +125,7 @@ def phases_of(config, num_examples: int = 0, settles: bool = True) -> list[Phase
     if config.compare_plain:
         add("plain", *afresh, "all")
     if config.retrain != "none":
-        add("retrained", *afresh, config.retrain, "never" if has_judge else "always")
+        add("retrained", *afresh, config.retrain, "never" if has_judge else "with_others")
         retrained = phases[-1].stop
         if has_judge:
             add("judge_retrained", *judge)

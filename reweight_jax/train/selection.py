@@ -58,11 +58,12 @@ def judge_labels(experiment, state) -> Judgement | None:
     return judge(train, calibration, **options, **config.labels)
 
 
-def review(experiment, state, predict):
-    """Returns the state with `state.review` of one visit to each training and calibration example.
+def review(experiment, state, predict, *, alone: bool):
+    """Returns the state with one more visit to each training and calibration example in a review.
 
     A model that was trained on the labels believed, or in the end on the clean ones alone, tells
-    more than the means before. It is in evaluation mode and its inputs are not augmented.
+    more than the means before. It is in evaluation mode and its inputs are not augmented. Two
+    settled models tell more than either; `alone`: what others said is forgotten.
     `predict`: as `evaluate.compile_predict` returns it.
     """
     reviewed = {}
@@ -70,8 +71,9 @@ def review(experiment, state, predict):
         examples = getattr(experiment.splits, split)
         outputs = predict(state.params["model"], state.model_state, examples.inputs)
         said = _said(experiment, outputs, examples.label, *history.sums)
-        sums = {name: jnp.asarray(said[name], jnp.float32) for name in history.sums}
-        reviewed[split] = History(np.ones(len(history.visits), np.int32), sums)
+        sums = {name: np.asarray(said[name], np.float32) for name in history.sums}
+        visit = History(np.ones(len(history.visits), np.int32), sums)
+        reviewed[split] = visit if alone else jax.tree.map(np.add, jax.device_get(history), visit)
     return state.replace(review=reviewed)
 
 
@@ -127,7 +129,11 @@ def more_believed(experiment, state, predict) -> float:
 
 
 # What `Phase.reviews` names -> (experiment, state, predict) -> state.
-REVIEWS = {"always": review, "to_settle": to_settle}
+REVIEWS = {
+    "alone": functools.partial(review, alone=True),
+    "with_others": functools.partial(review, alone=False),
+    "to_settle": to_settle,
+}
 
 
 # --- What phases train on -------------------------------------------------------------------------
