@@ -59,21 +59,28 @@ def judge_labels(experiment, state) -> Judgement | None:
 
 
 def review(experiment, state, predict, *, alone: bool):
-    """Returns the state with one more visit to each training and calibration example in a review.
+    """Returns the state with `state.review` of one visit to each training and calibration example.
 
     A model that was trained on the labels believed, or in the end on the clean ones alone, tells
-    more than the means before. It is in evaluation mode and its inputs are not augmented. Two
-    settled models tell more than either; `alone`: what others said is forgotten.
-    `predict`: as `evaluate.compile_predict` returns it.
+    more than the means before. It is in evaluation mode and its inputs are not augmented.
+
+    Args:
+      predict: as `evaluate.compile_predict` returns it.
+      alone: whether only this model judges the labels from then on. If not, it is the mean of what
+        it says and of what was known before: two trainings tell more than either.
     """
     reviewed = {}
     for split, history in state.review.items():
         examples = getattr(experiment.splits, split)
         outputs = predict(state.params["model"], state.model_state, examples.inputs)
         said = _said(experiment, outputs, examples.label, *history.sums)
-        sums = {name: np.asarray(said[name], np.float32) for name in history.sums}
-        visit = History(np.ones(len(history.visits), np.int32), sums)
-        reviewed[split] = visit if alone else jax.tree.map(np.add, jax.device_get(history), visit)
+        sums = {name: np.array(said[name], np.float32) for name in history.sums}
+        before = {} if alone else what_is_known(experiment, state, split)
+        for name, values in sums.items() if before else ():
+            of_examples = values[: examples.size]
+            seen = ~np.isnan(before[name])
+            of_examples[seen] = (of_examples[seen] + before[name][seen]) / 2
+        reviewed[split] = History(np.ones(len(history.visits), np.int32), sums)
     return state.replace(review=reviewed)
 
 
