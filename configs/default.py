@@ -45,7 +45,8 @@ def get_config() -> ConfigDict:
     # those whose labels the model has believed so far, since the warm-up.
     config.settle_at = 1.0
     # Unless the run settles, it then trains for this fraction of num_steps on the clean examples
-    # alone, with the learning rates of its last steps. That model only judges the labels.
+    # alone, with the learning rates of its last steps. That model only judges the labels. What is
+    # retrained has such a judge too.
     config.judge_for = 0.0
     # Whether a step takes a batch as it is if no example of it is helpful: "uniform". "keep": as in
     # the paper, such a step has no gradient; momentum and weight decay go on.

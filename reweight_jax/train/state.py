@@ -34,8 +34,8 @@ class TrainState:
     key: jax.Array  # uint32 key data of the run, never advanced: a step folds its number into it
     history: History  # what is remembered of each training example
     calibration: History | tuple = ()  # likewise of each calibration example; () without any
-    # Of "train" and "calibration": one visit by the model at the end of the last phase that
-    # reviewed the labels, none before; see `selection.REVIEWS`.
+    # Of "train" and "calibration": one visit, what the phases that reviewed the labels have said;
+    # none before. See `selection.REVIEWS`.
     review: dict[str, History] = flax.struct.field(default_factory=dict)
     # bool [], whether a run that is to settle does; see `selection.to_settle`.
     settles: jax.Array = flax.struct.field(default_factory=lambda: np.ones((), bool))

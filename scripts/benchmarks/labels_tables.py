@@ -52,7 +52,8 @@ trainings that the row needs, without compiling. `reweight` is the paper's metho
 begin with "settled" are ours, and so are "retrained" (without the labels that are not believed),
 "relabelled" (with other labels in their place), "fine-tuned" (after that, only on the clean
 examples for a fifth of the steps) and "judged" (reweighted to the end; the list is that of a
-judge). If a run did not settle, the list in the row "settled" is that of a judge too.
+judge). If a run did not settle, the lists in the rows "settled" and "settled, retrained" are those
+of judges too.
 """
 # Of the picture: row of the table -> (label, marker, colour of Okabe and Ito).
 SHOWN = {
