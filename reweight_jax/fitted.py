@@ -43,11 +43,11 @@ class Fitted:
       examples: dict of numpy arrays, one entry a training example, in the order given: index (row
         in the data), label (as trained on; `classes[label]` for classification), visits (batches
         that held it), and means over these visits: weight (1 is plain training), margin (above 0
-        the model agrees with the label), and alignment (below 0 a step on it would have raised the
-        clean loss; if the method has a clean gradient). NaN before the first visit. Also id and
-        true_label if they are known, and is_trusted, bool, if clean examples were trained on too
-        (config.data.clean_in_train): their index is that of a row of the training set that was
-        moved to the trusted set, or from N on.
+        the model agrees with the label; docs/labels.md says when later models have a say), and
+        alignment (below 0 a step on it would have raised the clean loss; if the method has a clean
+        gradient). NaN before the first visit. Also id and true_label if they are known, and
+        is_trusted, bool, if clean examples were trained on too (config.data.clean_in_train): their
+        index is that of a row of the training set that was moved to the trusted set, or from N on.
         Held-out examples that were drawn from the training set have no entry.
     """
 

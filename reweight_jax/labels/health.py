@@ -60,6 +60,8 @@ def _not_settled(result):
     if result.get("settled", True):
         return None
     judge = " Then the model was trained on the clean examples alone, and judged the labels."
+    if "judge_retrained" in result:
+        judge += " So was the retrained one, which judged last."
     return (
         "After config.settle_at of the steps the model still learnt fast, or contradicted many of "
         "the trusted examples. So the run did not settle on the labels that it believes: "

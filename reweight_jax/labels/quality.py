@@ -1,9 +1,10 @@
 """Which labels are suspect, and how sure that is: from the margins that a run remembers.
 
-The score of an example is its margin, averaged over visits or of one review at the end: how far the
-model agrees with the label as it is. Trusted examples that no gradient sees (the calibration set)
-say how low the score of a right label can be; see conformal.py. The guarantee assumes that they are
-drawn like the right labels of the training set, of their class if they are compared by class.
+The score of an example is its margin, averaged over visits or of one review at the end, or of both:
+how far the model agrees with the label as it is. Trusted examples that no gradient sees (the
+calibration set) say how low the score of a right label can be; see conformal.py. The guarantee
+assumes that they are drawn like the right labels of the training set, of their class if they are
+compared by class.
 Training lifts the scores of the examples that it uses, so that right labels are flagged less often
 than the rate asked for.
 """

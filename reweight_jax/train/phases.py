@@ -125,7 +125,9 @@ def phases_of(config, num_examples: int = 0, settles: bool = True) -> list[Phase
     if config.compare_plain:
         add("plain", *afresh, "all")
     if config.retrain != "none":
-        add("retrained", *afresh, config.retrain, "never" if has_judge else "with_others")
+        # Of the clean examples' own training nothing is remembered that it could be a mean with.
+        reviews = "alone" if method.trains_on_clean else "with_others"
+        add("retrained", *afresh, config.retrain, "never" if has_judge else reviews)
         retrained = phases[-1].stop
         if has_judge:
             add("judge_retrained", *judge)

@@ -4,7 +4,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from judged_runs import affine_model, examples, experiment, last_state, run
+from judged_runs import affine_model, examples, experiment, last_state, npz, run
 from whole_runs import ONE_DEVICE, saved, without_times
 
 from reweight_jax import UserError, load
@@ -69,6 +69,30 @@ def test_phases_added_later_are_those_of_one_run(tmp_path):
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), params, tuned)
     assert 0 < max(jax.tree.leaves(moved)) < 0.1
     assert grown["finetuned_retrained"]["clean_loss"] < grown["retrained"]["clean_loss"]
+
+
+@pytest.mark.parametrize("method", ["reweight", "baseline", "clean_only"])
+def test_after_retraining_the_margin_is_the_mean_of_what_was_known_and_of_the_retrained(
+    method, tmp_path
+):
+    splits = examples(TASK, 24, 0, wrong=0.3), examples(TASK, 8, 1), examples(TASK, 6, 2)
+    run(splits, tmp_path, method=method)
+    names = {"examples": splits[0], "calibration": splits[2]}
+    before = {name: npz(tmp_path / f"{name}.npz")["margin"] for name in names}
+    run(splits, tmp_path, method=method, retrain="drop")
+    fitted = load(tmp_path, model=affine_model(3))
+    for name, part in names.items():
+        beliefs = np.log(fitted.predict(part.inputs, "retrained"))
+        rows = np.arange(part.size), part.label
+        own = beliefs[rows]
+        beliefs[rows] = -np.inf
+        margins = own - beliefs.max(axis=1)
+        if method == "clean_only":  # nothing is known of the training examples before
+            assert name == "calibration" or np.isnan(before[name]).all()
+        else:
+            margins = (margins + before[name]) / 2
+        after = npz(tmp_path / f"{name}.npz")["margin"]
+        np.testing.assert_allclose(after, margins, rtol=1e-4, atol=1e-5)
 
 
 def test_there_must_be_a_retrained_model_to_tune(tmp_path):
