@@ -53,8 +53,8 @@ class Phase(NamedTuple):
     begin: str | int = "before"
     examples: str = "train"  # a name in `selection.SELECTIONS`: what it trains on
     # A name in `selection.REVIEWS`: whether the model at its end passes all labels in review, and
-    # from then on judges them, "alone" or "with_others" that did, or decides whether the run
-    # settles. "never": neither.
+    # from then on judges them, "alone" or "with_others": by the mean of what it says and of what
+    # was known; or whether it decides if the run settles. "never": neither.
     reviews: str = "never"
     remembers: bool = False  # whether its steps add to what is remembered of each example
 
@@ -125,7 +125,7 @@ def phases_of(config, num_examples: int = 0, settles: bool = True) -> list[Phase
     if config.compare_plain:
         add("plain", *afresh, "all")
     if config.retrain != "none":
-        # Of the clean examples' own training nothing is remembered that it could be a mean with.
+        # A training on the clean examples has said nothing of the others.
         reviews = "alone" if method.trains_on_clean else "with_others"
         add("retrained", *afresh, config.retrain, "never" if has_judge else reviews)
         retrained = phases[-1].stop

@@ -75,11 +75,11 @@ def review(experiment, state, predict, *, alone: bool):
         outputs = predict(state.params["model"], state.model_state, examples.inputs)
         said = _said(experiment, outputs, examples.label, *history.sums)
         sums = {name: np.array(said[name], np.float32) for name in history.sums}
-        before = {} if alone else what_is_known(experiment, state, split)
-        for name, values in sums.items() if before else ():
-            of_examples = values[: examples.size]
-            seen = ~np.isnan(before[name])
-            of_examples[seen] = (of_examples[seen] + before[name][seen]) / 2
+        if not alone:
+            before = what_is_known(experiment, state, split)
+            for name, values in sums.items():
+                of_examples, seen = values[: examples.size], ~np.isnan(before[name])
+                of_examples[seen] = (of_examples[seen] + before[name][seen]) / 2
         reviewed[split] = History(np.ones(len(history.visits), np.int32), sums)
     return state.replace(review=reviewed)
 
