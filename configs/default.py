@@ -44,9 +44,9 @@ def get_config() -> ConfigDict:
     # From this fraction of num_steps on, settling: plain training on the clean examples and on
     # those whose labels the model has believed so far, since the warm-up.
     config.settle_at = 1.0
-    # Unless the run settles, it then trains for this fraction of num_steps on the clean examples
-    # alone, with the learning rates of its last steps. That model only judges the labels. What is
-    # retrained has such a judge too.
+    # Unless the run settles, it then trains for this fraction of num_steps only on the clean
+    # examples, with the learning rates of its last steps. That model only judges the labels. After
+    # retraining another one does.
     config.judge_for = 0.0
     # Whether a step takes a batch as it is if no example of it is helpful: "uniform". "keep": as in
     # the paper, such a step has no gradient; momentum and weight decay go on.

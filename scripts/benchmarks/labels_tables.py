@@ -53,7 +53,7 @@ begin with "settled" are ours, and so are "retrained" (without the labels that a
 "relabelled" (with other labels in their place), "fine-tuned" (after that, only on the clean
 examples for a fifth of the steps) and "judged" (reweighted to the end; the list is that of a
 judge). If a run did not settle, the lists in the rows "settled" and "settled, retrained" are those
-of judges too.
+of judges too. Other lists of "retrained" and "relabelled" are by the mean of both models' margins.
 """
 # Of the picture: row of the table -> (label, marker, colour of Okabe and Ito).
 SHOWN = {
