@@ -72,6 +72,9 @@ class Fitted:
         self._variables: dict[str, tuple] = {}
         self._build(devices or jax.local_devices())
 
+    def __repr__(self):
+        return f"Fitted({str(self.workdir)!r})"
+
     def predict(
         self, inputs: Any, step: str = "last", *, batch_size: int | None = None
     ) -> np.ndarray:

@@ -32,6 +32,10 @@ def test_wrong_labels_get_less_weight_and_do_not_mislead(toy_run):
     assert toy_run.result["last"]["test_accuracy"] == pytest.approx(accuracy)
 
 
+def test_a_run_is_shown_by_its_folder(toy_run):
+    assert repr(toy_run) == f"Fitted({str(toy_run.workdir)!r})"
+
+
 def test_examples_are_in_the_order_given(toy_run):
     np.testing.assert_array_equal(toy_run.examples["label"], toy()[0][1])
     np.testing.assert_array_equal(toy_run.examples["index"], np.arange(200))

@@ -20,7 +20,7 @@ PHASES = {
     "finetuned_last": "fine-tuned from last",
     "finetuned_best": "fine-tuned from best",
     "plain": "plain training",
-    "retrained": "retrained with mended labels",
+    "retrained": "retrained",
     "judge_retrained": "the judge from retrained",
     "finetuned_retrained": "fine-tuned from retrained",
 }

@@ -167,17 +167,28 @@ def remarks_of(experiment) -> list[str]:
 
 
 def advice(experiment) -> list[str]:
-    """Returns a sentence if TPUs pad their shares of a batch of images, and compute for nothing."""
-    config, devices = experiment.config, experiment.devices
+    """Returns sentences on what a run may not be meant to do.
+
+    - Integer inputs [N, T] are taken for token ids, if no model is named.
+    - TPUs pad their shares of a batch of images, and compute for nothing.
+    """
+    config, devices, found = experiment.config, experiment.devices, []
+    kinds = [(array.dtype.kind, array.ndim) for array in jax.tree.leaves(experiment.sample)]
+    if config.model.name == "auto" and kinds in ([("i", 2)], [("u", 2)]):
+        found.append(
+            "config.model.name: a transformer, because the inputs are whole numbers, like token "
+            "ids; if they are features, give them as floats"
+        )
     share = config.batch_size // len(devices)
-    is_image = [array.ndim for array in jax.tree.leaves(experiment.splits.train.inputs)] == [4]
-    if devices[0].platform != "tpu" or not is_image or share % LANES == 0:
-        return []
-    whole = -(-share // LANES) * LANES
-    return [
-        f"config.batch_size: {config.batch_size}; in convolutions a TPU pads the {share} examples "
-        f"of each chip to {whole}, so a batch of {whole * len(devices)} takes about as long"
-    ]
+    is_image = [ndim for _, ndim in kinds] == [4]
+    if devices[0].platform == "tpu" and is_image and share % LANES:
+        whole = -(-share // LANES) * LANES
+        found.append(
+            f"config.batch_size: {config.batch_size}; in convolutions a TPU pads the {share} "
+            f"examples of each chip to {whole}, so a batch of {whole * len(devices)} takes about "
+            "as long"
+        )
+    return found
 
 
 def check_sizes(config, train: Examples, params, devices) -> None:

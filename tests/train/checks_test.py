@@ -14,7 +14,8 @@ CHIPS = [types.SimpleNamespace(platform="tpu")] * 4
 
 
 def config(batch_size):
-    return types.SimpleNamespace(batch_size=batch_size)
+    fields = {"batch_size": batch_size, "model": types.SimpleNamespace(name="auto")}
+    return types.SimpleNamespace(**fields)
 
 
 def examples(*shape):
@@ -23,7 +24,7 @@ def examples(*shape):
 
 
 def told_of(batch_size, train, devices):
-    parts = {"config": config(batch_size), "splits": Splits(train), "devices": devices}
+    parts = {"config": config(batch_size), "sample": train.inputs[:1], "devices": devices}
     return advice(types.SimpleNamespace(**parts))
 
 
@@ -49,6 +50,12 @@ def test_a_batch_that_a_tpu_pads_is_told():
     assert told_of(512, images, CHIPS) == []
     assert told_of(100, images, jax.devices()) == []
     assert told_of(100, examples(3), CHIPS) == []
+
+
+def test_whole_numbers_that_a_transformer_takes_are_told():
+    counts = examples(3)._replace(inputs=np.zeros((8, 3), np.int32))
+    (told,) = told_of(4, counts, jax.devices())
+    assert "a transformer" in told and "give them as floats" in told
 
 
 def test_a_device_without_enough_memory_is_told_what_would_help():
