@@ -54,7 +54,7 @@ def define_config(text: str) -> flags.FlagHolder:
     except flags.Error as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
-    flags.FLAGS["config"].parser = _ConfigParser()
+    flags.FLAGS["config"].parser.parse = load_config
     return holder
 
 
@@ -153,32 +153,17 @@ def _interrupt_again(unraisable):
     timer.start()
 
 
-class _ConfigParser(flags.ArgumentParser):
-    """Parses --config by `load_config`."""
-
-    def parse(self, value):
-        try:
-            return load_config(value)
-        except UserError as error:  # absl would write the flag before a ValueError
-            raise _ConfigError(error) from error
-
-
-class _ConfigError(Exception):
-    """Carries a UserError through absl."""
-
-
 def _parse(argv):
     """Parses flags by absl; errors of config files and their fields become one line."""
     if not os.path.isdir(os.curdir):
         raise UserError("the current folder does not exist any more")
     try:
         return flags.FLAGS(argv)
-    except _ConfigError as error:
-        raise error.args[0] from None
     except (AttributeError, KeyError) as error:
         raise UserError(f"--config: {_field_error(error)}") from error
-    except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(one_line(error)) from error
+    except (flags.Error, TypeError, ValueError) as error:  # absl repeats the flag before ours
+        ours = isinstance(error.__context__, UserError)
+        raise error.__context__ if ours else UserError(one_line(error)) from error
 
 
 def _in_file(error, file):

@@ -159,13 +159,14 @@ def part_paths(fields, what: str) -> dict[str, pathlib.Path]:
         if not value:
             continue
         path = expand(value)
+        real = path.resolve()
         for other, taken in paths.items():
-            if os.path.realpath(taken) == os.path.realpath(path):
+            if (real_taken := taken.resolve()) == real:
                 raise UserError(
                     f"config.data.{split_field(split)}: {path} is config.data."
                     f"{split_field(other)} too; the parts must be different"
                 )
-            if any(_is_inside(*pair) for pair in ((path, taken), (taken, path))):
+            if real.is_relative_to(real_taken) or real_taken.is_relative_to(real):
                 raise UserError(
                     f"config.data.{split_field(split)}: {path} and config.data."
                     f"{split_field(other)}, {taken}: one lies in the other, where folders are "
@@ -173,10 +174,6 @@ def part_paths(fields, what: str) -> dict[str, pathlib.Path]:
                 )
         paths[split] = path
     return paths
-
-
-def _is_inside(path, folder):
-    return pathlib.Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def split_field(split: str) -> str:

@@ -77,7 +77,7 @@ def make_data(
         if set(parts) - set(PARTS) or train is None:
             raise ValueError(f"has the parts {sorted(parts)}; valid: {', '.join(PARTS)}")
         parts = {name: parts[name] for name in PARTS if name in parts}
-        columns = _columns(train.columns, train.inputs)
+        columns = tuple(train.columns) or table_names(train.inputs)
         as_floats = are_features(columns, config)
         inputs = {
             name: as_inputs(
@@ -89,7 +89,7 @@ def make_data(
             config.task,
             {name: part.label for name, part in parts.items()},
             num_classes=fields.num_classes if has_classes else 0,
-            tags=_columns(train.tags, train.label),
+            tags=tuple(train.tags) or table_names(train.label),
         )
         sets = _number(inputs, labels, is_known)
         starts = {name: int(examples.index[0]) for name, examples in sets.items()}
@@ -117,11 +117,6 @@ def make_data(
 def are_features(columns, config) -> bool:
     """Whether integers are features: those with names, such as ages, are no tokens."""
     return bool(columns) and config.model.name in ("auto", "mlp")
-
-
-def _columns(names, table):
-    """Names of a table's columns, which a DataFrame has itself."""
-    return tuple(names) or table_names(table)
 
 
 def _number(inputs, labels, is_known):

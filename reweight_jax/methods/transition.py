@@ -4,14 +4,13 @@ Goldberger & Ben-Reuven, "Training deep neural-networks using a noise adaptation
 the simple model (S-Model). The layer is not used for predictions.
 """
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from reweight_jax.errors import UserError
 from reweight_jax.methods.base import CLASSIFICATION, Method
+from reweight_jax.paths import expand
 from reweight_jax.sealed import MissingError, read_sealed
 
 SMOOTHING = 0.1  # probability that the first transition matrix spreads over all classes
@@ -33,12 +32,11 @@ def _read_confusion(config):
             "config.confusion_from: empty; s_model_conf starts from a finished run's confusion "
             "matrix: run --config.method=baseline first, and give its --workdir here"
         )
-    path = pathlib.Path(config.confusion_from) / "result.json"
+    path = expand(config.confusion_from, "config.confusion_from") / "result.json"
     try:
-        path = path.expanduser()
-        result = read_sealed(path)
-        confusion = np.array(result["confusion"]["best"]["hyper_val"], np.float64)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, UserError) as error:
+        confusion = read_sealed(path)["confusion"]["best"]["hyper_val"]
+        confusion = np.array(confusion, np.float64)
+    except (ValueError, KeyError, TypeError) as error:
         is_missing = isinstance(error, MissingError)
         reason = "it is missing" if is_missing else type(error).__name__
         raise UserError(

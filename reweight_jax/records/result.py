@@ -5,6 +5,8 @@ import json
 import math
 import statistics
 
+from flax.traverse_util import flatten_dict
+
 from reweight_jax.labels.sections import PHASES
 
 PACKAGES = ("jax", "flax", "optax", "numpy")
@@ -79,7 +81,7 @@ def build_result(config, records: list[dict], task, stops: dict[str, int], devic
         "seed": config.seed,
         "num_steps": config.num_steps,
         "best_chosen_by": selection_split(best) or "no split",
-        **{name: _flat_scores(evals[step]) for name, step in steps.items()},
+        **{name: _flat_scores(**evals[step]) for name, step in steps.items()},
         # Of all steps with weights: a run that does not settle has them to its end.
         "weights": [r["weights"] for r in evals.values() if "weights" in r][-1],
         "steps_without_helpful_example": sum(r["steps_without_helpful_example"] for r in trains),
@@ -138,9 +140,5 @@ def _score_rows(result):
             yield f"{split} {score}, {text}", value
 
 
-def _flat_scores(record):
-    flat = {"step": record["step"]}
-    for split, scores in record.items():
-        if isinstance(scores, dict) and split != "weights":
-            flat |= {f"{split}_{score}": value for score, value in scores.items()}
-    return flat
+def _flat_scores(kind, weights=None, **scores):
+    return flatten_dict(scores, sep="_")

@@ -152,15 +152,6 @@ def _problem_of_type(value, kind):
         return "must be a finite number"
 
 
-def check_batch(config, devices) -> None:
-    """Raises UserError if a training batch cannot be split evenly over the devices."""
-    if config.batch_size % len(devices):
-        raise UserError(
-            f"config.batch_size: {config.batch_size} must be divisible by the "
-            f"{len(devices)} devices"
-        )
-
-
 def remarks_of(experiment) -> list[str]:
     """Returns `remarks` on the data of an `Experiment`."""
     return remarks(experiment.splits, experiment.classes, experiment.ids)

@@ -21,7 +21,7 @@ from reweight_jax.models import Model, scale_inputs
 from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.augmentation import Augment, augmentation
-from reweight_jax.train.checks import CLEAN_IN_TRAIN, check_batch, check_config, check_sizes
+from reweight_jax.train.checks import CLEAN_IN_TRAIN, check_config, check_sizes
 from reweight_jax.train.phases import Phase, phases_of
 from reweight_jax.train.programs import Programs, kind_of
 from reweight_jax.trees import by_path, select_params
@@ -276,5 +276,7 @@ def _checked_devices(config, devices):
     """The devices, all of them if None, that `config` can be run on; UserError if it cannot."""
     check_config(config)
     devices = list(devices or on_devices.all_devices())
-    check_batch(config, devices)
+    if config.batch_size % len(devices):
+        size, count = config.batch_size, len(devices)
+        raise UserError(f"config.batch_size: {size} must be divisible by the {count} devices")
     return devices
