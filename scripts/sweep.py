@@ -8,7 +8,8 @@ A finished run is left as it is and one that was stopped is resumed, so the same
 on with a sweep. Several sweeps may share a folder if their runs differ in config, method, ratio or
 seed. Every finished run under --workdir goes into the tables in --results, whichever sweep made it:
 <config>-<variant>.csv, .md and .png of an imbalance config (Figure 2 of the paper); <config>.csv
-and .md of a config with label noise, all its data sets in one table (Tables 1 and 2).
+and .md of any other config, all its data sets in one table (Tables 1 and 2). Data of your own need
+a test set.
 """
 
 import pathlib
@@ -65,7 +66,7 @@ def load_config(name: str, overrides: dict):
 
 
 def has_noise(config) -> bool:
-    """Returns whether the config belongs to Tables 1 and 2, not to Figure 2."""
+    """Returns whether the config belongs to tables such as 1 and 2, not to Figure 2."""
     return ratio_field(config) == "noise_ratio"
 
 
@@ -90,6 +91,8 @@ def write_tables(config, folder: pathlib.Path, results: pathlib.Path) -> None:
     name = table_name(config)
     if has_noise(config):
         rows = noise.collect(folder, name)
+        if not rows:
+            raise UserError(f"{folder}: no run has a test accuracy, which the table is of")
         text = noise.to_markdown(rows)
     else:
         rows = imbalance.collect(folder / name)

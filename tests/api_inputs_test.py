@@ -100,6 +100,13 @@ def test_whole_numbers_with_names_are_features_and_no_tokens():
         quick(
             None, (frame * 0 + 1_700_000_000 + np.arange(200)[:, None], y), clean=(clean, clean_y)
         )
+    floats = frame * 1.0
+    floats.iloc[7, 1] = np.nan
+    with pytest.raises(UserError, match="train_input: row 7, column sum, has a value that is mis"):
+        quick(None, (floats, y), clean=(clean, clean_y))
+    days = frame.assign(sum=pd.Timestamp("2026-01-01"))
+    with pytest.raises(UserError, match="train_input: row 0, column sum is Timestamp.*; encode"):
+        quick(None, (days, y), clean=(clean, clean_y))
     frame = frame.astype("Int64").astype(object)
     frame.iloc[5, 1] = pd.NA
     with pytest.raises(UserError, match="fit: train_input: row 5, column sum has a value that is"):

@@ -131,14 +131,14 @@ class Affine(NamedTuple):
     bias: Any
 
 
-def affine_model(num_outputs):
+def affine_model(num_outputs, scale=1):
     """A linear model whose parameters are a NamedTuple in a list, all zero at first."""
 
     def init(key, inputs):
         return [Affine(jnp.zeros((inputs.shape[1], num_outputs)), jnp.zeros(num_outputs))], {}
 
     def apply(params, model_state, inputs, *, train, key):
-        return inputs @ params[0].kernel + params[0].bias[None], model_state
+        return scale * (inputs @ params[0].kernel + params[0].bias[None]), model_state
 
     return Model(init, apply)
 
@@ -230,9 +230,23 @@ def test_an_nnx_module_is_trained_but_not_changed(tmp_path):
 )
 def test_a_run_of_a_model_with_other_parameters_is_refused(trained, loaded, tmp_path):
     quick(Linen(*trained), workdir=tmp_path / "run")
-    run = load(tmp_path / "run", model=Linen(*loaded), devices=ONE)
-    with pytest.raises(UserError, match="checkpoints/3: is the checkpoint of another model"):
-        run.predict(toy()[0][0])
+    with pytest.raises(UserError, match="run: is a run of another model"):
+        load(tmp_path / "run", model=Linen(*loaded), devices=ONE)
+    with pytest.raises(UserError, match="run: holds a run with another model; choose another"):
+        quick(Linen(*loaded), workdir=tmp_path / "run")
+
+
+def test_a_run_of_a_model_that_computes_something_else_is_refused(monkeypatch, tmp_path):
+    model, other = affine_model(2), affine_model(2, scale=2)  # of the same parameters
+    run = quick(model, workdir=tmp_path / "run")
+    with pytest.raises(UserError, match="run: is a run of another model"):
+        load(tmp_path / "run", model=other)
+    with pytest.raises(UserError, match="run: holds a run with another model; choose another"):
+        quick(other, workdir=tmp_path / "run")
+    x = toy()[0][0]
+    np.testing.assert_array_equal(load(tmp_path / "run", model=model).predict(x), run.predict(x))
+    monkeypatch.setattr(jax, "__version__", "99.0")  # which may write the program in another way
+    assert quick(other, workdir=tmp_path / "run").result["last"] == run.result["last"]
 
 
 @pytest.mark.parametrize(

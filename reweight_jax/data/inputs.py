@@ -73,7 +73,10 @@ def check_tokens(inputs: Inputs, vocabulary: int, name: str) -> None:
         return
     low, high = inputs.min(), inputs.max()
     if low < 0 or high >= vocabulary:
-        raise ValueError(f"{name}: token ids {low}..{high}; must be in 0..{vocabulary - 1}")
+        raise ValueError(
+            f"{name}: token ids {low}..{high}; must be in 0..{vocabulary - 1}; numbers that are no "
+            "tokens must be floats"
+        )
 
 
 def like_train(inputs: Inputs, train: Inputs, name: str, train_name: str = "train_input") -> Inputs:
@@ -102,7 +105,9 @@ def like_train(inputs: Inputs, train: Inputs, name: str, train_name: str = "trai
     return inputs
 
 
-def as_float32(array: np.ndarray, name: str, what: str, *, trains: bool = False) -> np.ndarray:
+def as_float32(
+    array: np.ndarray, name: str, what: str, *, trains: bool = False, columns: tuple[str, ...] = ()
+) -> np.ndarray:
     """Returns floats as float32; ValueError that names the first row with a value like 1e39.
 
     If it `trains`, also for a column of [N] or [N, D] that varies too little: float32 has steps of
@@ -113,7 +118,10 @@ def as_float32(array: np.ndarray, name: str, what: str, *, trains: bool = False)
         array = array.astype(np.float32) if array.dtype.itemsize > 4 else array
     is_bad = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     if is_bad.any():
-        raise ValueError(f"{name}: row {is_bad.argmax()} {what} missing or not finite")
+        row, column = is_bad.argmax(), ""
+        if columns:
+            column = f", column {columns[np.isfinite(array[row]).argmin()]},"
+        raise ValueError(f"{name}: row {row}{column} {what} missing or not finite")
     if trains and array is not given and array.size and array.ndim < 3:
         deviation, lost = (np.atleast_1d(a.std(axis=0)) for a in (given, given - array))
         is_lost = (lost > LOST * deviation) & (deviation > 1e-12 * np.abs(given).max(axis=0))
@@ -147,7 +155,8 @@ def _as_array(values, name, trains=False, as_floats=False):
     if as_floats and array.dtype.kind in "iu":
         array = array.astype(np.float64)
     if array.dtype.kind == "f":
-        return as_float32(array, name, "has a value that is", trains=trains)
+        columns = table_names(values) if array.ndim == 2 else ()
+        return as_float32(array, name, "has a value that is", trains=trains, columns=columns)
     if array.dtype.kind == "b" or array.dtype.itemsize < 4:
         return array
     if array.size and (array.min() < -(1 << 31) or array.max() >= 1 << 31):
@@ -162,9 +171,9 @@ def _not_numbers(array, names, error):
             where = f", column {names[column]}" if names else ""
             if type(value).__name__ == "NAType":  # of pandas
                 return f"row {row}{where} has a value that is missing"
-            if isinstance(value, str):
-                try:
+            try:
+                if not isinstance(value, list | tuple | np.ndarray):
                     float(value)
-                except ValueError:
-                    return f"row {row}{where} is {value!r}; encode it as a number"
+            except (TypeError, ValueError):
+                return f"row {row}{where} is {value!r}; encode it as a number"
     return f"not numbers ({error}); encode them as numbers"

@@ -14,7 +14,7 @@ REPEATED = 0.1  # of the training examples: then rows may be equal by chance
 def remarks(splits: Splits, classes: tuple, ids: np.ndarray | None = None) -> list[str]:
     """Returns sentences on what looks like a mistake in the data of a run, [] if nothing does.
 
-    - A label that trusted examples have, but no training example.
+    - A label or tag that trusted examples have, but no training example.
     - Clean examples that are in the training set too, with another label or tag.
     - More than one in a hundred of the calibration, hyper_val or test examples that are in the
       training set or the clean set too.
@@ -27,13 +27,14 @@ def remarks(splits: Splits, classes: tuple, ids: np.ndarray | None = None) -> li
     """
     train, clean = splits.train, splits.clean
     own, found = np.flatnonzero(~np.isin(train.index, () if clean is None else clean.index)), []
-    if len(classes) and train.label.ndim == 1:
-        given = [part.label for part in (clean, splits.calibration) if part is not None]
-        new = np.setdiff1d(np.concatenate(given or [[]]), train.label[own]).astype(int)
-        if len(new):
-            names = listed([classes[k] for k in new])
+    if len(classes):
+        trusted = [part.label for part in (clean, splits.calibration) if part is not None]
+        new = set().union(*map(_classes_in, trusted)) - _classes_in(train.label[own])
+        if new:
+            what = "label" if train.label.ndim == 1 else "tag"
+            names = listed([repr(classes[k]) for k in sorted(new)])  # a space may be the mistake
             found.append(
-                f"No training example has a label that trusted ones have: {names}. Check the "
+                f"No training example has a {what} that trusted ones have: {names}. Check the "
                 "spelling, or give training examples of it."
             )
     if is_lazy(train.inputs) or not 0 < len(own) <= MOST:
@@ -60,6 +61,11 @@ def remarks(splits: Splits, classes: tuple, ids: np.ndarray | None = None) -> li
                     f"there, or their scores are better than on new data.{chance}"
                 )
     return found
+
+
+def _classes_in(label) -> set[int]:
+    """The classes of labels [N], or the tags that an example of [N, K] has."""
+    return set((label if label.ndim == 1 else np.flatnonzero((label > 0).any(axis=0))).tolist())
 
 
 def _contradicted(clean, of_clean, train, of_train, ids, chance):

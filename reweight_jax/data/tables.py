@@ -43,7 +43,8 @@ class Table(NamedTuple):
     def column(self, name: str) -> list[str]:
         """Returns the cells of a column; UserError that lists all columns if it is not there."""
         if name not in self.cells:
-            raise UserError(f"{self.path}: no column {name!r}; found: {', '.join(self.cells)}")
+            found = ", ".join(self.cells)
+            raise UserError(f"{self.path}: no column {name!r}; found: {found}{separated(found)}")
         return self.cells[name]
 
     def at(self, row: int, column: str) -> str:
@@ -54,6 +55,11 @@ class Table(NamedTuple):
         """Returns the table with some of the rows."""
         cells = {name: [column[row] for row in rows] for name, column in self.cells.items()}
         return Table(self.path, cells, [self.lines[row] for row in rows])
+
+
+def separated(header: str) -> str:
+    """Returns what to say of a header that other characters than commas seem to separate."""
+    return "; cells must be separated by commas" if ";" in header or "\t" in header else ""
 
 
 def read_csv(fields) -> dict[str, Part]:
@@ -163,10 +169,9 @@ def find_label_columns(table: Table, label_column: str) -> list[str]:
         names = [name.strip() for name in label_column.split(",")]
     for name in names:
         if name not in table.cells:
-            hint = "; cells must be separated by commas" if ";" in found else ""
             raise UserError(
                 f"config.data.label_column: no column {name!r} in {table.path}; "
-                f"found: {found}{hint}"
+                f"found: {found}{separated(found)}"
             )
     return names
 
@@ -213,10 +218,10 @@ def _csv_labels(tables, columns):
 
 def _tags(table, column):
     """Returns a column of tags or numbers, float64 [N], with NaN for empty cells."""
-    cells = [cell.strip().lower() for cell in table.cells[column]]
-    values = np.array([FLAGS.get(cell, _number(cell)) for cell in cells], np.float64)
+    cells = [cell.strip() for cell in table.cells[column]]
+    values = np.array([FLAGS.get(cell.lower(), _number(cell)) for cell in cells], np.float64)
     for row in np.flatnonzero(np.isnan(values)):
-        if cells[row] not in ("", "nan", "+nan", "-nan"):
+        if cells[row].lower() not in ("", "na", "nan", "+nan", "-nan"):
             where = table.at(row, column)
             raise UserError(f"{where}: {cells[row]!r}; must be 0, 1, a number, or empty")
     return values

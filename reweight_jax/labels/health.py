@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from reweight_jax.data.corrections import label_texts
 from reweight_jax.data.targets import listed
 from reweight_jax.labels.calibrated import scores
 from reweight_jax.labels.quality import plain_threshold
@@ -284,8 +285,8 @@ def _z(better, worse, n, score):
 
 
 def _shown(label, classes):
-    if classes and np.ndim(label) == 0:
-        return str(classes[int(label)])
+    if classes:
+        return label_texts(np.asarray([label]), classes)[0] or "none"
     values = np.ravel(label)
     text = ", ".join(f"{v:.4g}" if isinstance(v, np.floating) else str(v) for v in values[:20])
     return text if np.ndim(label) == 0 else f"[{text}{', ...' * (len(values) > 20)}]"

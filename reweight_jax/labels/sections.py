@@ -53,8 +53,7 @@ def summary(examples: dict, judgement: Any, health: Sequence[str]) -> str:
     figures += [("suspects", f"{found:,} <small>({percent(found / max(size, 1))})</small>")]
     if wrong:
         low, high = percent(wrong["low"]), percent(wrong["high"])
-        # The interval of a model that contradicts right labels may be narrow, and far too low.
-        interval = "" if facts["contradicted"] else f" <small>{low} to {high}</small>"
+        interval = f" <small>{low} to {high}</small>" if has_interval(facts) else ""
         figures.append(("wrong labels (from below)", f"{percent(wrong['share'])}{interval}"))
     sentences = [guarantee(facts), truth(examples, judgement)]
     notes = [*facts["notes"], *health]
@@ -69,6 +68,15 @@ def summary(examples: dict, judgement: Any, health: Sequence[str]) -> str:
             *(["</ul>"] if notes else []),
         ]
     )
+
+
+def has_interval(facts: dict) -> bool:
+    """Returns whether the interval of the share of wrong labels says anything.
+
+    Of a model that contradicts right labels it may be narrow, and far too low. And 0% to 0% of one
+    that believes all labels only says that no wrong one was seen.
+    """
+    return bool(facts["wrong"]["high"]) and not facts["contradicted"]
 
 
 def guarantee(facts: dict) -> str:
@@ -100,7 +108,7 @@ def guarantee(facts: dict) -> str:
     text += how.get(facts["by"], "")
     if facts["wrong"]:
         confidence = percent(facts["wrong"]["confidence"])
-        if not facts["contradicted"]:
+        if has_interval(facts):
             text += f" The interval of the estimate of wrong labels has {confidence} confidence."
         text += (
             " The estimate leaves out wrong labels that the model believes: the worse the model, "

@@ -34,7 +34,7 @@ class Run(NamedTuple):
 
 def ratio_field(config) -> str:
     """Returns the field of `config.data` that a grid varies: noise_ratio or imbalance_ratio."""
-    return "imbalance_ratio" if config.data.noise == "none" else "noise_ratio"
+    return "imbalance_ratio" if config.data.imbalance_ratio else "noise_ratio"
 
 
 def grid(config, folder: pathlib.Path, methods, ratios, seeds) -> list[Run]:

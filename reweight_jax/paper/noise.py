@@ -51,7 +51,7 @@ def rows_of(finished: list[tuple[dict, dict]]) -> list[dict]:
     """
     runs = []
     for config, result in finished:
-        if config["data"]["noise"] == "none":
+        if config["data"]["imbalance_ratio"] or "test_accuracy" not in result["last"]:
             continue
         short = result["variant"].endswith(SHORT)
         for choice, scores in CHOICES.items():
@@ -73,11 +73,12 @@ def to_markdown(rows: list[dict], *, beside: bool = False) -> str:
     parts = []
     for noise in sorted({row["noise"] for row in rows}, reverse=True):
         of_noise = [row for row in rows if row["noise"] == noise]
-        parts.append(f"{noise}: test accuracy, %\n\n{_accuracies(of_noise, beside)}")
+        name = "labels as they are" if noise == "none" else noise
+        parts.append(f"{name}: test accuracy, %\n\n{_accuracies(of_noise, beside)}")
         weighted = [r for r in of_noise if not all(math.isnan(r[name]) for name in WEIGHTS)]
         if weighted:
             title = "how weights and margins tell right labels from wrong ones"
-            parts.append(f"{noise}: {title}\n\n{_weights(weighted)}")
+            parts.append(f"{name}: {title}\n\n{_weights(weighted)}")
     return "\n".join(parts)
 
 
@@ -168,6 +169,8 @@ def _label(row):
 
 
 def _column_label(row):
+    if row["noise"] == "none":  # so that the trusted set need not be drawn either
+        return f"{row['dataset']}, {row['model']}"
     parts = [row["dataset"], f"{100 * row['noise_ratio']:g}% noise", row["model"]]
     parts.append(f"{row['num_clean']:,} clean")
     if row["num_train"]:

@@ -25,6 +25,7 @@ FREE |= {"data.resident", "data.workers", "data.data_dir", "data.corrections"} |
 # Fields that say what follows the steps taken so far; `_may_differ` says when.
 LATER = {"num_steps", "judge_for", "compare_plain", "retrain"}
 LATER |= {"finetune_from", "finetune_steps", "finetune_learning_rate"}
+OWN_MODEL = "dataset.own_model."  # and the version of JAX: a digest of the user's own model
 RATES = {"labels.false_alarm_rate", "labels.false_discovery_rate"}
 LATER |= RATES
 TUNED_LAST = {"none", "retrained"}  # values of finetune_from
@@ -128,11 +129,14 @@ class Workdir:
         if differing := differing - FREE:
             name = min(differing, key=lambda name: (name.startswith("dataset."), name))
             what = "other data" if name.startswith("dataset.") else f"another config.{name}"
+            if name.startswith(OWN_MODEL):
+                what = "another model"
             if name == "dataset.host_input":
                 what = "another confusion matrix, config.confusion_from"
+            hint = "; python -m reweight_jax.report judges its labels at another rate"
             raise UserError(
                 f"--workdir {self.path}: holds a run with {what}; choose another folder, or remove "
-                "this one"
+                f"this one{hint if name in RATES else ''}"
             )
 
     def write_config(self) -> None:
@@ -223,8 +227,10 @@ def with_defaults(content: dict) -> dict:
 def _differing(old: dict, new: dict) -> set[str]:
     """The fields that differ; of the facts of the data also those that only the old run has."""
     names = new.keys() | {name for name in old if name.startswith("dataset.")}
-    # Of inputs that are not in memory there is no digest of many rows.
-    names -= {name for name in new.keys() ^ old.keys() if name.endswith("_rows")}
+    # Of inputs that are not in memory there is no digest of many rows; and each version of JAX has
+    # its own of a model.
+    of_one = new.keys() ^ old.keys()
+    names -= {n for n in of_one if n.endswith("_rows") or n.startswith(OWN_MODEL)}
     return {name for name in names if old.get(name) != new.get(name)}
 
 

@@ -116,10 +116,12 @@ class Checkpoints:
         # Orbax's threads cannot go on from a disk that gets full.
         with _writing(self._folder):
             free = shutil.disk_usage(self._folder).free
-        if free < num_bytes + SLACK:
+        needed = num_bytes + SLACK
+        if free < needed:
             raise UserError(
-                f"{self._folder}: a checkpoint of {num_bytes / 1e6:.1f} MB cannot be written, only "
-                f"{free / 1e6:.1f} MB are free on this disk; the last checkpoint is kept"
+                f"{self._folder}: a checkpoint cannot be written: it needs "
+                f"{needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free on this disk; "
+                "the last checkpoint is kept"
             )
 
     def restore(self, step: int, like):

@@ -95,6 +95,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "model.hidden": _integers(1),
     "model.dropout": _number(0, 1),
     "model.matmul_precision": _name(models.MATMUL_PRECISIONS),
+    "data.noise_ratio": lambda v: None if 0 <= v <= 1 else "must be in 0..1",
     "data.classes": _integers(0),
     "data.clean_in_train": _name(CLEAN_IN_TRAIN),
     "data.ignore_columns": lambda v: (

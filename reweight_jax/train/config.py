@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from reweight_jax.labels.quality import JUDGED
 from reweight_jax.layerwise import check_traceable, verify
 from reweight_jax.methods import METHODS, Method
 from reweight_jax.models import Model, scale_inputs
+from reweight_jax.sealed import digest
 from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.augmentation import Augment, augmentation
@@ -119,6 +121,7 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
         params, _ = jax.eval_shape(functools.partial(_params_and_outputs, built), sample)
         if model is not None:
             _check_state(built, sample, config.batch_size // len(devices), devices)
+            facts["own_model"] = program_of(model, facts)
     check_sizes(config, splits.train, params, devices)
     if config.epsilon_over and "alignment" in remembered:
         with prefix("config.epsilon_over"):
@@ -211,6 +214,19 @@ def sample_of(facts: dict, *, scaled: bool = True):
     else:
         inputs = np.zeros((1, *entries[1:]), entries[0])
     return models.scale_inputs(inputs) if scaled else inputs
+
+
+def program_of(model: Any, facts: dict) -> dict[str, str]:
+    """Returns a digest of what a user's own model computes in evaluation, by the version of JAX.
+
+    Another version may write the same program in another way. What only training does, such as a
+    dropout rate, and the parameters' values have no part in it.
+    """
+    inputs, own = sample_of(facts), models.as_model(model, num_outputs=facts["num_outputs"])
+    params, model_state = jax.eval_shape(own.init, jax.random.key(0), inputs)
+    apply = functools.partial(own.apply, train=False, key=None)
+    program = str(jax.make_jaxpr(apply)(params, model_state, inputs))
+    return {jax.__version__: digest(re.sub("0x[0-9a-f]+", "", program).encode())}  # no addresses
 
 
 def build_model(

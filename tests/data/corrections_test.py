@@ -226,6 +226,13 @@ def test_a_missing_column_is_named(tmp_path, header, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("character", ";\t")
+def test_other_separators_are_named(character, tmp_path):
+    header, row = (character.join(cells) for cells in (("index", "decision"), ("3", "drop")))
+    with pytest.raises(UserError, match="no column 'decision'; .*must be separated by commas"):
+        corrected(write(tmp_path / "d.csv", [row], header))
+
+
 def test_files_of_other_data_are_refused(tmp_path):
     ids = np.array([f"{i}.png" for i in range(30)])
     path = write(tmp_path / "d.csv", ["3,4.png,drop,"], "index,file,action,suggested_label")

@@ -37,10 +37,10 @@ def test_nothing_is_said_of_disjoint_parts():
 
 def test_a_label_that_only_clean_examples_have():
     (told,) = remarks(splits(clean=of_train([], [0, 1] * 9 + [2, 2])), CLASSES)
-    assert told.startswith("No training example has a label that trusted ones have: Dog.")
+    assert told.startswith("No training example has a label that trusted ones have: 'Dog'.")
     assert remarks(splits(clean=of_train([], [0, 1] * 9 + [2, 2])), ()) == []  # of a regression
     (told,) = remarks(splits(calibration=of_train([], [0, 2] * 10)), CLASSES)
-    assert "trusted ones have: Dog." in told
+    assert "trusted ones have: 'Dog'." in told
 
 
 @pytest.mark.parametrize("name", ["calibration", "hyper_val", "test"])
@@ -78,9 +78,13 @@ def test_any_of_several_equal_training_rows_may_have_another_label(order):
 
 
 def test_tags_and_numbers_that_contradict_the_training_set():
-    tags = np.array([[0, 1, -1]] * 60)
+    tags = np.array([[0, 1, -1]] * 59 + [[1, 0, 1]])
     tagged = splits(label=tags, clean=of_train([3], [[0, -1, 1]] * 20))
     assert remarks(tagged, CLASSES) == []  # of a tag that is not known nothing can be said
+    for never in (0, -1):  # no example has it, or it is known of none
+        unused = np.where(tags == [[2, 2, 1]], never, tags)
+        (told,) = remarks(tagged._replace(train=tagged.train._replace(label=unused)), CLASSES)
+        assert told.startswith("No training example has a tag that trusted ones have: 'Dog'. Check")
     (told,) = remarks(tagged._replace(clean=of_train([3], [[0, 0, 1]] * 20)), CLASSES)
     assert told.startswith("1 of 20 clean examples are in the training set too, with another")
     values = np.linspace(-1, 1, 60).astype(np.float32)

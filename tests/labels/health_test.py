@@ -200,6 +200,10 @@ def test_doubted_tags_and_numbers():
     assert said(trusted=tags, **multi_label) == []
     tags["clean"]["margin"][4, 1] = -1
     one("clean 4 (label [1, 0, -1]", trusted=tags, **multi_label)
+    for examples in tags.values():
+        examples["suggested_label"] = np.zeros_like(examples["label"])
+    named = health(records(), result(), config(task="multi_label"), tags, classes=("a", "b", "c"))
+    assert "clean 4 (label a;?c, model none)" in named[0]
     tags["clean"]["margin"][:, 1] = -1  # a tag in each: no sign of a weak model
     one("Look at them", trusted=tags, **multi_label)
 

@@ -53,13 +53,18 @@ def test_summary_tables_and_cards():
     assert cards[0]["action"] == "relabel" and cards[0]["suggested"] == cards[0]["truth"]
 
 
-def test_a_model_that_contradicts_right_labels_has_no_interval():
+def test_a_model_that_contradicts_right_labels_or_believes_all_has_no_interval():
     examples, calibration = examples_of()
     ending = "% confidence. The estimate leaves out wrong labels that the model believes"
     judged = quality.judge(examples, calibration, task="classification", num_outputs=4)
     figures = sections.summary(examples, judged, ())
     assert f"estimate of wrong labels has 90{ending}" in figures
     assert figures.count("<small>") == 2  # of the suspects, and of the wrong labels
+    believed = examples | {"margin": np.full(len(examples["label"]), 99.0)}
+    judged = quality.judge(believed, calibration, task="classification", num_outputs=4)
+    figures = sections.summary(believed, judged, ())
+    assert judged.summary["wrong"]["high"] == 0 and "interval" not in figures
+    assert "<dd>0%</dd>" in figures
     calibration["margin"] = -calibration["margin"]
     judged = quality.judge(examples, calibration, task="classification", num_outputs=4)
     assert judged.summary["contradicted"]

@@ -150,12 +150,15 @@ def test_other_numbers_of_steps_and_runs_without_noise_are_not_averaged(tmp_path
     config.method, config.data.noise = "baseline", "none"
     finished(tmp_path, config, 0, last=0.9, best=0.9)
     rows = noise.collect(tmp_path, "cifar_uniform_flip")
-    assert [(r["num_steps"], r["seeds"], r["choice"], r["setting"]) for r in rows] == [
-        (10, 1, "", ""),
-        (2_000, 1, "", ""),
-        (10, 1, "+ES", ""),
-        (2_000, 1, "+ES", ""),
+    assert [(r["noise"], r["num_steps"], r["seeds"], r["choice"], r["setting"]) for r in rows] == [
+        ("none", 10, 1, "", ""),
+        ("none", 10, 1, "+ES", ""),
+        ("uniform_flip", 10, 1, "", ""),
+        ("uniform_flip", 2_000, 1, "", ""),
+        ("uniform_flip", 10, 1, "+ES", ""),
+        ("uniform_flip", 2_000, 1, "+ES", ""),
     ]
+    assert "labels as they are: test accuracy, %\n\n| method |" in noise.to_markdown(rows)
 
 
 @pytest.mark.parametrize("name", ["config.json", "result.json"])

@@ -92,18 +92,27 @@ def test_the_ratios_and_the_fine_tuning_of_the_flags(sweep, tmp_path):
     assert "+FT" not in (tmp_path / "results" / "cifar_background_flip.md").read_text()
 
 
+def test_own_data_are_a_table_of_methods(sweep, tmp_path, capsys):
+    sweep(f"--config={FOLDER}/own_data.py:npz", "--methods=reweight,baseline", "--seeds=0,1")
+    assert len(list(tmp_path.glob("runs/own_data-npz/ratio0/*/seed[01]"))) == 4
+    out = capsys.readouterr().out
+    assert "labels as they are: test accuracy, %\n\n| method | npz, auto |" in out
+    assert "75.00" in (tmp_path / "results" / "own_data.md").read_text()
+
+
 @pytest.mark.parametrize(
     "argument, message",
     [
         ("--methods=baseline,magic", "--methods: unknown name 'magic'; valid: baseline, "),
         ("--ratios=ten", "--ratios takes numbers and --seeds integers .*'ten'"),
         ("--seeds=", "--seeds: name at least one"),
+        (f"--also={CONFIGS[1]} --ratios=0.2,2", "config.data.noise_ratio: '2'; must be in 0..1"),
         ("--also=none.py", "--also=none.py: .*No such file"),
         (f"--also={CONFIGS[0]}-svhn", "--also=.*no variant 'digits-svhn'; valid: mnist"),
     ],
 )
 def test_a_mistake_is_one_line(sweep, argument, message, tmp_path):
     with pytest.raises(UserError, match=message) as error:
-        sweep(f"--config={CONFIGS[0]}", argument)
+        sweep(f"--config={CONFIGS[0]}", *argument.split())
     assert "\n" not in str(error.value)
     assert not list(tmp_path.glob("runs/*"))
