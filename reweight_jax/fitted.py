@@ -24,8 +24,8 @@ from reweight_jax.records.workdir import Workdir, read_run, write_atomically
 from reweight_jax.sealed import read_npz
 from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train.checkpoints import read_model
-from reweight_jax.train.config import build_model, program_of, sample_of
 from reweight_jax.train.evaluate import compile_predict
+from reweight_jax.train.models import build_model, program_of, sample_of
 from reweight_jax.train.programs import Programs, kind_of
 
 
@@ -71,9 +71,9 @@ class Fitted:
         self._given_model = model
         self._variables: dict[str, tuple] = {}
         self._build(devices or jax.local_devices())
-        if model is not None and self.config.model.name == "own":
-            ((version, program),) = program_of(model, self._facts).items()
-            if self._facts.get("own_model", {}).get(version, program) != program:
+        own = program_of(self.config, self._facts, self._devices, model)
+        for version, program in self._facts.get("own_model", {}).items():
+            if own.get(version, program) != program:
                 raise UserError(f"{self.workdir}: is a run of another model")
 
     def __repr__(self):

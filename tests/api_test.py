@@ -243,6 +243,11 @@ def test_a_run_of_a_model_that_computes_something_else_is_refused(monkeypatch, t
         load(tmp_path / "run", model=other)
     with pytest.raises(UserError, match="run: holds a run with another model; choose another"):
         quick(other, workdir=tmp_path / "run")
+    monkeypatch.setitem(MODELS, "mine", lambda *_: model)
+    quick("mine", workdir=tmp_path / "named")
+    monkeypatch.setitem(MODELS, "mine", lambda *_: other)
+    with pytest.raises(UserError, match="named: is a run of another model"):
+        load(tmp_path / "named")
     x = toy()[0][0]
     np.testing.assert_array_equal(load(tmp_path / "run", model=model).predict(x), run.predict(x))
     monkeypatch.setattr(jax, "__version__", "99.0")  # which may write the program in another way

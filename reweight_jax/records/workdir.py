@@ -25,7 +25,7 @@ FREE |= {"data.resident", "data.workers", "data.data_dir", "data.corrections"} |
 # Fields that say what follows the steps taken so far; `_may_differ` says when.
 LATER = {"num_steps", "judge_for", "compare_plain", "retrain"}
 LATER |= {"finetune_from", "finetune_steps", "finetune_learning_rate"}
-OWN_MODEL = "dataset.own_model."  # and the version of JAX: a digest of the user's own model
+OWN_MODEL = "dataset.own_model"  # digests of the user's own model, by JAX's version and platform
 RATES = {"labels.false_alarm_rate", "labels.false_discovery_rate"}
 LATER |= RATES
 TUNED_LAST = {"none", "retrained"}  # values of finetune_from

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import re
 from typing import Any, NamedTuple
 
 import jax
@@ -10,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reweight_jax import models
-from reweight_jax.data.examples import Data, LazyInputs, Splits, concatenate
-from reweight_jax.data.fingerprint import fingerprint
+from reweight_jax.data.examples import Data, Splits, concatenate
 from reweight_jax.data.inputs import check_tokens
 from reweight_jax.data.splits import CLEAN_MISSING, load
 from reweight_jax.errors import UserError, forward_mode, prefix
@@ -19,11 +17,11 @@ from reweight_jax.labels.quality import JUDGED
 from reweight_jax.layerwise import check_traceable, verify
 from reweight_jax.methods import METHODS, Method
 from reweight_jax.models import Model, scale_inputs
-from reweight_jax.sealed import digest
 from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.augmentation import Augment, augmentation
 from reweight_jax.train.checks import CLEAN_IN_TRAIN, check_config, check_sizes
+from reweight_jax.train.models import build_model, facts_of, program_of, sample_of
 from reweight_jax.train.phases import Phase, phases_of
 from reweight_jax.train.programs import Programs, kind_of
 from reweight_jax.trees import by_path, select_params
@@ -121,7 +119,7 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
         params, _ = jax.eval_shape(functools.partial(_params_and_outputs, built), sample)
         if model is not None:
             _check_state(built, sample, config.batch_size // len(devices), devices)
-            facts["own_model"] = program_of(model, facts)
+    facts["own_model"] = program_of(config, facts, devices, model)
     check_sizes(config, splits.train, params, devices)
     if config.epsilon_over and "alignment" in remembered:
         with prefix("config.epsilon_over"):
@@ -182,110 +180,6 @@ def _verify_layerwise(model, train):
     check_traceable(loss_fn, params, (inputs, model_state))  # before anything is compiled
     params, model_state = model.init(key, inputs)
     verify(loss_fn, params, (inputs, model_state))
-
-
-def facts_of(config, dataset: Data, splits: Splits) -> dict:
-    """Returns what of the data the model, its outputs and its history depend on, as JSON."""
-    inputs = splits.train.inputs
-    facts = {
-        "classes": list(dataset.classes),
-        "num_outputs": dataset.num_outputs,
-        "columns": list(dataset.columns),
-        "inputs": jax.tree.map(lambda array: [array.dtype.name, *array.shape[1:]], inputs),
-        "num_train": splits.train.size,
-        "corrections": dataset.corrections,
-        "fingerprint": fingerprint(splits),
-        "vocabulary": config.model.vocabulary,
-    }
-    if not isinstance(inputs, dict) and inputs.dtype.kind in "iu" and inputs.ndim == 2:
-        largest = max(int(part.inputs.max()) for part in splits if part is not None)
-        facts["vocabulary"] = config.model.vocabulary or largest + 1
-    return facts
-
-
-def sample_of(facts: dict, *, scaled: bool = True):
-    """Returns zeros in the form of one example's inputs, [1, ...], as the model takes them.
-
-    If not `scaled`, in the data's own dtypes.
-    """
-    entries = facts["inputs"]
-    if isinstance(entries, dict):
-        inputs = {name: np.zeros((1, *e[1:]), e[0]) for name, e in entries.items()}
-    else:
-        inputs = np.zeros((1, *entries[1:]), entries[0])
-    return models.scale_inputs(inputs) if scaled else inputs
-
-
-def program_of(model: Any, facts: dict) -> dict[str, str]:
-    """Returns a digest of what a user's own model computes in evaluation, by the version of JAX.
-
-    Another version may write the same program in another way. What only training does, such as a
-    dropout rate, and the parameters' values have no part in it.
-    """
-    inputs, own = sample_of(facts), models.as_model(model, num_outputs=facts["num_outputs"])
-    params, model_state = jax.eval_shape(own.init, jax.random.key(0), inputs)
-    apply = functools.partial(own.apply, train=False, key=None)
-    program = str(jax.make_jaxpr(apply)(params, model_state, inputs))
-    return {jax.__version__: digest(re.sub("0x[0-9a-f]+", "", program).encode())}  # no addresses
-
-
-def build_model(
-    config, facts: dict, devices, programs: Programs, model: Any = None, inputs: Any = None
-) -> Model:
-    """Returns the run's `Model`, whose `init` is compiled unless it is `given`.
-
-    Args:
-      config: the run's.
-      facts: `facts_of` the data.
-      devices: of the run.
-      programs: of the run.
-      model: what `as_model` takes; None: the one that `config.model` names.
-      inputs: training inputs, whose mean and deviation standardise float features [N, D] if the
-        config asks for it; None: the checkpoint has them.
-    """
-    sample, num_outputs = sample_of(facts), facts["num_outputs"]
-    axis_name = on_devices.axis_name(devices)
-    if model is None:
-        fields = config.model.copy_and_resolve_references()
-        fields.vocabulary = facts["vocabulary"]
-        if fields.name == "auto":
-            fields.name = models.auto_name(sample)
-        models.check_inputs(fields.name, sample)
-        options = {"on_cpu": on_devices.on_cpu(devices), "task": config.task}
-        built = models.create_model(fields, num_outputs, axis_name=axis_name, **options)
-    else:
-        built = models.as_model(model, num_outputs=num_outputs, axis_name=axis_name)
-    if not built.given:
-        make = functools.partial(_compiled, built.init, on_devices.on_cpu(devices))
-        built = built._replace(init=programs.once(make, "init"))
-    is_table = not isinstance(sample, dict) and sample.ndim == 2 and sample.dtype.kind == "f"
-    if config.data.standardize and is_table:
-        mean, deviation = np.zeros(sample.shape[1]), np.ones(sample.shape[1])
-        if isinstance(inputs, LazyInputs):
-            raise UserError(
-                "config.data.standardize: True, but the inputs are streamed; standardise them "
-                "yourself and set it to False, or set config.data.resident=True"
-            )
-        if inputs is not None:
-            unit = 255 if inputs.dtype == np.uint8 else 1  # the model has them scaled to 0..1
-            mean, deviation = (x / unit for x in models.mean_and_deviation(inputs))
-        built = models.standardized(built, mean, deviation)
-    return models.with_matmul_precision(built, config.model.matmul_precision)
-
-
-def _compiled(init, on_cpu):
-    """`init`, compiled. If it is called in another program it is not: only whole ones have options.
-
-    It runs once in a run. LLVM would optimise it for half a minute on a CPU (ResNet-32, jax 0.12:
-    26 s instead of 2.7).
-    """
-    options = {"xla_backend_optimization_level": 1} if on_cpu else None
-    program = jax.jit(init, compiler_options=options)
-
-    def either(key, inputs):
-        return (init if isinstance(key, jax.core.Tracer) else program)(key, inputs)
-
-    return either
 
 
 def _checked_devices(config, devices):
