@@ -18,6 +18,7 @@ from reweight_jax.errors import UserError, choose, one_line, prefix
 from reweight_jax.labels.sections import PHASES
 from reweight_jax.labels.suspects import suspects_table
 from reweight_jax.models import MODELS, OF_TOKENS, Model
+from reweight_jax.models.outputs import outputs_of, same_outputs
 from reweight_jax.paths import expand
 from reweight_jax.records import judged
 from reweight_jax.records.workdir import Workdir, read_run, write_atomically
@@ -25,7 +26,7 @@ from reweight_jax.sealed import read_npz
 from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train.checkpoints import read_model
 from reweight_jax.train.evaluate import compile_predict
-from reweight_jax.train.models import build_model, program_of, sample_of
+from reweight_jax.train.models import build_model, sample_of
 from reweight_jax.train.programs import Programs, kind_of
 
 
@@ -71,10 +72,6 @@ class Fitted:
         self._given_model = model
         self._variables: dict[str, tuple] = {}
         self._build(devices or jax.local_devices())
-        own = program_of(self.config, self._facts, self._devices, model)
-        for version, program in self._facts.get("own_model", {}).items():
-            if own.get(version, program) != program:
-                raise UserError(f"{self.workdir}: is a run of another model")
 
     def __repr__(self):
         return f"Fitted({str(self.workdir)!r})"
@@ -160,6 +157,12 @@ class Fitted:
         with prefix("load"):
             programs = Programs(kind_of(self.config, self._facts, self._devices, model))
             built = build_model(self.config, self._facts, self._devices, programs, model)
+            before = self._facts.get("own_model", {}).get(self._devices[0].platform)
+            if before and not same_outputs(outputs_of(built, sample_of(self._facts)), before):
+                raise UserError(
+                    f"{self.workdir}: was trained with another model: from the same parameters it "
+                    "computed something else"
+                )
         self._model = _predictor(built, self.task)
         self._predict = compile_predict(self._model, self._devices, programs, "predictions")
 

@@ -120,7 +120,7 @@ def main():
     for config in configs:
         if _FINETUNE_FROM.value:
             config.finetune_from = _FINETUNE_FROM.value
-        elif has_noise(config) and "finetune_from" not in overrides:
+        elif config.data.noise != "none" and "finetune_from" not in overrides:
             config.finetune_from = "both"
         runs += runs_of(config, folder, ratios, seeds)
     for run in runs:

@@ -139,6 +139,9 @@ def test_objects_that_are_no_numbers_are_named():
     for inputs, name in ((texts, "train_input"), ({"k": texts[:, 0]}, "train_input.k")):
         with pytest.raises(UserError, match=f"fit: {name}: row 0 is 'x'; encode it as a number"):
             quick(None, (inputs, y), clean=clean)
+    texts = np.array([[None], ["x"]] * 100, object)  # None is NaN, which is told after text
+    with pytest.raises(UserError, match="fit: train_input: row 1 is 'x'; encode it as a number"):
+        quick(None, (texts, y), clean=clean)
     ragged = np.empty(200, object)
     ragged[:] = [[1, 2], [[1, 2], 3]] * 100
     with pytest.raises(UserError, match="fit: train_input: not numbers"):

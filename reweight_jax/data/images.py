@@ -159,9 +159,9 @@ def part_paths(fields, what: str) -> dict[str, pathlib.Path]:
         if not value:
             continue
         path = expand(value)
-        real = path.resolve()
+        real = pathlib.Path(os.path.realpath(path))
         for other, taken in paths.items():
-            if (real_taken := taken.resolve()) == real:
+            if (real_taken := pathlib.Path(os.path.realpath(taken))) == real:
                 raise UserError(
                     f"config.data.{split_field(split)}: {path} is config.data."
                     f"{split_field(other)} too; the parts must be different"

@@ -172,7 +172,7 @@ def _not_numbers(array, names, error):
             if type(value).__name__ == "NAType":  # of pandas
                 return f"row {row}{where} has a value that is missing"
             try:
-                if not isinstance(value, list | tuple | np.ndarray):
+                if value is not None and not isinstance(value, list | tuple | np.ndarray):
                     float(value)
             except (TypeError, ValueError):
                 return f"row {row}{where} is {value!r}; encode it as a number"

@@ -21,6 +21,7 @@ LOSS_SPIKE = 2.0
 MIN_STEPS = 50  # of a mean of losses: a single batch says little
 MIN_TRUSTED = {"clean": 10, "calibration": 20}  # the paper has 10
 MAX_ROWS = 10  # named in a sentence
+LONGEST = 200  # characters of tags in it
 
 
 def health(
@@ -286,7 +287,8 @@ def _z(better, worse, n, score):
 
 def _shown(label, classes):
     if classes:
-        return label_texts(np.asarray([label]), classes)[0] or "none"
+        text = label_texts(np.asarray([label]), classes)[0] or "none"
+        return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
     values = np.ravel(label)
     text = ", ".join(f"{v:.4g}" if isinstance(v, np.floating) else str(v) for v in values[:20])
     return text if np.ndim(label) == 0 else f"[{text}{', ...' * (len(values) > 20)}]"

@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict
 from reweight_jax.configs import default
 from reweight_jax.errors import UserError
 from reweight_jax.methods import METHODS
+from reweight_jax.models.outputs import same_outputs
 from reweight_jax.paths import expand
 from reweight_jax.sealed import DamagedError, MissingError, checksum, read_sealed, seal
 
@@ -25,7 +26,7 @@ FREE |= {"data.resident", "data.workers", "data.data_dir", "data.corrections"} |
 # Fields that say what follows the steps taken so far; `_may_differ` says when.
 LATER = {"num_steps", "judge_for", "compare_plain", "retrain"}
 LATER |= {"finetune_from", "finetune_steps", "finetune_learning_rate"}
-OWN_MODEL = "dataset.own_model"  # digests of the user's own model, by JAX's version and platform
+OWN_MODEL = "dataset.own_model"  # by platform, `outputs_of` the user's own model
 RATES = {"labels.false_alarm_rate", "labels.false_discovery_rate"}
 LATER |= RATES
 TUNED_LAST = {"none", "retrained"}  # values of finetune_from
@@ -227,11 +228,13 @@ def with_defaults(content: dict) -> dict:
 def _differing(old: dict, new: dict) -> set[str]:
     """The fields that differ; of the facts of the data also those that only the old run has."""
     names = new.keys() | {name for name in old if name.startswith("dataset.")}
-    # Of inputs that are not in memory there is no digest of many rows; and each version of JAX has
-    # its own of a model.
+    # Of inputs that are not in memory there is no digest of many rows, and outputs of a model are
+    # of one platform.
     of_one = new.keys() ^ old.keys()
     names -= {n for n in of_one if n.endswith("_rows") or n.startswith(OWN_MODEL)}
-    return {name for name in names if old.get(name) != new.get(name)}
+    differing = {name for name in names if old.get(name) != new.get(name)}
+    models = {name for name in differing if name.startswith(OWN_MODEL)}
+    return differing - {name for name in models if same_outputs(old[name], new[name])}
 
 
 def _knows_its_end(content):

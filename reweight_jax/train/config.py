@@ -17,11 +17,12 @@ from reweight_jax.labels.quality import JUDGED
 from reweight_jax.layerwise import check_traceable, verify
 from reweight_jax.methods import METHODS, Method
 from reweight_jax.models import Model, scale_inputs
+from reweight_jax.models.outputs import outputs_of
 from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.augmentation import Augment, augmentation
 from reweight_jax.train.checks import CLEAN_IN_TRAIN, check_config, check_sizes
-from reweight_jax.train.models import build_model, facts_of, program_of, sample_of
+from reweight_jax.train.models import build_model, facts_of, is_own, sample_of
 from reweight_jax.train.phases import Phase, phases_of
 from reweight_jax.train.programs import Programs, kind_of
 from reweight_jax.trees import by_path, select_params
@@ -119,7 +120,8 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
         params, _ = jax.eval_shape(functools.partial(_params_and_outputs, built), sample)
         if model is not None:
             _check_state(built, sample, config.batch_size // len(devices), devices)
-    facts["own_model"] = program_of(config, facts, devices, model)
+    if is_own(config, model):
+        facts["own_model"] = {devices[0].platform: outputs_of(built, sample)}
     check_sizes(config, splits.train, params, devices)
     if config.epsilon_over and "alignment" in remembered:
         with prefix("config.epsilon_over"):

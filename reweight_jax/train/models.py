@@ -1,7 +1,6 @@
 """The model of a run: what of the data it depends on, how it is built, and how it is told apart."""
 
 import functools
-import re
 from typing import Any
 
 import jax
@@ -12,7 +11,6 @@ from reweight_jax.data.examples import Data, LazyInputs, Splits
 from reweight_jax.data.fingerprint import fingerprint
 from reweight_jax.errors import UserError
 from reweight_jax.models import Model
-from reweight_jax.sealed import digest
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.programs import Programs
 
@@ -49,22 +47,10 @@ def sample_of(facts: dict, *, scaled: bool = True):
     return models.scale_inputs(inputs) if scaled else inputs
 
 
-def program_of(config, facts: dict, devices, model: Any = None) -> dict[str, str]:
-    """Returns {JAX's version and platform: a digest of what a model computes in evaluation}.
-
-    {} for a built-in model. Another version may write the same program in another way. What only
-    training does, such as a dropout rate, and the parameters' values have no part in it. Arguments
-    are as in `build_model`.
-    """
-    if model is None and config.model.name in ("auto", *models.BUILT_IN):
-        return {}
-    config = config.copy_and_resolve_references()
-    config.data.standardize = False  # by numbers that only the training set gives
-    own, inputs = build_model(config, facts, devices[:1], Programs(), model), sample_of(facts)
-    params, model_state = jax.eval_shape(own.init, jax.random.key(0), inputs)
-    apply = functools.partial(own.apply, train=False, key=None)
-    program = re.sub("0x[0-9a-f]+", "", str(jax.make_jaxpr(apply)(params, model_state, inputs)))
-    return {f"{jax.__version__} {devices[0].platform}": digest(program.encode())}
+def is_own(config, model: Any) -> bool:
+    """Returns whether the model of a run is the user's own: given, or by a name in MODELS."""
+    name = config.model.name
+    return model is not None or models.MODELS.get(name) is not models.BUILT_IN.get(name)
 
 
 def build_model(

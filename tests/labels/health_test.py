@@ -204,6 +204,9 @@ def test_doubted_tags_and_numbers():
         examples["suggested_label"] = np.zeros_like(examples["label"])
     named = health(records(), result(), config(task="multi_label"), tags, classes=("a", "b", "c"))
     assert "clean 4 (label a;?c, model none)" in named[0]
+    names = [f"tag {k} {'of a long name' * 9}" for k in range(3)]
+    named = health(records(), result(), config(task="multi_label"), tags, classes=names)
+    assert len(named[0]) < 500 and "..., model none)" in named[0]
     tags["clean"]["margin"][:, 1] = -1  # a tag in each: no sign of a weak model
     one("Look at them", trusted=tags, **multi_label)
 

@@ -97,6 +97,7 @@ def test_own_data_are_a_table_of_methods(sweep, tmp_path, capsys):
     assert len(list(tmp_path.glob("runs/own_data-npz/ratio0/*/seed[01]"))) == 4
     out = capsys.readouterr().out
     assert "labels as they are: test accuracy, %\n\n| method | npz, auto |" in out
+    assert "+ES" in out and "+FT" not in out
     assert "75.00" in (tmp_path / "results" / "own_data.md").read_text()
 
 
