@@ -35,7 +35,9 @@ def get_config() -> ConfigDict:
     config.lr_drop_steps = ()
     config.optimizer = "sgd"  # or "adam"
     config.momentum = 0.9  # of sgd, 0 is plain SGD; of adam the decay rate of the first moment
-    config.weight_decay = 0.0  # L2 coefficient on kernels, in the update only
+    # L2 coefficient on kernels, in the update only. -1: 5 / N for an MLP on N training examples, if
+    # these are passed more than 50 times; else 0.
+    config.weight_decay = 0.0
 
     # Ours and not the paper's, which has 0 and 1; see docs/labels.md. For methods with a clean
     # gradient; others are plain all the time. First plain training, for so many passes over the

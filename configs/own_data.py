@@ -44,6 +44,7 @@ def get_config(variant: str = "npz"):
     config.clean_batch_size = 100
     # Adam follows the scale of the inputs and of the model; SGD at a fixed rate does not.
     config.optimizer, config.learning_rate, config.lr_schedule = "adam", 1e-3, "cosine"
+    config.weight_decay = -1.0  # a small table is memorised, wrong labels too
     config.warm_up, config.settle_at, config.judge_for = 1.0, 0.5, 0.2
     config.eval_every_steps = 200
     config.checkpoint_every_steps = 200

@@ -102,6 +102,12 @@ def fit(
     elif model is not None:
         config.model.name = "own"
 
+    if devices is not None:
+        devices = list(devices) if isinstance(devices, list | tuple | np.ndarray) else [devices]
+        are_devices = all(isinstance(device, jax.Device) for device in devices)
+        if not are_devices or len(set(devices)) < len(devices):
+            raise UserError("fit: devices: must be different devices of JAX, as in jax.devices()")
+
     def experiment_of(clean):
         given = {"train": train, "clean": clean, "calibration": calibration}
         parts = _parts(given | {"hyper_val": hyper_val, "test": test})

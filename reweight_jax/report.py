@@ -32,6 +32,8 @@ def main():
         "false_alarm_rate": _FALSE_ALARM_RATE.value,
         "false_discovery_rate": _FALSE_DISCOVERY_RATE.value,
     }
+    if None not in rates.values():
+        raise UserError("--false_alarm_rate and --false_discovery_rate: give one of the two")
     files, judgement = judged.render(folder, **rates)
     summary = judgement.summary
     output = cli.make_folder("--output", _OUTPUT.value or folder)

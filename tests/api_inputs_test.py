@@ -3,11 +3,12 @@
 import functools
 import json
 
+import jax
 import numpy as np
 import pytest
 from toy_fits import PLAIN, quick, toy
 
-from reweight_jax import Model, UserError
+from reweight_jax import Model, UserError, fit
 from reweight_jax.data.examples import LazyInputs
 
 
@@ -131,6 +132,19 @@ def test_mistakes_in_the_data_are_said_before_and_after(capsys):
     # Without a bar it is only in the result.
     quiet = quick(None, (x, y), clean=both, progress=False, method="clean_only")
     assert quiet.result["health"][0] == told[0] and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("devices", [2, [0], "cpu", [jax.devices()[0]] * 2])
+def test_devices_that_are_none(devices):
+    (x, y, _), clean = toy()
+    with pytest.raises(UserError, match="fit: devices: must be different devices of JAX"):
+        fit(None, (x, y), clean=clean, devices=devices)
+
+
+def test_a_clean_set_that_shall_be_drawn_needs_a_size():
+    (x, y, _), _ = toy()
+    with pytest.raises(UserError, match="config.data.num_clean: 0; how many trusted examples"):
+        fit(None, (x, y), data={"labels_are_right": True, "num_clean": 0})
 
 
 def test_objects_that_are_no_numbers_are_named():

@@ -27,7 +27,11 @@ def encode(
     malformed or unknown to the training set; it names the split as in "test_label".
     """
     if task not in ENCODERS:
-        raise ValueError(f"task: unknown name {task!r}; valid: {', '.join(sorted(ENCODERS))}")
+        names = ", ".join(sorted(ENCODERS))
+        raise ValueError(
+            f"task: unknown name {task!r}; valid: {names} (a task of your own needs an entry in "
+            "reweight_jax.data.targets.ENCODERS too)"
+        )
     encoded, classes, num_outputs = ENCODERS[task](labels, num_classes, tags)
     shape = encoded["train"].shape[1:]
     for split, label in encoded.items():
@@ -144,6 +148,8 @@ def class_values(name, label):
             raise ValueError(f"{name}: bytes that are not text in UTF-8 ({error})") from None
     if array.dtype.kind == "U":  # an accent may be a character of its own, and look the same
         array = np.array([unicodedata.normalize("NFC", text) for text in array.tolist()])
+        if (row := _first(np.char.strip(array) == "")) is not None:
+            raise ValueError(f"{name}: row {row} {MISSING}")
     if array.dtype.kind == "f":
         if (row := _first(np.isnan(array))) is not None:
             raise ValueError(f"{name}: row {row} {MISSING}")

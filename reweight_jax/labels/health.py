@@ -21,7 +21,7 @@ LOSS_SPIKE = 2.0
 MIN_STEPS = 50  # of a mean of losses: a single batch says little
 MIN_TRUSTED = {"clean": 10, "calibration": 20}  # the paper has 10
 MAX_ROWS = 10  # named in a sentence
-LONGEST = 200  # characters of tags in it
+LONGEST = 60  # characters of the tags of a row
 
 
 def health(

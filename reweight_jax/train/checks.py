@@ -83,6 +83,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "optimizer": _name(OPTIMIZERS),
     "momentum": _number(0, 1),
     "mentor_percentile": lambda v: None if 0 <= v <= 100 else "must be in 0..100",
+    "weight_decay": lambda v: None if v == -1 or v >= 0 else "must be at least 0, or -1",
     "settle_at": lambda v: None if 0 < v <= 1 else "must be above 0 and at most 1",
     "judge_for": lambda v: None if 0 <= v <= 1 else "must be in 0..1",
     "on_zero_weights": _name(("keep", "uniform")),
@@ -110,7 +111,7 @@ for _rule, _fields in {
     "eval_every_steps checkpoint_every_steps model.width model.num_heads model.features",
     _number(1, 2_001): "model.depth model.num_layers",
     _number(-1): "data.background_class",
-    _number(0): "warm_up weight_decay remember_megabytes data.num_clean data.num_calibration "
+    _number(0): "warm_up remember_megabytes data.num_clean data.num_calibration "
     "data.num_hyper_val data.num_train data.crop_padding data.num_classes model.vocabulary "
     "data.imbalance_ratio data.imbalance_factor",
 }.items():

@@ -22,7 +22,7 @@ from reweight_jax.tasks import TASKS, Task
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.augmentation import Augment, augmentation
 from reweight_jax.train.checks import CLEAN_IN_TRAIN, check_config, check_sizes
-from reweight_jax.train.models import build_model, facts_of, is_own, sample_of
+from reweight_jax.train.models import build_model, facts_of, is_own, sample_of, with_decay
 from reweight_jax.train.phases import Phase, phases_of
 from reweight_jax.train.programs import Programs, kind_of
 from reweight_jax.trees import by_path, select_params
@@ -72,6 +72,7 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
     """
     devices = _checked_devices(config, devices)
     method, splits = METHODS[config.method], dataset.splits
+    config = with_decay(config, splits.train, model)
     if method.tasks and config.task not in method.tasks:
         raise UserError(
             f"config.method: {config.method} needs the task {' or '.join(method.tasks)}; "
@@ -87,6 +88,8 @@ def make_experiment(config, dataset: Data, model: Any = None, devices=None) -> E
     observes = config.observe_alignment and not method.trains_on_clean
     uses_clean = observes or any(m.needs_clean or m.trains_on_clean for m in of_phases)
     if splits.clean is None and uses_clean:
+        if config.data.labels_are_right:
+            raise UserError("config.data.num_clean: 0; how many trusted examples shall be drawn?")
         raise UserError(CLEAN_MISSING)
     with prefix("config.task"):
         task = TASKS[config.task](splits.train.label, dataset.num_outputs)

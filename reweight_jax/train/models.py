@@ -7,12 +7,15 @@ import jax
 import numpy as np
 
 from reweight_jax import models
-from reweight_jax.data.examples import Data, LazyInputs, Splits
+from reweight_jax.data.examples import Data, Examples, LazyInputs, Splits
 from reweight_jax.data.fingerprint import fingerprint
 from reweight_jax.errors import UserError
 from reweight_jax.models import Model
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.programs import Programs
+
+# scripts/benchmarks/small_tables.py: with it lists and accuracies are better.
+DECAY, PASSES = 5.0, 50
 
 
 def facts_of(config, dataset: Data, splits: Splits) -> dict:
@@ -45,6 +48,25 @@ def sample_of(facts: dict, *, scaled: bool = True):
     else:
         inputs = np.zeros((1, *entries[1:]), entries[0])
     return models.scale_inputs(inputs) if scaled else inputs
+
+
+def with_decay(config, train: Examples, model: Any):
+    """Returns the config with a weight decay where it has -1: `DECAY` / N for N training examples.
+
+    But 0 unless they are a table, for the MLP, that is passed more than `PASSES` times: only then
+    are wrong labels memorised. The lists of a small CNN were worse with it. Parameters of a model
+    of the user's own may have been trained before.
+    """
+    if config.weight_decay != -1:
+        return config
+    config, name = config.copy_and_resolve_references(), config.model.name
+    leaves = [(leaf.dtype, leaf.ndim) for leaf in jax.tree.leaves(train.inputs)]
+    is_table = leaves in ([(np.float32, 2)], [(np.uint8, 2)])  # as `auto_name` has it
+    is_mlp = name == "mlp" or (name == "auto" and is_table)
+    passes = config.num_steps * config.batch_size / train.size
+    decays = is_mlp and passes > PASSES and not is_own(config, model)
+    config.weight_decay = DECAY / train.size if decays else 0.0
+    return config
 
 
 def is_own(config, model: Any) -> bool:

@@ -71,6 +71,7 @@ def test_the_order_of_examples_does_not_matter():
         ({"train": np.array(["a", None], object)}, 0, "train_label: row 1 has no label"),
         ({"train": np.array(["a", float("nan")], object)}, 0, "train_label: row 1 has no label"),
         ({"train": np.array([1, NAType()], object)}, 0, "train_label: row 1 has no label"),
+        ({"train": ["a", "b"], "clean": ["a", " "]}, 0, "clean_label: row 1 has no label"),
         (
             {"train": np.array(["a", 1], object)},
             0,
