@@ -3,7 +3,8 @@
     python -m reweight_jax.predict --workdir=DIR --input=FILE_OR_FOLDER --output=predictions.csv
 
 The input is an npz file (the array `input`), a CSV file with the training set's columns, an image,
-or a folder of images. The output has a line for each example: its id (file name or row), the
+or a folder of images. --config=FILE.py is for what the config file adds, such as a model of your
+own. The output has a line for each example: its id (file name or row), the
 prediction, and the probability of each class or tag.
 """
 

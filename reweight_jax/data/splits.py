@@ -76,6 +76,9 @@ def make_data(
     with prefix(source):
         if set(parts) - set(PARTS) or train is None:
             raise ValueError(f"has the parts {sorted(parts)}; valid: {', '.join(PARTS)}")
+        for name, part in parts.items():
+            if not isinstance(part, Part):
+                raise ValueError(f"its part {name} is a {type(part).__name__}; must be a Part")
         parts = {name: parts[name] for name in PARTS if name in parts}
         columns = tuple(train.columns) or table_names(train.inputs)
         as_floats = are_features(columns, config)

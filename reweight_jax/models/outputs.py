@@ -17,13 +17,15 @@ def outputs_of(model: Model, inputs) -> list[float]:
     """Returns the outputs [K] of a model in evaluation for one example.
 
     Its parameters are numbers that depend only on their shapes, and its inputs are ones, in the
-    form of `inputs`, [1, ...]. So another model of the same shapes has other outputs.
+    form of `inputs`, [1, ...]. So another model of the same shapes has other outputs. One that is
+    not finite is 0.
     """
     params, model_state = jax.eval_shape(model.init, jax.random.key(0), inputs)
     params, model_state = jax.tree.map(_wave, params), jax.tree.map(_constant, model_state)
     apply = jax.jit(functools.partial(model.apply, train=False, key=None))
     outputs, _ = apply(params, model_state, jax.tree.map(np.ones_like, inputs))
-    return np.nan_to_num(np.asarray(outputs[0], np.float64)).tolist()
+    outputs = np.asarray(outputs[0], np.float64)
+    return np.where(np.isfinite(outputs), outputs, 0).tolist()
 
 
 def same_outputs(one: Sequence[float], other: Sequence[float]) -> bool:

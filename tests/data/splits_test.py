@@ -281,6 +281,7 @@ def test_types_of_inputs():
     [
         ({"train": part(0)}, r"^data: train_(input|label)"),
         ({"trian": part(3)}, "^data: has the parts .*trian.*; valid: train, clean"),
+        ({"test": (1, 2)}, "^data: its part test is a tuple; must be a Part"),
         (
             {"train": Part(np.zeros((3, 2)), [0, 1])},
             "train_input has 3 rows, but train_label has 2",
