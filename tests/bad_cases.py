@@ -73,7 +73,8 @@ def wrong_values(field: str, value) -> list[str]:
         values = ["many", "1.5", "nan", "True", "1e3", str(10**21)]
         return values + ["-1"] * (field not in FREE_BELOW) + ["0"] * (field in AT_LEAST_ONE.split())
     if isinstance(value, float):
-        return ["high", "nan", "inf", "-inf", "-1", "True", "(1,)"]
+        negative = "-2" if field == "weight_decay" else "-1"  # whose -1 depends on the data
+        return ["high", "nan", "inf", "-inf", negative, "True", "(1,)"]
     if isinstance(value, list):
         return ["(1.5,)", "(True,)", "(-3,)", "({{}},)"]
     if field in NAMED.split():
