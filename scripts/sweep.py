@@ -65,23 +65,23 @@ def load_config(name: str, overrides: dict):
     return config
 
 
-def has_noise(config) -> bool:
-    """Returns whether the config belongs to tables such as 1 and 2, not to Figure 2."""
-    return ratio_field(config) == "noise_ratio"
+def is_imbalanced(config) -> bool:
+    """Returns whether the config belongs to Figure 2, not to tables such as 1 and 2."""
+    return ratio_field(config) == "imbalance_ratio"
 
 
 def table_name(config) -> str:
     """Returns the name of the config's table; the variants of a noise config share one."""
-    return config.name if has_noise(config) else f"{config.name}-{config.variant}"
+    return f"{config.name}-{config.variant}" if is_imbalanced(config) else config.name
 
 
 def runs_of(config, folder: pathlib.Path, ratios: list[float], seeds: list[int]) -> list:
     """Returns the runs of one config: the ratios and methods of the flags, else the paper's."""
-    if has_noise(config):
-        methods, default_ratios = published.NOISE_METHODS, [config.data.noise_ratio]
-    else:
+    if is_imbalanced(config):
         scale = SCALES["digits" if config.variant == "digits" else "full"]
         methods, default_ratios = published.IMBALANCE_METHODS, sorted(scale.ratios)
+    else:
+        methods, default_ratios = published.NOISE_METHODS, [config.data.noise_ratio]
     folder = folder / f"{config.name}-{config.variant}"
     return grid(config, folder, _METHODS.value or methods, ratios or default_ratios, seeds)
 
@@ -89,15 +89,15 @@ def runs_of(config, folder: pathlib.Path, ratios: list[float], seeds: list[int])
 def write_tables(config, folder: pathlib.Path, results: pathlib.Path) -> None:
     """Writes and prints the table that the runs of `config` belong to, with all its runs."""
     name = table_name(config)
-    if has_noise(config):
+    if is_imbalanced(config):
+        rows = imbalance.collect(folder / name)
+        text = imbalance.to_markdown(rows)
+        figures.draw_imbalance(rows, results / f"{name}.png")
+    else:
         rows = noise.collect(folder, name)
         if not rows:
             raise UserError(f"{folder}: no run has a test accuracy, which the table is of")
         text = noise.to_markdown(rows)
-    else:
-        rows = imbalance.collect(folder / name)
-        text = imbalance.to_markdown(rows)
-        figures.draw_imbalance(rows, results / f"{name}.png")
     write_atomically(results / f"{name}.csv", tables.to_csv(rows))
     write_atomically(results / f"{name}.md", text)
     print(f"\n{text}", end="")

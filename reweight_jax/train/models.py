@@ -14,7 +14,7 @@ from reweight_jax.models import Model
 from reweight_jax.train import devices as on_devices
 from reweight_jax.train.programs import Programs
 
-# scripts/benchmarks/small_tables.py: with it lists and accuracies are better.
+# scripts/benchmarks/small_tables.py: with it most lists and accuracies are better.
 DECAY, PASSES = 5.0, 50
 
 
