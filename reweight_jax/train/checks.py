@@ -83,7 +83,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "optimizer": _name(OPTIMIZERS),
     "momentum": _number(0, 1),
     "mentor_percentile": lambda v: None if 0 <= v <= 100 else "must be in 0..100",
-    "weight_decay": lambda v: None if v == -1 or v >= 0 else "must be at least 0, or -1",
+    "weight_decay": lambda v: None if v == -1 else _number(0)(v),
     "settle_at": lambda v: None if 0 < v <= 1 else "must be above 0 and at most 1",
     "judge_for": lambda v: None if 0 <= v <= 1 else "must be in 0..1",
     "on_zero_weights": _name(("keep", "uniform")),
